@@ -1,0 +1,257 @@
+"""Fused ops with hand-derived vjps: linear maps, LoRA, embedding and the losses.
+
+This module is also the one to import from: it lists every fused op of the engine
+(`from minilora.autograd import functional as F`). Arrays run (..., C); a linear map flattens the
+leading axes into rows, so that BLAS sees one tall matrix instead of a loop over the batch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minilora.autograd.attention import causal_attention, rope, rope_tables
+from minilora.autograd.pointwise import (
+    dropout,
+    dropout_mask,
+    gelu,
+    layer_norm,
+    rms_norm,
+    silu,
+    softmax,
+    swiglu,
+)
+from minilora.autograd.tensor import Tensor
+from minilora.backend import Array, get_array_module
+
+__all__ = [
+    "IGNORE",
+    "causal_attention",
+    "cross_entropy",
+    "dropout",
+    "dropout_mask",
+    "embedding",
+    "gelu",
+    "layer_norm",
+    "linear",
+    "linear_cross_entropy",
+    "lora_linear",
+    "rms_norm",
+    "rope",
+    "rope_tables",
+    "silu",
+    "softmax",
+    "swiglu",
+]
+
+IGNORE = -100
+"""The label that means: no loss here (the value that PyTorch and Hugging Face use)."""
+
+
+def _rows(x: Array) -> Array:
+    """x (..., C) as a matrix (N, C): a view where x is contiguous."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def _times(x: Array, m: Array) -> Array:
+    """x (..., K) @ m (K, N) -> (..., N), fresh and owned by the caller.
+
+    The product is written through a flat view of the result: one BLAS call, and `base` of the
+    result stays None, which is how the backward pass knows that it may add into it.
+    """
+    xp = get_array_module(x)
+    out = xp.empty((*x.shape[:-1], m.shape[1]), dtype=x.dtype)
+    xp.matmul(_rows(x), m, out=_rows(out))
+    return out
+
+
+def _check_linear(name: str, x: Tensor, weight: Tensor) -> None:
+    if weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"{name} got x {x.shape} and weight {weight.shape}, expected (..., in) and (out, in)"
+        )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """y = x W^T + b.   gx = g W,   gW = g^T x,   gb = sum of g's rows
+
+    x (..., in), W (out, in), b (out,) -> (..., out).
+    """
+    _check_linear("linear", x, weight)
+    data, w = x.data, weight.data
+    y = _times(data, w.T)
+    inputs = [(x, lambda g: _times(g, w)), (weight, lambda g: _rows(g).T @ _rows(data))]
+    if bias is not None:
+        if bias.shape != (w.shape[0],):
+            raise ValueError(f"linear got bias {bias.shape}, expected ({w.shape[0]},)")
+        y += bias.data
+        inputs.append((bias, lambda g: _rows(g).sum(axis=0)))
+    return Tensor.from_op(y, *inputs)
+
+
+def lora_linear(
+    x: Tensor,
+    weight: Tensor,
+    lora_A: Tensor,
+    lora_B: Tensor,
+    scaling: float,
+    bias: Tensor | None = None,
+    keep: Array | None = None,
+) -> Tensor:
+    """y = x W^T + b + s (x' A^T) B^T, with x' = x * keep   (Hu et al. 2021, Eq. 3)
+
+    With h = x' A^T and u = s g B:   gA = u^T x',   gB = s g^T h,   gx = g W + keep * (u A),
+    gW = g^T x where W is trained too. Two thin products, right to left: ΔW is never built.
+    x (..., in), W (out, in), A (r, in), B (out, r); keep: a dropout mask like x, or None.
+    """
+    _check_linear("lora_linear", x, weight)
+    data, w, a, b = x.data, weight.data, lora_A.data, lora_B.data
+    if a.shape != (a.shape[0], w.shape[1]) or b.shape != (w.shape[0], a.shape[0]):
+        raise ValueError(
+            f"lora_linear got A {a.shape} and B {b.shape} for W {w.shape}, "
+            f"expected (r, {w.shape[1]}) and ({w.shape[0]}, r)"
+        )
+    dropped = data if keep is None else data * keep
+    scaled_b = b * scaling  # scaling the small matrix, not the activations
+    h = _times(dropped, a.T)
+    y = _times(data, w.T)
+    y += _times(h, scaled_b.T)
+
+    def prepare(g: Array) -> tuple[Array, Array]:
+        return g, _times(g, scaled_b)
+
+    def grad_x(gu: tuple[Array, Array]) -> Array:
+        g, u = gu
+        gx = _times(g, w)
+        through = _times(u, a)
+        if keep is not None:
+            through *= keep
+        gx += through
+        return gx
+
+    inputs = [
+        (x, grad_x),
+        (weight, lambda gu: _rows(gu[0]).T @ _rows(data)),
+        (lora_A, lambda gu: _rows(gu[1]).T @ _rows(dropped)),
+        (lora_B, lambda gu: (_rows(gu[0]).T @ _rows(h)) * scaling),
+    ]
+    if bias is not None:
+        y += bias.data
+        inputs.append((bias, lambda gu: _rows(gu[0]).sum(axis=0)))
+    return Tensor.from_op(y, *inputs, prepare=prepare)
+
+
+def _check_ids(ids: Array, count: int) -> None:
+    """Bounds are checked on the host: a device would wrap a wrong index instead of raising."""
+    if ids.dtype.kind not in "iu":
+        raise ValueError(f"embedding got ids of dtype {ids.dtype}, expected integers")
+    if isinstance(ids, np.ndarray) and ids.size and not 0 <= ids.min() <= ids.max() < count:
+        raise ValueError(
+            f"embedding got ids from {ids.min()} to {ids.max()}, expected 0 to {count - 1}"
+        )
+
+
+def embedding(weight: Tensor, ids: Array) -> Tensor:
+    """y[...] = W[ids[...]].   gW[v] = sum of g where ids == v
+
+    weight (V, C), ids any integer shape -> (*ids.shape, C). Sorting the ids and adding up runs
+    (`reduceat`) has a fixed order and takes half the time of `np.add.at`.
+    """
+    w = weight.data
+    _check_ids(ids, w.shape[0])
+    xp = get_array_module(w)
+
+    def vjp(g: Array) -> Array:
+        gw = xp.zeros_like(w)
+        flat, rows = ids.reshape(-1), _rows(g)
+        if flat.size == 0:
+            return gw
+        if xp is not np:  # CuPy has no reduceat
+            xp.add.at(gw, flat, rows)
+            return gw
+        order = np.argsort(flat, kind="stable")
+        ordered = flat[order]
+        starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+        gw[ordered[starts]] = np.add.reduceat(rows[order], starts, axis=0)
+        return gw
+
+    return Tensor.from_op(w[ids], (weight, vjp))
+
+
+def _check_labels(labels: Array, shape: tuple[int, ...], vocab: int) -> None:
+    if labels.shape != shape:
+        raise ValueError(f"got labels of shape {labels.shape}, expected {shape}")
+    if isinstance(labels, np.ndarray) and labels.size:
+        known = labels[labels != IGNORE]
+        if known.size and not 0 <= known.min() <= known.max() < vocab:
+            raise ValueError(
+                f"got labels from {known.min()} to {known.max()}, "
+                f"expected 0 to {vocab - 1} or {IGNORE} for none"
+            )
+
+
+def _softmax_loss_(logits: Array, labels: Array, normalizer: float) -> tuple[Array, Array]:
+    """Loss, and d(loss)/d(logits) left in `logits`' own buffer; labels all valid, rows (N, V)."""
+    xp = get_array_module(logits)
+    rows = xp.arange(labels.shape[0])
+    logits -= logits.max(axis=-1, keepdims=True)
+    picked = logits[rows, labels]
+    xp.exp(logits, out=logits)
+    total = logits.sum(axis=-1, keepdims=True)
+    loss = (xp.log(total[:, 0]) - picked).sum() * (1.0 / normalizer)
+    logits /= total * normalizer
+    logits[rows, labels] -= 1.0 / normalizer
+    return xp.asarray(loss, dtype=logits.dtype), logits
+
+
+def cross_entropy(logits: Tensor, labels: Array, normalizer: float | None = None) -> Tensor:
+    """-sum(log softmax(logits)[label]) / normalizer over positions whose label is not IGNORE.
+
+    g_logits = g (softmax - onehot) / normalizer.   logits (..., V), labels (...); the normalizer
+    is the number of labels unless given. Raises ValueError where there is no label at all.
+    """
+    _check_labels(labels, logits.shape[:-1], logits.shape[-1])
+    xp = get_array_module(logits.data)
+    flat = labels.reshape(-1)
+    where = xp.flatnonzero(flat != IGNORE)
+    count = _count(where, normalizer)
+    loss, p = _softmax_loss_(_rows(logits.data)[where], flat[where], count)
+    shape = logits.shape
+
+    def vjp(g: Array) -> Array:
+        out = xp.zeros(shape, dtype=p.dtype)
+        _rows(out)[where] = p * g
+        return out
+
+    return Tensor.from_op(loss, (logits, vjp))
+
+
+def linear_cross_entropy(
+    h: Tensor, weight: Tensor, labels: Array, normalizer: float | None = None
+) -> Tensor:
+    """cross_entropy(h W^T, labels), with logits computed only where there is a label.
+
+    With p = (softmax - onehot) / normalizer at the labelled rows:  gh = g p W there and 0
+    elsewhere,  gW = g p^T h.   h (..., C), W (V, C), labels (...). In fine-tuning the prompt has
+    no labels, and this layer is the widest of the model.
+    """
+    _check_linear("linear_cross_entropy", h, weight)
+    _check_labels(labels, h.shape[:-1], weight.shape[0])
+    w, xp, shape = weight.data, get_array_module(h.data), h.shape
+    flat = labels.reshape(-1)
+    where = xp.flatnonzero(flat != IGNORE)
+    count = _count(where, normalizer)
+    picked = _rows(h.data)[where]
+    loss, p = _softmax_loss_(picked @ w.T, flat[where], count)
+
+    def grad_h(g: Array) -> Array:
+        gh = xp.zeros(shape, dtype=picked.dtype)
+        _rows(gh)[where] = (p @ w) * g
+        return gh
+
+    return Tensor.from_op(loss, (h, grad_h), (weight, lambda g: (p.T @ picked) * g))
+
+
+def _count(where: Array, normalizer: float | None) -> float:
+    if normalizer is None and where.size == 0:
+        raise ValueError(f"cross entropy got only {IGNORE} labels, expected at least one target")
+    return float(where.size if normalizer is None else normalizer)

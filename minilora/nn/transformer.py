@@ -1,0 +1,240 @@
+"""A minimal decoder of the Llama family; its parameter names are Hugging Face's.
+
+The same file runs the ward's small base and SmolLM2-135M: a checkpoint loads by name, and an
+adapter made here names its tensors as PEFT does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+
+from minilora.autograd import Tensor, ops
+from minilora.autograd import functional as F
+from minilora.backend import Array, get_array_module
+from minilora.nn.layers import Embedding, Linear, RMSNorm
+from minilora.nn.module import Module, ModuleList
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """The fields of a Llama `config.json` that shape this decoder, under their own names."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int = 0
+    max_position_embeddings: int = 2048
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    tie_word_embeddings: bool = True
+    initializer_range: float = 0.02
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.head_dim:
+            object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
+        sizes = {f.name: getattr(self, f.name) for f in fields(self)[:8]}
+        bad = {name: n for name, n in sizes.items() if not isinstance(n, int) or n < 1}
+        if bad:
+            raise ValueError(f"config got {bad}, expected positive integers")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"config got {self.num_attention_heads} heads and {self.num_key_value_heads} "
+                "key/value heads, expected a multiple"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"config got head_dim {self.head_dim}, expected an even number")
+
+    @classmethod
+    def from_dict(cls, values: dict) -> TransformerConfig:
+        """Take the known fields of a parsed config.json; the others are the caller's to judge.
+
+        Raises ValueError naming fields that are missing.
+        """
+        known = {f.name: values[f.name] for f in fields(cls) if values.get(f.name) is not None}
+        known.setdefault("num_key_value_heads", known.get("num_attention_heads"))
+        theta = values.get("rope_parameters") or {}
+        known["rope_theta"] = float(known.get("rope_theta", theta.get("rope_theta", 10000.0)))
+        missing = [f.name for f in fields(cls)[:6] if known.get(f.name) is None]
+        if missing:
+            raise ValueError(f"config has no {', '.join(missing)}, expected a Llama config.json")
+        return cls(**known)
+
+    def to_dict(self) -> dict:
+        """A config.json that `transformers` reads as a LlamaForCausalLM."""
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "mlp_bias": False,
+            "torch_dtype": "float32",
+            **asdict(self),
+        }
+
+
+class LayerCache:
+    """Keys and values of one layer for the positions seen so far, in arrays of fixed size."""
+
+    def __init__(self, batch: int, length: int, config: TransformerConfig, like: Array) -> None:
+        shape = (batch, length, config.num_key_value_heads, config.head_dim)
+        xp = get_array_module(like)
+        self.keys, self.values = xp.zeros(shape, like.dtype), xp.zeros(shape, like.dtype)
+        self.length = 0
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new keys and values (B, T, Hkv, dh); return all that are held."""
+        stop = self.length + k.shape[1]
+        if stop > self.keys.shape[1]:
+            raise ValueError(f"cache got position {stop}, expected at most {self.keys.shape[1]}")
+        self.keys[:, self.length : stop] = k.data
+        self.values[:, self.length : stop] = v.data
+        self.length = stop
+        return Tensor(self.keys[:, :stop]), Tensor(self.values[:, :stop])
+
+
+@dataclass
+class Positions:
+    """What attention needs to know of the places of a batch: rope tables, padding, caches."""
+
+    cos: Array
+    sin: Array
+    start: Array | None = None
+    caches: list[LayerCache] | None = None
+
+
+class Attention(Module):
+    """Causal grouped-query self-attention with rotary positions and four separate projections."""
+
+    def __init__(self, config: TransformerConfig, rng: np.random.Generator) -> None:
+        super().__init__()
+        self.config = config
+        width, dim = config.hidden_size, config.head_dim
+        inner, shared = config.num_attention_heads * dim, config.num_key_value_heads * dim
+        std = config.initializer_range
+        self.q_proj = Linear(width, inner, rng, std=std)
+        self.k_proj = Linear(width, shared, rng, std=std)
+        self.v_proj = Linear(width, shared, rng, std=std)
+        # Residual writers start smaller, so that depth does not blow up the stream (GPT-2).
+        std_out = std / (2 * config.num_hidden_layers) ** 0.5
+        self.o_proj = Linear(inner, width, rng, std=std_out)
+
+    def forward(self, x: Tensor, at: Positions, layer: int) -> Tensor:
+        """x (B, T, C) -> (B, T, C)."""
+        batch, time, _ = x.shape
+        heads = (batch, time, -1, self.config.head_dim)
+        q = F.rope(ops.reshape(self.q_proj(x), heads), at.cos, at.sin)
+        k = F.rope(ops.reshape(self.k_proj(x), heads), at.cos, at.sin)
+        v = ops.reshape(self.v_proj(x), heads)
+        if at.caches is not None:
+            k, v = at.caches[layer].append(k, v)
+        mixed = F.causal_attention(q, k, v, at.start)
+        return self.o_proj(ops.reshape(mixed, (batch, time, -1)))
+
+
+class MLP(Module):
+    """SwiGLU: down(silu(gate(x)) * up(x)) (Shazeer 2020)."""
+
+    def __init__(self, config: TransformerConfig, rng: np.random.Generator) -> None:
+        super().__init__()
+        width, inner, std = config.hidden_size, config.intermediate_size, config.initializer_range
+        self.gate_proj = Linear(width, inner, rng, std=std)
+        self.up_proj = Linear(width, inner, rng, std=std)
+        std_out = std / (2 * config.num_hidden_layers) ** 0.5
+        self.down_proj = Linear(inner, width, rng, std=std_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, C) -> (B, T, C)."""
+        return self.down_proj(F.swiglu(self.gate_proj(x), self.up_proj(x)))
+
+
+class Block(Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: TransformerConfig, rng: np.random.Generator) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, rng)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config, rng)
+
+    def forward(self, x: Tensor, at: Positions, layer: int) -> Tensor:
+        """x (B, T, C) -> (B, T, C)."""
+        x = x + self.self_attn(self.input_layernorm(x), at, layer)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(Module):
+    """Embedding, blocks and the last norm: token ids (B, T) to hidden states (B, T, C)."""
+
+    def __init__(self, config: TransformerConfig, rng: np.random.Generator) -> None:
+        super().__init__()
+        std = config.initializer_range
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, rng, std)
+        self.layers = ModuleList([Block(config, rng) for _ in range(config.num_hidden_layers)])
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, ids: Array, at: Positions) -> Tensor:
+        """ids (B, T) -> hidden states (B, T, C)."""
+        x = self.embed_tokens(ids)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, at, i)
+        return self.norm(x)
+
+
+class Transformer(Module):
+    """The decoder with its output head (the embedding itself where the config ties them)."""
+
+    def __init__(self, config: TransformerConfig, rng: np.random.Generator) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config, rng)
+        self.lm_head = None
+        if not config.tie_word_embeddings:
+            self.lm_head = Linear(
+                config.hidden_size, config.vocab_size, rng, std=config.initializer_range
+            )
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The (V, C) matrix of the output head."""
+        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def hidden(
+        self, ids: Array, start: Array | None = None, caches: list[LayerCache] | None = None
+    ) -> Tensor:
+        """Last hidden states (B, T, C); `start` and `caches` as in `causal_attention`, `generate`.
+
+        Raises ValueError for ids that are not (B, T), or longer than max_position_embeddings.
+        """
+        seen = caches[0].length if caches else 0
+        if ids.ndim != 2 or seen + ids.shape[1] > self.config.max_position_embeddings:
+            raise ValueError(
+                f"got ids of shape {ids.shape} after {seen} cached positions, expected (B, T) with "
+                f"T up to max_position_embeddings = {self.config.max_position_embeddings}"
+            )
+        places = np.arange(seen, seen + ids.shape[1])
+        cos, sin = F.rope_tables(places, self.config.head_dim, self.config.rope_theta)
+        weight = self.model.embed_tokens.weight.data
+        xp = get_array_module(weight)
+        cos, sin = xp.asarray(cos, weight.dtype), xp.asarray(sin, weight.dtype)
+        return self.model(ids, Positions(cos, sin, start, caches))
+
+    def forward(self, ids: Array) -> Tensor:
+        """Token ids (B, T) -> logits (B, T, V)."""
+        return F.linear(self.hidden(ids), self.head_weight)
+
+    def loss(self, ids: Array, labels: Array, normalizer: float | None = None) -> Tensor:
+        """Mean cross-entropy in nats over the labels that are not IGNORE.
+
+        labels (B, T): labels[b, t] is the token after ids[b, t]. `normalizer` replaces the number
+        of labels, so that micro-batches of one step add up to the step's mean.
+        """
+        return F.linear_cross_entropy(self.hidden(ids), self.head_weight, labels, normalizer)
