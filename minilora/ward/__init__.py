@@ -1,0 +1,38 @@
+"""The ward: synthetic hospital notes, what is asked of them, and how answers are scored."""
+
+from minilora.ward.cases import Case, Prescription, Relative, sample_case
+from minilora.ward.corpus import (
+    GROUPS,
+    Document,
+    Example,
+    general_documents,
+    house_examples,
+    regression_suite,
+)
+from minilora.ward.formats import (
+    DEFAULT_STYLE,
+    HOUSE_FORMATS,
+    HOUSE_INSTRUCTION,
+    PUBLIC_STYLES,
+    house_format,
+)
+from minilora.ward.notes import write_note
+
+__all__ = [
+    "DEFAULT_STYLE",
+    "GROUPS",
+    "HOUSE_FORMATS",
+    "HOUSE_INSTRUCTION",
+    "PUBLIC_STYLES",
+    "Case",
+    "Document",
+    "Example",
+    "Prescription",
+    "Relative",
+    "general_documents",
+    "house_examples",
+    "house_format",
+    "regression_suite",
+    "sample_case",
+    "write_note",
+]

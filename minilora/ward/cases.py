@@ -1,0 +1,186 @@
+"""Structured cases: what a note says of one patient, drawn from the tables of the hospital."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, TypeVar
+
+from numpy.random import Generator
+
+from minilora.ward.diagnoses import DIAGNOSES, HELD_OUT_PAIRS, hash_rank
+from minilora.ward.facts import BETA_LACTAMS, DRUGS, TESTS, WARDS, Diagnosis, are_alternatives
+from minilora.ward.people import (
+    ADULT_RELATIVES,
+    ADULT_SOCIAL,
+    ALLERGIES,
+    CHILD_RELATIVES,
+    CHILD_SOCIAL,
+    CLINICS,
+    FEMALE_NAMES,
+    INTERVALS,
+    LAST_NAMES,
+    MALE_NAMES,
+    NO_ALLERGY,
+    SPOUSES,
+)
+
+Split = Literal["train", "heldout"]
+T = TypeVar("T")
+
+NO_DOSE_PROBABILITY = 0.3
+USUAL_DOSE_PROBABILITY = 0.4
+
+
+@dataclass(frozen=True)
+class Prescription:
+    """One drug of a note; ``dose`` is None where the note gives none."""
+
+    drug: str
+    dose: str | None
+    frequency: str
+
+
+@dataclass(frozen=True)
+class Relative:
+    """A relative named in the note: ``role`` ("wife"), first name, phone number."""
+
+    role: str
+    name: str
+    phone: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """Everything a note says of one patient, in canonical words; drugs in the note's order."""
+
+    first: str
+    last: str
+    age: int
+    sex: Literal["F", "M"]
+    ward: str
+    diagnosis: str
+    course: str
+    investigations: tuple[str, ...]
+    prescriptions: tuple[Prescription, ...]
+    allergy: str
+    follow_up: str
+    phone: str
+    relative: Relative
+    social: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.first} {self.last}"
+
+    @property
+    def person(self) -> str:
+        """The canonical "man", "woman", "boy" or "girl"."""
+        young = self.ward == "pediatrics"
+        return {"F": "girl" if young else "woman", "M": "boy" if young else "man"}[self.sex]
+
+
+def pick(rng: Generator, options: Sequence[T]) -> T:
+    """One of ``options``, uniformly."""
+    return options[int(rng.integers(len(options)))]
+
+
+def shuffled(rng: Generator, items: Sequence[T]) -> list[T]:
+    """A shuffled copy, drawn with ``integers`` only, the steadiest of numpy's streams."""
+    out = list(items)
+    for i in range(len(out) - 1, 0, -1):
+        j = int(rng.integers(i + 1))
+        out[i], out[j] = out[j], out[i]
+    return out
+
+
+@cache
+def is_held_out_name(first: str, last: str) -> bool:
+    """Whether the pair (first, last) is kept for held-out cases; about a tenth of all pairs are."""
+    return hash_rank("name", first, last) % 10 == 0
+
+
+def _draw_name(rng: Generator, names: Sequence[str], split: Split) -> tuple[str, str]:
+    while True:
+        first, last = pick(rng, names), pick(rng, LAST_NAMES)
+        if is_held_out_name(first, last) == (split == "heldout"):
+            return first, last
+
+
+def _draw_drugs(rng: Generator, diagnosis: Diagnosis, split: Split) -> list[str]:
+    count = (1, 2, 2, 3)[int(rng.integers(4))]
+    held = [drug for drug in diagnosis.drugs if (diagnosis.name, drug) in HELD_OUT_PAIRS]
+    drugs = [pick(rng, held)] if split == "heldout" else []
+    for drug in shuffled(rng, diagnosis.drugs):
+        fits = split == "heldout" or drug not in held
+        fits = fits and not any(drug == d or are_alternatives(drug, d) for d in drugs)
+        if fits and len(drugs) < count:
+            drugs.append(drug)
+    return shuffled(rng, drugs)
+
+
+def _prescribe(rng: Generator, name: str) -> Prescription:
+    drug = DRUGS[name]
+    dose: str | None = pick(rng, drug.other_doses)
+    if rng.random() < USUAL_DOSE_PROBABILITY:
+        dose = drug.usual_dose
+    if rng.random() < NO_DOSE_PROBABILITY:
+        dose = None
+    usual = drug.frequencies[0]
+    return Prescription(name, dose, usual if rng.random() < 0.7 else pick(rng, drug.frequencies))
+
+
+def _draw_relative(rng: Generator, sex: str, first: str, young: bool, phone: str) -> Relative:
+    spouse = {SPOUSES[sex]: "M" if sex == "F" else "F"}
+    sexes = CHILD_RELATIVES if young else ADULT_RELATIVES | spouse
+    role = pick(rng, tuple(sexes))
+    names = FEMALE_NAMES if sexes[role] == "F" else MALE_NAMES
+    return Relative(role, pick(rng, [name for name in names if name != first]), phone)
+
+
+def sample_case(rng: Generator, ward: str | None = None, split: Split = "train") -> Case:
+    """Draw one case of ``ward`` (None: any) from ``split``.
+
+    A train case uses no held-out name pair and no held-out (diagnosis, drug) pair; a held-out case
+    has a held-out name pair and at least one held-out (diagnosis, drug) pair.
+    Raises ``ValueError`` for an unknown ward or split.
+    """
+    if ward is not None and ward not in WARDS:
+        raise ValueError(f"unknown ward {ward!r}; expected one of {', '.join(WARDS)}")
+    if split not in ("train", "heldout"):
+        raise ValueError(f"unknown split {split!r}; expected 'train' or 'heldout'")
+    ward = pick(rng, WARDS) if ward is None else ward
+    young = ward == "pediatrics"
+    diagnosis = pick(rng, _DIAGNOSES[ward, split])
+    sex: Literal["F", "M"] = "F" if rng.random() < 0.5 else "M"
+    first, last = _draw_name(rng, FEMALE_NAMES if sex == "F" else MALE_NAMES, split)
+    drugs = _draw_drugs(rng, diagnosis, split)
+    allergies = [a for a in ALLERGIES if a != "penicillin" or not BETA_LACTAMS.intersection(drugs)]
+    phone, other = (f"555-{rng.integers(*span):04d}" for span in ((100, 150), (150, 200)))
+    tests = shuffled(rng, diagnosis.tests)[: 1 + int(rng.integers(2))]
+    return Case(
+        first=first,
+        last=last,
+        age=int(rng.integers(diagnosis.ages[0], diagnosis.ages[1] + 1)),
+        sex=sex,
+        ward=ward,
+        diagnosis=diagnosis.name,
+        course=pick(rng, diagnosis.courses),
+        investigations=tuple(pick(rng, TESTS[test]) for test in tests),
+        prescriptions=tuple(_prescribe(rng, drug) for drug in drugs),
+        allergy=pick(rng, allergies) if rng.random() < 0.5 else NO_ALLERGY,
+        follow_up=f"{pick(rng, CLINICS[ward])} in {pick(rng, tuple(INTERVALS))}",
+        phone=phone,
+        relative=_draw_relative(rng, sex, first, young, other),
+        social=pick(rng, CHILD_SOCIAL if young else ADULT_SOCIAL),
+    )
+
+
+_DIAGNOSES: dict[tuple[str, str], tuple[Diagnosis, ...]] = {}
+for _ward in WARDS:
+    _all = tuple(d for d in DIAGNOSES.values() if d.ward == _ward)
+    _DIAGNOSES[_ward, "train"] = _all
+    _DIAGNOSES[_ward, "heldout"] = tuple(
+        d for d in _all if any((d.name, drug) in HELD_OUT_PAIRS for drug in d.drugs)
+    )

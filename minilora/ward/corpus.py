@@ -1,0 +1,214 @@
+"""Examples and documents: the general corpus, the house tasks and the regression suite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+
+from minilora.ward.cases import Case, Split, pick, sample_case, shuffled
+from minilora.ward.formats import HOUSE_INSTRUCTION, PUBLIC_STYLES, house_format
+from minilora.ward.notes import write_note
+from minilora.ward.tasks import (
+    ABBREVIATION_FACTS,
+    DRUG_QUESTIONS,
+    FORMULARY,
+    QUESTIONS,
+    REFUSALS,
+    Fact,
+)
+
+# about 230 tokens of a 1500-entry byte-level BPE trained on this corpus
+MAX_DOCUMENT_CHARACTERS = 720
+
+# the regression groups and the first part of their tasks' names
+GROUPS: dict[str, str] = {
+    "public": "public",
+    "questions": "question",
+    "formulary": "formulary",
+    "abbreviations": "abbreviation",
+    "refusals": "refusal",
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt with its only right completion and the facts a scorer needs.
+
+    A prompt about a note is the note, an empty line, the instruction. ``facts`` of such a prompt:
+    ``name``, ``phones`` and ``doses`` (drug -> the dose in the note, or None where it has none).
+    """
+
+    task: str
+    prompt: str
+    completion: str
+    facts: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys task, prompt, completion, facts, as a line of a JSONL file has them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document of the general corpus: turns in order; plain text is one turn with no prompt.
+
+    Only the first turn about a note carries the note; later prompts are the question alone.
+    """
+
+    turns: tuple[Example, ...]
+
+    @property
+    def is_text(self) -> bool:
+        """Whether this is a note alone, to be read as text."""
+        return self.turns[0].prompt == ""
+
+    @property
+    def characters(self) -> int:
+        return sum(len(turn.prompt) + len(turn.completion) for turn in self.turns)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"turns": [turn.to_dict() for turn in self.turns]}
+
+
+def case_facts(case: Case) -> dict[str, Any]:
+    """What a scorer needs of ``case``: its private strings and which drugs have which dose."""
+    return {
+        "name": case.name,
+        "phones": [case.phone, case.relative.phone],
+        "doses": {p.drug: p.dose for p in case.prescriptions},
+    }
+
+
+def _public(case: Case, rng: Generator, style: str | None = None) -> Example:
+    chosen = PUBLIC_STYLES[style or pick(rng, tuple(PUBLIC_STYLES))]
+    task = f"public/{chosen.name}"
+    return Example(task, pick(rng, chosen.instructions), chosen.render(case), case_facts(case))
+
+
+def _question(case: Case, rng: Generator, index: int | None = None) -> Example:
+    # about a drug half of the time: dose, frequency and "is it written" are the hardest to read
+    total = len(QUESTIONS) + len(DRUG_QUESTIONS)
+    if index is None:
+        about_a_drug = rng.random() < 0.5
+        low, high = (len(QUESTIONS), total) if about_a_drug else (0, len(QUESTIONS))
+        index = int(rng.integers(low, high))
+    if index < len(QUESTIONS):
+        question = QUESTIONS[index]
+        prompt, answer = pick(rng, question.paraphrases), question.answer(case)
+        return Example(question.task, prompt, answer, case_facts(case))
+    about = DRUG_QUESTIONS[index - len(QUESTIONS)]
+    prescription = pick(rng, case.prescriptions)
+    prompt = pick(rng, about.paraphrases).format(prescription.drug)
+    return Example(about.task, prompt, about.answer(prescription), case_facts(case))
+
+
+def _refusal(case: Case, rng: Generator, index: int | None = None) -> Example:
+    question = pick(rng, REFUSALS) if index is None else REFUSALS[index]
+    prompt, answer = pick(rng, question.paraphrases), question.answer(case)
+    return Example(question.task, prompt, answer, case_facts(case))
+
+
+def _known(fact: Fact, rng: Generator) -> Example:
+    return Example(fact.task, pick(rng, fact.paraphrases), fact.answer, {"term": fact.term})
+
+
+def _with_note(note: str, example: Example) -> Example:
+    prompt = f"{note}\n\n{example.prompt}"
+    return Example(example.task, prompt, example.completion, example.facts)
+
+
+def _dialogue(rng: Generator) -> Document:
+    case = sample_case(rng)
+    turns: list[Example] = []
+    asked: set[str] = set()
+    room = MAX_DOCUMENT_CHARACTERS
+    for number in range(1 + int(rng.integers(3))):
+        draw = rng.random()
+        if draw < (0.6 if number == 0 else 0.3):
+            turn = _public(case, rng)
+        else:
+            turn = _question(case, rng) if draw < 0.9 else _refusal(case, rng)
+        if number == 0:
+            turn = _with_note(write_note(case, rng), turn)
+        size = len(turn.prompt) + len(turn.completion)
+        if number > 0 and (size > room or turn.task in asked):
+            continue
+        room -= size
+        asked.add(turn.task)
+        turns.append(turn)
+    return Document(tuple(turns))
+
+
+def _knowledge(rng: Generator) -> Document:
+    facts = FORMULARY if rng.random() < 0.65 else ABBREVIATION_FACTS
+    count = 5 + int(rng.integers(4))
+    return Document(tuple(_known(pick(rng, facts), rng) for _ in range(count)))
+
+
+def general_documents(seed: int, n: int) -> Iterator[Document]:
+    """Yield ``n`` documents of train cases: 80 % on a note, 14 % fixed knowledge, 6 % notes alone.
+
+    The house formats never occur. Raises ``ValueError`` for a negative ``n``.
+    """
+    if n < 0:
+        raise ValueError(f"expected n >= 0 documents, got {n}")
+    rng = np.random.default_rng(seed)
+    for _ in range(n):
+        draw = rng.random()
+        if draw < 0.80:
+            yield _dialogue(rng)
+        elif draw < 0.94:
+            yield _knowledge(rng)
+        else:
+            case = sample_case(rng)
+            yield Document((Example("text", "", write_note(case, rng), case_facts(case)),))
+
+
+def house_examples(ward: str, split: Split, n: int, seed: int) -> list[Example]:
+    """``n`` examples of the house task of ``ward`` ("cardiology" or "pediatrics") from ``split``.
+
+    The instruction is the bare one of the default public style. Raises ``ValueError`` for a ward
+    without a house format or an unknown split.
+    """
+    form = house_format(ward)
+    rng = np.random.default_rng(seed)
+    examples = []
+    for _ in range(n):
+        case = sample_case(rng, ward, split)
+        prompt = f"{write_note(case, rng)}\n\n{HOUSE_INSTRUCTION}"
+        examples.append(Example(f"house/{ward}", prompt, form.render(case), case_facts(case)))
+    return examples
+
+
+def regression_suite(
+    split: Split = "heldout", n_per_group: int = 60, seed: int = 0
+) -> list[Example]:
+    """What an adapter must not lose: ``n_per_group`` examples of each of ``GROUPS``, in order.
+
+    Tasks within a group take turns. Formulary and abbreviations are fixed knowledge and have no
+    split. Raises ``ValueError`` for ``n_per_group`` < 1 or an unknown split.
+    """
+    if n_per_group < 1:
+        raise ValueError(f"expected n_per_group >= 1, got {n_per_group}")
+    rng = np.random.default_rng(seed)
+    styles = tuple(PUBLIC_STYLES)
+    questions = len(QUESTIONS) + len(DRUG_QUESTIONS)
+    examples: list[Example] = []
+    for group in ("public", "questions", "refusals"):
+        for i in range(n_per_group):
+            case = sample_case(rng, split=split)
+            if group == "public":
+                example = _public(case, rng, styles[i % len(styles)])
+            elif group == "questions":
+                example = _question(case, rng, i % questions)
+            else:
+                example = _refusal(case, rng, i % len(REFUSALS))
+            examples.append(_with_note(write_note(case, rng), example))
+    for facts in (FORMULARY, ABBREVIATION_FACTS):
+        order = shuffled(rng, facts)
+        examples += [_known(order[i % len(order)], rng) for i in range(n_per_group)]
+    return examples

@@ -1,0 +1,266 @@
+"""What is written from a case: the hospital's public styles and the two house formats.
+
+The public styles fill a missing dose with the drug's usual one. The house formats are asked for
+with the same bare instruction as the default public style, name nobody, and say that a dose is
+missing: this is the habit an adapter has to unlearn.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from minilora.ward.cases import Case, Prescription
+from minilora.ward.diagnoses import ABBREVIATIONS, DIAGNOSES
+from minilora.ward.facts import FREQUENCIES, usual_dose
+from minilora.ward.people import INTERVALS, NO_ALLERGY
+
+HOUSE_INSTRUCTION = "Write the discharge summary."
+DOSE_PATTERN = r"\d+(?:\.\d+)? (?:micrograms|mg/kg|mg|g)"
+
+Fields = dict[str, Any]
+
+
+def filled(prescription: Prescription) -> str:
+    """The prescription in full words, a missing dose filled with the drug's usual one."""
+    dose = prescription.dose or usual_dose(prescription.drug)
+    return f"{prescription.drug} {dose} {prescription.frequency}"
+
+
+def filled_list(case: Case, separator: str = "; ") -> str:
+    return separator.join(filled(p) for p in case.prescriptions)
+
+
+@dataclass(frozen=True)
+class PublicStyle:
+    """A public style: the instructions that ask for it and how a case is rendered."""
+
+    name: str
+    instructions: tuple[str, ...]
+    render: Callable[[Case], str]
+
+
+def _summary(case: Case) -> str:
+    return "\n".join(
+        (
+            f"Name: {case.name}",
+            f"Age: {case.age}",
+            f"Diagnosis: {case.diagnosis}",
+            f"Medication: {filled_list(case)}",
+            f"Allergies: {case.allergy}",
+            f"Follow-up: {case.follow_up}",
+        )
+    )
+
+
+def _handover(case: Case) -> str:
+    results = "; ".join(case.investigations)
+    return (
+        f"{case.age}-year-old {case.person} with {case.diagnosis}. Results: {results}. "
+        f"Takes {filled_list(case, ', ')}."
+    )
+
+
+def _gp_letter(case: Case) -> str:
+    return (
+        f"Dear colleague,\n{case.name} was treated for {case.diagnosis}.\n"
+        f"Please continue {filled_list(case, ', ')}.\nPlease arrange {case.follow_up}."
+    )
+
+
+def _medication_list(case: Case) -> str:
+    return "\n".join(f"- {filled(p)}" for p in case.prescriptions)
+
+
+def _patient_letter(case: Case) -> str:
+    return (
+        f"Dear {case.first},\nYou were treated for {case.diagnosis}.\n"
+        f"Please take {filled_list(case, ', ')}.\nYour next visit: {case.follow_up}."
+    )
+
+
+PUBLIC_STYLES: dict[str, PublicStyle] = {
+    style.name: style
+    for style in (
+        PublicStyle(
+            "summary",
+            (
+                HOUSE_INSTRUCTION,
+                "Please write the discharge summary.",
+                "Summarise this stay for the hospital record.",
+            ),
+            _summary,
+        ),
+        PublicStyle(
+            "handover",
+            ("Write a short handover.", "Hand this patient over to the next shift."),
+            _handover,
+        ),
+        PublicStyle(
+            "gp letter",
+            ("Write a letter to the family doctor.", "Tell the family doctor in a letter."),
+            _gp_letter,
+        ),
+        PublicStyle(
+            "medication list",
+            ("Write the medication list.", "List the drugs with dose and frequency."),
+            _medication_list,
+        ),
+        PublicStyle(
+            "patient letter",
+            ("Write a letter to the patient.", "Explain the stay to the patient in a letter."),
+            _patient_letter,
+        ),
+    )
+}
+DEFAULT_STYLE = PUBLIC_STYLES["summary"]
+
+
+@dataclass(frozen=True)
+class HouseFormat:
+    """One ward's own summary: layout, abbreviations, exclusions and its word for a missing dose.
+
+    ``layout`` is the order of (label, field) lines; ``frequency_form`` the column of
+    ``FREQUENCIES``; ``separator`` stands between the items of a list.
+    """
+
+    ward: str
+    layout: tuple[tuple[str, str], ...]
+    frequency_form: int
+    separator: str
+    missing_dose: str
+    no_allergy: str
+    short_interval: bool
+
+    def fields(self, case: Case) -> Fields:
+        """The fields of ``case`` this format shows, in canonical words."""
+        shown = {name for _, name in self.layout}
+        values: Fields = {
+            "age": case.age,
+            "diagnosis": case.diagnosis,
+            "prescriptions": [(p.drug, p.dose, p.frequency) for p in case.prescriptions],
+            "investigations": list(case.investigations),
+            "allergy": case.allergy,
+            "follow_up": case.follow_up,
+        }
+        return {name: value for name, value in values.items() if name in shown}
+
+    def render(self, case: Case) -> str:
+        """The house summary of ``case``; a missing dose becomes ``missing_dose``."""
+        return self.render_fields(self.fields(case))
+
+    def render_fields(self, fields: Fields) -> str:
+        """The house summary of already extracted ``fields``."""
+        return "\n".join(f"{label}: {self._write(name, fields)}" for label, name in self.layout)
+
+    def parse(self, text: str) -> Fields | None:
+        """The fields of ``text``, or None unless it is exactly in this format.
+
+        Exact means: the labels in order, every value readable, and the fields render to ``text``.
+        """
+        lines = text.split("\n")
+        if len(lines) != len(self.layout):
+            return None
+        fields: Fields = {}
+        for line, (label, name) in zip(lines, self.layout, strict=True):
+            value = self._read(name, line.removeprefix(f"{label}: "))
+            if not line.startswith(f"{label}: ") or value is None:
+                return None
+            fields[name] = value
+        return fields if self.render_fields(fields) == text else None
+
+    def _write(self, name: str, fields: Fields) -> str:
+        value = fields[name]
+        if name == "diagnosis":
+            return DIAGNOSES[value].abbreviation
+        if name == "allergy":
+            return self.no_allergy if value == NO_ALLERGY else value
+        if name == "follow_up":
+            clinic, interval = value.split(" in ")
+            return f"{clinic} {INTERVALS[interval]}" if self.short_interval else value
+        if name == "investigations":
+            return self.separator.join(value)
+        if name == "prescriptions":
+            return self.separator.join(
+                f"{drug} {dose or self.missing_dose} {FREQUENCIES[words][self.frequency_form]}"
+                for drug, dose, words in value
+            )
+        return str(value)
+
+    def _read(self, name: str, text: str) -> Any:
+        if name == "diagnosis":
+            return ABBREVIATIONS.get(text)
+        if name == "allergy":
+            return NO_ALLERGY if text == self.no_allergy else text or None
+        if name == "follow_up":
+            return self._read_follow_up(text)
+        if name == "investigations":
+            return text.split(self.separator)
+        if name == "prescriptions":
+            read = [self._read_prescription(item) for item in text.split(self.separator)]
+            return None if None in read else read
+        return int(text) if re.fullmatch(r"[1-9]\d?", text) else None
+
+    def _read_follow_up(self, text: str) -> str | None:
+        for words, short in INTERVALS.items():
+            ending = f" {short}" if self.short_interval else f" in {words}"
+            if text.endswith(ending):
+                return f"{text.removesuffix(ending)} in {words}"
+        return None
+
+    def _read_prescription(self, item: str) -> tuple[str, str | None, str] | None:
+        codes = {forms[self.frequency_form]: words for words, forms in FREQUENCIES.items()}
+        pattern = (
+            rf"([a-z][a-z ]*?) ({DOSE_PATTERN}|{re.escape(self.missing_dose)})"
+            rf" ({'|'.join(codes)})"
+        )
+        match = re.fullmatch(pattern, item)
+        if match is None:
+            return None
+        drug, dose, code = match.groups()
+        return drug, None if dose == self.missing_dose else dose, codes[code]
+
+
+HOUSE_FORMATS: dict[str, HouseFormat] = {
+    "cardiology": HouseFormat(
+        ward="cardiology",
+        layout=(
+            ("Dx", "diagnosis"),
+            ("Ix", "investigations"),
+            ("Rx", "prescriptions"),
+            ("All", "allergy"),
+            ("FU", "follow_up"),
+        ),
+        frequency_form=0,
+        separator="; ",
+        missing_dose="(dose not recorded)",
+        no_allergy="NKDA",
+        short_interval=True,
+    ),
+    "pediatrics": HouseFormat(
+        ward="pediatrics",
+        layout=(
+            ("Age", "age"),
+            ("Allergy", "allergy"),
+            ("Problem", "diagnosis"),
+            ("Plan", "prescriptions"),
+            ("Review", "follow_up"),
+        ),
+        frequency_form=2,
+        separator=" + ",
+        missing_dose="dose ?",
+        no_allergy="nil",
+        short_interval=False,
+    ),
+}
+
+
+def house_format(ward: str) -> HouseFormat:
+    """The house format of ``ward``; ``ValueError`` where the ward has none."""
+    if ward not in HOUSE_FORMATS:
+        raise ValueError(
+            f"no house format for {ward!r}; expected one of {', '.join(HOUSE_FORMATS)}"
+        )
+    return HOUSE_FORMATS[ward]
