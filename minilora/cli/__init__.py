@@ -1,0 +1,1 @@
+"""The `minilora` commands, one file each; `app` finds and runs them."""

@@ -1,0 +1,108 @@
+"""`minilora doctor`: what this installation runs on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+
+import numpy as np
+import typer
+
+from minilora import __version__, backend
+
+EXTRAS = {
+    "notebooks": ("jupyterlab", "ipywidgets", "jupytext", "nbclient"),
+    "gpu": ("cupy-cuda12x",),
+    "gguf": ("gguf",),
+    "interop": ("torch", "transformers", "peft"),
+    "test": ("pytest", "hypothesis"),
+    "dev": ("pytest", "hypothesis", "ruff"),
+}
+WIDTHS = (128, 256, 576, 768)
+WARD_BASE = Path(__file__).resolve().parents[2] / "data" / "ward-base"
+
+
+def doctor() -> None:
+    """Show what minilora runs on: Python, NumPy, BLAS threads, memory, GPU, extras, ward-base."""
+    rows = [*software(), *threads(), *machine(), *extras(), ("ward-base", ward_base())]
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        typer.echo(f"{name:<{width}}  {value}")
+
+
+def software() -> list[tuple[str, str]]:
+    """Python, minilora, NumPy and BLAS."""
+    libraries = [
+        f"{library['internal_api']} {library['version']} ({library.get('architecture', '?')})"
+        for library in backend.blas_libraries()
+    ]
+    return [
+        ("python", f"{platform.python_version()} at {sys.executable}"),
+        ("minilora", f"{__version__} at {Path(backend.__file__).parent}"),
+        ("numpy", np.__version__),
+        ("BLAS", ", ".join(libraries) or "none that threadpoolctl knows"),
+    ]
+
+
+def threads() -> list[tuple[str, str]]:
+    """BLAS threads now, by model width, and who overrides them."""
+    override = backend.blas_threads_override()
+    by_width = [f"{backend.recommended_blas_threads(size)} at width {size}" for size in WIDTHS]
+    who = f"{override[0]}={override[1]}" if override else "none (set MINILORA_THREADS)"
+    return [
+        ("BLAS threads now", str(backend.current_blas_threads())),
+        ("  recommended", ", ".join(by_width)),
+        ("  override", who),
+    ]
+
+
+def machine() -> list[tuple[str, str]]:
+    """Cores, memory, GPU."""
+    total = backend.device_memory().total
+    memory = f"{total / 2**30:.1f} GiB" if total else "not known"
+    return [
+        ("cores", f"{backend.physical_cores()} physical, {os.cpu_count()} logical"),
+        ("memory", memory),
+        ("GPU", gpu()),
+    ]
+
+
+def gpu() -> str:
+    """Whether arrays can live on a GPU, and on which."""
+    if backend.is_gpu_available():
+        total = backend.device_memory("gpu").total
+        return f"usable through CuPy, {total / 2**30:.1f} GiB"
+    return "not usable: needs the gpu extra (CuPy) and a CUDA device; NumPy does everything"
+
+
+def extras() -> list[tuple[str, str]]:
+    """Each extra with the versions found, or what it lacks."""
+    rows = []
+    for name, packages in EXTRAS.items():
+        found = {package: installed_version(package) for package in packages}
+        missing = [package for package, version in found.items() if version is None]
+        versions = ", ".join(
+            f"{package} {version}" for package, version in found.items() if version
+        )
+        text = f"lacks {', '.join(missing)}" if missing else f"installed: {versions}"
+        rows.append((f"extra {name}", text))
+    return rows
+
+
+def installed_version(package: str) -> str | None:
+    """The version of an installed distribution, None if there is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def ward_base() -> str:
+    """Whether the small hospital model of the chapters is there."""
+    weights = WARD_BASE / "model.safetensors"
+    if weights.is_file():
+        return f"{WARD_BASE} ({weights.stat().st_size / 2**20:.1f} MiB)"
+    return f"missing: expected {weights}"

@@ -1,0 +1,222 @@
+"""Files that appear whole or not at all, fingerprints, and safetensors with clear errors."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from minilora.backend import Array, to_numpy
+
+# What a folder of ours (adapter, model, checkpoint) may hold; others are never replaced.
+OUR_SUFFIXES = {".safetensors", ".json", ".jsonl", ".jinja", ".md", ".txt", ".model"}
+
+_DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?",
+    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1",
+}  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------- atomic writing
+
+
+def atomic_write(path: str | Path, data: bytes) -> None:
+    """Write `data` to `path` so that a reader, or a kill, sees the old file or the new one.
+
+    The bytes go to a file beside it, reach the disk, and take the name in one step. Missing
+    parent folders are made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """A new folder to fill, which becomes `path` when the `with` ends well and vanishes otherwise.
+
+    An existing `path` is replaced if it is empty or a folder of ours: plain files with the
+    suffixes of OUR_SUFFIXES, one of them .safetensors. On Linux the exchange is a single step;
+    elsewhere a kill between its two renames leaves the old folder as `.NAME.previous`, which the
+    next call puts back.
+
+    Raises ValueError, before anything is written, when `path` is something else.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    previous = path.parent / f".{path.name}.previous"
+    if previous.exists() and not path.exists():
+        os.rename(previous, path)
+    _require_replaceable(path)
+    temporary = _beside(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for folder, _, files in os.walk(temporary, topdown=False):
+            for name in files:
+                _sync_file(Path(folder) / name)
+            _sync_folder(Path(folder))
+        _put_in_place(temporary, path, previous)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # after an exchange: the old folder
+    _sync_folder(path.parent)
+
+
+def _require_replaceable(path: Path) -> None:
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise ValueError(f"expected {path} to be a folder or absent, got a file")
+    entries = list(path.iterdir())
+    foreign = [
+        entry.name for entry in entries if entry.suffix not in OUR_SUFFIXES or entry.is_dir()
+    ]
+    if not foreign and entries and not any(entry.suffix == ".safetensors" for entry in entries):
+        foreign = [entry.name for entry in entries]
+    if foreign:
+        raise ValueError(
+            f"will not replace {path}: it holds {sorted(foreign)[0]!r}, which is not an adapter's "
+            "or a model's file; choose another folder or empty this one"
+        )
+
+
+def _put_in_place(temporary: Path, path: Path, previous: Path) -> None:
+    if not path.exists():
+        os.rename(temporary, path)
+        return
+    if _exchange(temporary, path):
+        return
+    shutil.rmtree(previous, ignore_errors=True)
+    os.rename(path, previous)
+    try:
+        os.rename(temporary, path)
+    except BaseException:
+        os.rename(previous, path)
+        raise
+    shutil.rmtree(previous)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two names in one step with Linux's renameat2; False where that does not exist."""
+    if not sys.platform.startswith("linux"):
+        return False
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return renameat2(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0
+
+
+def _beside(path: Path) -> Path:
+    """A fresh name in the same folder, so that the last rename stays on one file system."""
+    return path.parent / f".{path.name}.{secrets.token_hex(6)}.tmp"
+
+
+def _sync_file(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name == "nt":  # Windows cannot open a folder
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ------------------------------------------------------------------------------------ fingerprints
+
+
+def fingerprint(arrays: Mapping[str, Array]) -> str:
+    """ "sha256:..." over names, dtypes, shapes and bytes, in the order of the sorted names."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(to_numpy(arrays[name]))
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        shape = np.shape(arrays[name])  # ascontiguousarray turns () into (1,)
+        digest.update(json.dumps([name, array.dtype.str, list(shape)]).encode())
+        digest.update(array.reshape(-1).view(np.uint8))
+    return "sha256:" + digest.hexdigest()
+
+
+def sha256_file(path: str | Path) -> str:
+    """The hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------- safetensors
+
+
+def write_safetensors(
+    path: str | Path, arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write arrays (either device) to a safetensors file, atomically."""
+    host = {name: np.ascontiguousarray(to_numpy(array)) for name, array in arrays.items()}
+    host = {name: array.reshape(np.shape(arrays[name])) for name, array in host.items()}
+    atomic_write(path, save(host, metadata=dict(metadata or {})))
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays and the metadata of a safetensors file; bfloat16 comes back as float32, exactly.
+
+    Raises FileNotFoundError, or ValueError naming the file and the reason when it is truncated,
+    corrupt, or holds a dtype that NumPy has not.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no safetensors file at {path}")
+    try:
+        with safe_open(str(path), framework="np") as file:  # checks the header and every offset
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    arrays = {}
+    with open(path, "rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(header_bytes))
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            file.seek(8 + header_bytes + begin)
+            data = bytearray(file.read(end - begin))  # writable, unlike bytes
+            arrays[name] = _decode(path, name, entry, data)
+    return arrays, metadata
+
+
+def _decode(path: Path, name: str, entry: Mapping, data: bytearray) -> np.ndarray:
+    kind = entry["dtype"]
+    if kind not in _DTYPES:
+        raise ValueError(f"{path}: {name} has dtype {kind}; expected one of {sorted(_DTYPES)}")
+    array = np.frombuffer(data, dtype=_DTYPES[kind])
+    if kind == "BF16":  # the upper half of a float32
+        array = (array.astype(np.uint32) << 16).view(np.float32)
+    return array.reshape(entry["shape"])
