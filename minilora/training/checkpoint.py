@@ -1,0 +1,75 @@
+"""Checkpoints of a run: trainable parameters, optimizer state and the step, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from minilora.backend import get_array_module
+from minilora.nn import Module
+from minilora.storage import atomic_folder, read_safetensors, write_safetensors
+from minilora.training.optim import Optimizer
+
+FORMAT = 1
+
+
+def trainable_state(model: Module) -> dict[str, np.ndarray]:
+    """Name -> array of the parameters that are being trained."""
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    return {name: a for name, a in model.state_dict().items() if name in trained}
+
+
+def checkpoints(folder: Path | str) -> list[Path]:
+    """Checkpoint folders of a run, oldest first."""
+    return sorted(Path(folder).glob("step-*[0-9]"))
+
+
+def save_checkpoint(
+    folder: Path | str, model: Module, optimizer: Optimizer, settings: dict, keep: int = 2
+) -> Path:
+    """Write `folder/step-NNNNNN`, then delete all but the newest `keep` checkpoints."""
+    path = Path(folder) / f"step-{optimizer.steps:06d}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(path) as part:
+        write_safetensors(part / "trainable.safetensors", trainable_state(model))
+        write_safetensors(part / "optimizer.safetensors", optimizer.state_dict())
+        about = {"format": FORMAT, "step": optimizer.steps, "settings": settings}
+        (part / "state.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return path
+
+
+def load_checkpoint(path: Path | str, model: Module, optimizer: Optimizer, settings: dict) -> int:
+    """Put a checkpoint back; the number of steps it has behind it.
+
+    Raises ValueError, before anything changes, when names, shapes or settings differ from the
+    run's (a resumed run with other settings would not be the same run).
+    """
+    path = Path(path)
+    try:
+        about = json.loads((path / "state.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a checkpoint: {error}") from None
+    if about.get("format") != FORMAT:
+        raise ValueError(f"{path} has checkpoint format {about.get('format')}, expected {FORMAT}")
+    if about["settings"] != settings:
+        odd = {
+            k
+            for k in about["settings"].keys() | settings.keys()
+            if about["settings"].get(k) != settings.get(k)
+        }
+        told = {k: (about["settings"].get(k), settings.get(k)) for k in sorted(odd)}
+        raise ValueError(f"{path} belongs to another run: (its setting, this run's) {told}")
+    state, _ = read_safetensors(path / "trainable.safetensors")
+    moments, _ = read_safetensors(path / "optimizer.safetensors")
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if state.keys() != own.keys() or any(state[n].shape != own[n].shape for n in own):
+        raise ValueError(f"{path} holds other parameters than the model trains")
+    optimizer.load_state_dict(moments)
+    for name, parameter in own.items():
+        parameter.data = get_array_module(parameter.data).array(state[name])
+    return int(about["step"])

@@ -1,0 +1,249 @@
+"""fit: the training loop. One step, its schedule, progress, history, checkpoints and resuming."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from minilora.autograd import IGNORE, no_grad
+from minilora.backend import blas_threads, get_array_module, recommended_blas_threads
+from minilora.nn import Transformer
+from minilora.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from minilora.training.data import Batch, Batches, Example, pad_examples
+from minilora.training.optim import AdamW, Optimizer, clip_grad_norm_, schedule
+from minilora.training.parallel import Piece, Workers, recommended_workers
+
+
+class DivergedError(ValueError):
+    """The loss or the gradient stopped being a finite number."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of a run; `workers` 0 means the recommended number of processes.
+
+    micro_batches: pieces that each worker cuts its rows into (less memory, the same gradient).
+    clip_norm 0 and checkpoint_every, eval_every 0 switch those off.
+    """
+
+    steps: int
+    lr: float
+    schedule: str = "cosine"
+    warmup: int = 0
+    final_lr: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    micro_batches: int = 1
+    workers: int = 0
+    seed: int = 0
+    eval_every: int = 0
+    checkpoint_every: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not self.lr > 0 or self.micro_batches < 1 or self.workers < 0:
+            raise ValueError(
+                f"got steps {self.steps}, lr {self.lr}, micro_batches {self.micro_batches}, "
+                f"workers {self.workers}; expected steps and micro_batches >= 1, lr > 0, "
+                "workers >= 0"
+            )
+
+
+@dataclass
+class History:
+    """One record a step (step, loss, lr, grad_norm, tokens, seconds), evaluations among them."""
+
+    records: list[dict] = field(default_factory=list)
+    path: Path | None = None
+
+    def add(self, record: dict) -> None:
+        """Append, and write the line through to the file where there is one."""
+        self.records.append(record)
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Keep what happened up to `step` of the file's records (the rest will be lived again)."""
+        if self.path is None or not self.path.exists():
+            return
+        records = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break  # a line cut short by a kill; everything after it is newer than `step`
+        self.records = [r for r in records if r["step"] <= step]
+        self.path.write_text("".join(json.dumps(r) + "\n" for r in self.records), "utf-8")
+
+    def series(self, key: str) -> tuple[list[int], list[float]]:
+        """(steps, values) of the records that have `key`, for plots."""
+        having = [r for r in self.records if key in r]
+        return [r["step"] for r in having], [r[key] for r in having]
+
+
+def split_batch(batch: Batch, pieces: int, seed: tuple[int, ...]) -> list[Piece]:
+    """Cut a batch into pieces of nearly equal rows, each without columns of nothing but padding."""
+    result = []
+    for i, rows in enumerate(np.array_split(np.arange(len(batch.ids)), pieces)):
+        if len(rows) == 0:
+            continue
+        ids, labels = batch.ids[rows], batch.labels[rows]
+        used = np.flatnonzero((labels != IGNORE).any(axis=0))
+        stop = int(used[-1]) + 1 if len(used) else 1  # nothing after the last label matters
+        result.append(Piece(ids[:, :stop], labels[:, :stop], (*seed, i)))
+    return result
+
+
+def evaluate(
+    model: Transformer, examples: Sequence[Example], batch_size: int = 32, pad_id: int = 0
+) -> float:
+    """Mean cross-entropy in nats a label over all examples, without gradients."""
+    if not examples:
+        raise ValueError("evaluate got no examples, expected at least one")
+    total, count, was_training = 0.0, 0, model.training
+    model.eval()
+    xp = get_array_module(model.head_weight.data)
+    try:
+        with no_grad():
+            for i in range(0, len(examples), batch_size):
+                batch = pad_examples(examples[i : i + batch_size], np.arange(0), pad_id)
+                if batch.tokens:
+                    ids, labels = xp.asarray(batch.ids), xp.asarray(batch.labels)
+                    total += model.loss(ids, labels, normalizer=1.0).item()
+                    count += batch.tokens
+    finally:
+        model.train(was_training)
+    if count == 0:
+        raise ValueError("evaluate got examples without any label")
+    return total / count
+
+
+class _Run:
+    """One call of `fit`: what its steps share."""
+
+    def __init__(self, model, batches, config, optimizer, out_dir) -> None:
+        self.model, self.batches, self.config = model, batches, config
+        self.optimizer = optimizer
+        self.folder = None if out_dir is None else Path(out_dir)
+        self.workers = config.workers or recommended_workers()
+        if get_array_module(model.head_weight.data) is not np:
+            self.workers = 1
+        self.rate = schedule(
+            config.schedule, config.lr, config.steps, config.warmup, config.final_lr
+        )
+        self.last_good: Path | None = None
+
+    def settings(self) -> dict:
+        """What must be equal for a checkpoint to continue this run; JSON-ready."""
+        settings = {**asdict(self.config), "workers": self.workers}
+        settings["betas"] = list(self.config.betas)
+        data = {"examples": len(self.batches.examples), "batch_size": self.batches.batch_size}
+        return {**settings, **data, "data_seed": self.batches.seed}
+
+    def step(self, pool: Workers, step: int) -> dict:
+        """One update; the record for the history."""
+        began = time.perf_counter()
+        batch = self.batches.batch(step)
+        if batch.tokens == 0:
+            raise ValueError(f"step {step}: the batch {batch.indices.tolist()} has no label")
+        pieces = split_batch(
+            batch, self.workers * self.config.micro_batches, (self.config.seed, step)
+        )
+        loss = pool.gradients(pieces, float(batch.tokens))
+        norm = clip_grad_norm_(self.optimizer.parameters.values(), self.config.clip_norm or 1e30)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            good = self.last_good or "none was written"
+            raise DivergedError(
+                f"step {step}: loss {loss}, gradient norm {norm}, expected finite numbers; batch "
+                f"of examples {batch.indices.tolist()}; last good checkpoint: {good}"
+            )
+        lr = self.rate(step)
+        self.optimizer.step(lr)
+        tokens = sum(piece.ids.size for piece in pieces)
+        seconds = time.perf_counter() - began
+        record = {"step": step + 1, "loss": loss, "lr": lr, "grad_norm": norm}
+        return {**record, "tokens": tokens, "seconds": round(seconds, 4)}
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint where the run has a folder."""
+        if self.folder is not None:
+            self.last_good = save_checkpoint(
+                self.folder / "checkpoints", self.model, self.optimizer, self.settings()
+            )
+
+
+def fit(
+    model: Transformer,
+    batches: Batches,
+    config: TrainingConfig,
+    *,
+    optimizer: Optimizer | None = None,
+    out_dir: Path | str | None = None,
+    resume: bool = False,
+    on_eval: Callable[[int], dict] | None = None,
+    progress: bool = True,
+    label: str = "training",
+) -> History:
+    """Train the model's trainable parameters for `config.steps` steps; the history.
+
+    With `out_dir`, writes history.jsonl and checkpoints there; `resume` continues from the newest
+    one and ends bit-identical to a run that was never stopped. `on_eval(step)` returns figures
+    for the history every `eval_every` steps. Raises DivergedError naming step, batch and last
+    good checkpoint when loss or gradient is not finite.
+    """
+    if optimizer is None:
+        optimizer = AdamW(
+            model.named_parameters(), betas=config.betas, weight_decay=config.weight_decay
+        )
+    run = _Run(model, batches, config, optimizer, out_dir)
+    history, start = _begin(run, resume)
+    model.train()
+    threads = 1 if run.workers > 1 else recommended_blas_threads(model.config.hidden_size)
+    with blas_threads(threads), Workers(model, run.workers) as pool:
+        bar = tqdm(total=config.steps, initial=start, desc=label, unit="step", disable=not progress)
+        with bar:
+            for step in range(start, config.steps):
+                record = run.step(pool, step)
+                if on_eval and config.eval_every and (step + 1) % config.eval_every == 0:
+                    record.update(on_eval(step + 1))
+                    model.train()
+                history.add(record)
+                if config.checkpoint_every and (step + 1) % config.checkpoint_every == 0:
+                    run.checkpoint()
+                rate = record["tokens"] / max(record["seconds"], 1e-9)
+                bar.set_postfix_str(f"loss {record['loss']:.3f}, {rate:,.0f} tokens/s", False)
+                bar.update()
+    model.eval()
+    return history
+
+
+def _begin(run: _Run, resume: bool) -> tuple[History, int]:
+    """The history to add to and the first step; refuses to mix two runs in one folder."""
+    if run.folder is None:
+        if resume:
+            raise ValueError("resume got no out_dir, expected the folder of the run to continue")
+        return History(), 0
+    history = History(path=run.folder / "history.jsonl")
+    saved = checkpoints(run.folder / "checkpoints")
+    if not resume:
+        if saved or history.path.exists():
+            raise ValueError(
+                f"{run.folder} holds a run already; resume it or choose another folder"
+            )
+        run.folder.mkdir(parents=True, exist_ok=True)
+        return history, 0
+    start = 0
+    if saved:
+        run.last_good = saved[-1]
+        start = load_checkpoint(saved[-1], run.model, run.optimizer, run.settings())
+    run.folder.mkdir(parents=True, exist_ok=True)
+    history.rewind(start)
+    return history, start
