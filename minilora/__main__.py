@@ -35,13 +35,16 @@ NETWORK_WORDS = (
     "name resolution",
     "name or service not known",
     "network is unreachable",
-    "connection",
+    "connection broken",
+    "connection refused",
+    "connection reset",
     "max retries",
     "dns error",
     "error sending request",
     "timed out",
     "proxyerror",
-    "ssl",
+    "sslerror",
+    "certificate verify failed",
 )
 
 
@@ -184,7 +187,7 @@ def installer(uv):
     """The start of an install command into .venv."""
     if uv:
         return [uv, "pip", "install", "--quiet", "--python", VENV_PYTHON]
-    quiet = ["install", "--quiet", "--disable-pip-version-check"]
+    quiet = ["install", "--quiet", "--retries", "3", "--disable-pip-version-check"]
     if works(VENV_PYTHON, "-m", "pip", "--version"):
         return [VENV_PYTHON, "-m", "pip"] + quiet
     if works(sys.executable, "-m", "pip", "--python", VENV_PYTHON, "--version"):
@@ -197,14 +200,15 @@ def installer(uv):
 
 
 def install_error(output):
-    tail = "\n".join("  " + line for line in output.strip().splitlines()[-12:])
+    lines = [line for line in output.strip().splitlines() if "WARNING: " not in line]
+    tail = "".join("  " + line[:200] + "\n" for line in lines[-6:])
     if any(word in output.lower() for word in NETWORK_WORDS):
-        reason = "the package index could not be reached. Check the network (or its proxy settings)"
+        reason = "the package index could not be reached; check the network or the proxy settings"
     else:
-        reason = "the installer stopped. Its last words are above"
+        reason = "the installer stopped; its last words are above"
     return SetupError(
-        tail + "\n" + "could not install: " + reason + ", then run the same command again."
-    )
+        "could not install:\n" + tail + reason + ", then run the same command again"
+    )  # fmt: skip
 
 
 def write_stamp(mark, extras):
