@@ -31,12 +31,11 @@ class Module:
         object.__setattr__(self, "training", True)
 
     def __setattr__(self, name: str, value: object) -> None:
-        for kind in (self._parameters, self._modules):
-            kind.pop(name, None)
-        if isinstance(value, Parameter):
-            self._parameters[name] = value
-        elif isinstance(value, Module):
-            self._modules[name] = value
+        for held, kind in ((self._parameters, Parameter), (self._modules, Module)):
+            if isinstance(value, kind):
+                held[name] = value  # a name that is there already keeps its place in the order
+            else:
+                held.pop(name, None)
         object.__setattr__(self, name, value)
 
     def __call__(self, *args: object, **kwargs: object) -> Tensor:

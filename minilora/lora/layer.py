@@ -1,0 +1,142 @@
+"""LoRALinear: a frozen Linear with a trained low-rank update beside it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from minilora.autograd import Tensor, is_grad_enabled
+from minilora.autograd import functional as F
+from minilora.backend import Array, get_array_module
+from minilora.lora.config import LoRAConfig
+from minilora.nn import Linear, Module, Parameter
+
+
+class MergeError(ValueError):
+    """A merge, or a step of training, that the present state of the layers does not allow."""
+
+
+def initial_lora_A(r: int, in_features: int, rng: np.random.Generator) -> np.ndarray:
+    """A (r, in) float32 from U(-1/sqrt(in), 1/sqrt(in)), drawn on the CPU.
+
+    PEFT's law: Kaiming-uniform with a = sqrt(5) is sqrt(6 / ((1 + a^2) in)) = 1/sqrt(in).
+    """
+    bound = np.float32(1.0 / math.sqrt(in_features))
+    return (rng.random((r, in_features), dtype=np.float32) * 2 - 1) * bound
+
+
+class LoRALinear(Module):
+    """y = x W^T + b + s (dropout(x) A^T) B^T around a Linear (Hu et al. 2021, Eq. 3).
+
+    W (out, in) and b are `base_layer`'s; A (r, in) starts uniform, B (out, r) at zero, so that a
+    fresh layer computes what the Linear did. Dropout acts in training mode only and draws from
+    `dropout_rng`, which a training loop may set anew. Raises ValueError for a rank above
+    min(in, out).
+    """
+
+    def __init__(self, base_layer: Linear, config: LoRAConfig, rng: np.random.Generator) -> None:
+        super().__init__()
+        self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
+        check_rank(config, base_layer)
+        weight = base_layer.weight.data
+        xp = get_array_module(weight)
+        start = initial_lora_A(config.r, self.in_features, rng)
+        self.config = config
+        self.lora_A = Parameter(xp.asarray(start, dtype=weight.dtype))
+        self.lora_B = Parameter(xp.zeros((self.out_features, config.r), dtype=weight.dtype))
+        self.base_layer = base_layer
+        self.dropout_rng = np.random.default_rng(int(rng.integers(2**63)))
+        self._original: Array | None = None  # W while the base holds W + ΔW
+        self.train(base_layer.training)
+
+    @property
+    def scaling(self) -> float:
+        """s, as the config defines it."""
+        return self.config.scaling
+
+    @property
+    def merged(self) -> bool:
+        """Whether the base now holds W + ΔW."""
+        return self._original is not None
+
+    @property
+    def base_weight(self) -> Array:
+        """W (out, in) as it was before any merge."""
+        return self.base_layer.weight.data if self._original is None else self._original
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., in) -> (..., out).
+
+        Raises MergeError when a merged layer is asked for gradients of A and B.
+        """
+        base = self.base_layer
+        if self.merged:
+            trains = self.lora_A.requires_grad or self.lora_B.requires_grad
+            if trains and self.training and is_grad_enabled():
+                raise MergeError(
+                    "got a forward pass in training mode through a merged layer, which cannot "
+                    "train A and B; expected unmerge() first, or eval() or no_grad() to predict"
+                )
+            return base(x)
+        keep = None
+        if self.training and self.config.lora_dropout > 0:
+            keep = F.dropout_mask(x.shape, self.config.lora_dropout, self.dropout_rng, x.data)
+        return F.lora_linear(
+            x, base.weight, self.lora_A, self.lora_B, self.scaling, base.bias, keep
+        )
+
+    def delta_weight(self) -> Array:
+        """ΔW = s B A, (out, in), in the dtype of W."""
+        return (self.lora_B.data * self.scaling) @ self.lora_A.data
+
+    def merged_weight(self) -> Array:
+        """W + ΔW as a new array. Raises MergeError where that is not finite."""
+        delta = self.delta_weight()
+        total = self.base_weight + delta
+        xp = get_array_module(total)
+        for name, array in (("delta", delta), ("merged weight", total)):
+            bad = int(array.size - xp.isfinite(array).sum())
+            if bad:
+                raise MergeError(f"got a {name} with {bad} entries NaN or infinite, expected none")
+        return total
+
+    def merge(self) -> None:
+        """Put W + ΔW in the base, in a new array; W itself is kept and never written.
+
+        Raises MergeError when merged already, or for a delta that is not finite.
+        """
+        if self.merged:
+            raise MergeError("got a layer that is merged already, expected an unmerged one")
+        self._put_merged(self.merged_weight())
+
+    def _put_merged(self, total: Array) -> None:
+        set_writeable(total, False)  # a write into it would be lost at unmerge
+        self._original = self.base_layer.weight.data
+        self.base_layer.weight.data = total
+
+    def unmerge(self) -> None:
+        """Put the kept W back: the same array, so bit for bit. Raises MergeError if not merged."""
+        if not self.merged:
+            raise MergeError("got a layer that is not merged, expected a merged one")
+        self.base_layer.weight.data = self._original
+        self._original = None
+
+
+def check_rank(config: LoRAConfig, base: Linear, name: str = "this Linear") -> None:
+    """Raise ValueError where the rank exceeds that of any ΔW of the layer."""
+    limit = min(base.in_features, base.out_features)
+    if config.r > limit:
+        raise ValueError(
+            f"got r {config.r} for {name} with weight ({base.out_features}, {base.in_features}), "
+            f"expected at most {limit}"
+        )
+
+
+def set_writeable(array: Array, value: bool) -> bool:
+    """Set a host array's writeable flag and return what it was (device arrays have none)."""
+    if not isinstance(array, np.ndarray):
+        return True
+    before = array.flags.writeable
+    array.flags.writeable = value
+    return before

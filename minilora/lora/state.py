@@ -1,0 +1,84 @@
+"""Views of a model's arrays: the adapter's, the base's under its plain names, the merged ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from minilora.backend import Array
+from minilora.lora.layer import LoRALinear, MergeError
+from minilora.nn import Module
+from minilora.storage import fingerprint
+
+
+def lora_layers(model: Module) -> dict[str, LoRALinear]:
+    """Dotted name -> LoRALinear, in the model's order."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, LoRALinear)}
+
+
+def is_adapted(model: Module) -> bool:
+    """Whether any layer is a LoRALinear."""
+    return any(isinstance(module, LoRALinear) for _, module in model.named_modules())
+
+
+def trainable_parameters(model: Module) -> int:
+    """How many numbers a training step would change."""
+    return sum(p.size for p in model.parameters() if p.requires_grad)
+
+
+def adapter_state(model: Module) -> dict[str, Array]:
+    """ "<module>.lora_A" and "<module>.lora_B" -> array, in the model's order; {} when plain."""
+    state = {}
+    for name, layer in lora_layers(model).items():
+        state[f"{name}.lora_A"], state[f"{name}.lora_B"] = layer.lora_A.data, layer.lora_B.data
+    return state
+
+
+def base_state(model: Module) -> dict[str, Array]:
+    """The base's arrays under the names they have without an adapter; W even while merged."""
+    return _plain_state(model, {n: layer.base_weight for n, layer in lora_layers(model).items()})
+
+
+def merged_state(model: Module) -> dict[str, Array]:
+    """As `base_state`, with W + ΔW (new arrays) in the adapted places; changes no model.
+
+    What `merge_and_unload` would leave, for saving. Raises MergeError for a delta not finite.
+    """
+    return _plain_state(model, merged_weights(lora_layers(model)))
+
+
+def _plain_state(model: Module, weights: Mapping[str, Array]) -> dict[str, Array]:
+    state = {}
+    for name, parameter in model.named_parameters():
+        owner, _, leaf = name.rpartition(".")
+        holder, _, last = owner.rpartition(".")
+        if owner in weights:  # lora_A or lora_B
+            continue
+        if last == "base_layer" and holder in weights:
+            array = weights[holder] if leaf == "weight" else parameter.data
+            state[f"{holder}.{leaf}".removeprefix(".")] = array
+        else:
+            state[name] = parameter.data
+    return state
+
+
+def base_fingerprint(model: Module) -> str:
+    """ "sha256:..." over all of `base_state`: equal with and without an adapter attached."""
+    return fingerprint(base_state(model))
+
+
+def adapted_fingerprint(weights: Mapping[str, Array]) -> str:
+    """ "sha256:..." over the W of the adapted modules (module name -> array): what an adapter
+    was trained against, and what it must meet again when loaded.
+    """
+    return fingerprint({f"{name}.weight": array for name, array in weights.items()})
+
+
+def merged_weights(layers: Mapping[str, LoRALinear]) -> dict[str, Array]:
+    """Name -> W + ΔW of every layer."""
+    totals = {}
+    for name, layer in layers.items():
+        try:
+            totals[name] = layer.merged_weight()
+        except MergeError as error:
+            raise MergeError(f"{name}: {error}") from None
+    return totals

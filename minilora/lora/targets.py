@@ -1,0 +1,71 @@
+"""select_linears: which Linears `target_modules` means, or an error that helps to fix it."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Mapping
+
+from minilora.lora.config import ALL_LINEAR
+from minilora.nn import Linear, Module
+
+HEAD = "lm_head"
+
+
+class TargetError(ValueError):
+    """`target_modules` names something that is not there or cannot be adapted."""
+
+
+def select_linears(model: Module, targets: tuple[str, ...] | str) -> dict[str, Linear]:
+    """Dotted name -> Linear for every Linear named by `targets`, in the model's order.
+
+    A target fits a name that equals it or ends with "." + target; "all-linear" takes every Linear
+    but lm_head, which the loss reads as a matrix and never calls. Raises TargetError for each
+    target that fits nothing, with the nearest names and what there is.
+    """
+    linears = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, Linear) and name.rpartition(".")[2] != HEAD
+    }
+    if targets == ALL_LINEAR:
+        chosen, unmatched = linears, [] if linears else [ALL_LINEAR]
+    else:
+        chosen = {n: m for n, m in linears.items() if any(_fits(n, t) for t in targets)}
+        unmatched = [t for t in targets if not any(_fits(name, t) for name in linears)]
+    if unmatched:
+        raise TargetError(_unmatched_message(model, unmatched, linears))
+    _refuse_tied(model, chosen)
+    return chosen
+
+
+def _fits(name: str, target: str) -> bool:
+    return name == target or name.endswith("." + target)
+
+
+def _unmatched_message(model: Module, unmatched: list[str], linears: Mapping) -> str:
+    counts = Counter(name.rpartition(".")[2] for name in linears)
+    modules = {name: type(module).__name__ for name, module in model.named_modules() if name}
+    told = []
+    for target in unmatched:
+        kinds = {kind for name, kind in modules.items() if _fits(name, target)}
+        near = difflib.get_close_matches(target, [*counts, *linears], n=3)
+        if target.rpartition(".")[2] == HEAD and kinds:
+            told.append(f"{target!r} (the output head cannot be adapted)")
+        elif kinds:
+            told.append(f"{target!r} ({', '.join(sorted(kinds))}, not a Linear)")
+        else:
+            told.append(f"{target!r}" + (f" (did you mean {' or '.join(near)}?)" if near else ""))
+    available = ", ".join(f"{name} ({count})" for name, count in counts.items()) or "no Linear"
+    return (
+        f"target_modules got {', '.join(told)}, which fit no Linear; "
+        f"expected names out of: {available}, or {ALL_LINEAR!r}"
+    )
+
+
+def _refuse_tied(model: Module, chosen: Mapping[str, Linear]) -> None:
+    """Merging into a weight that another module shares would change that module too."""
+    uses = Counter(id(p) for _, m in model.named_modules() for p in m._parameters.values())
+    tied = [name for name, linear in chosen.items() if uses[id(linear.weight)] > 1]
+    if tied:
+        raise TargetError(f"target_modules got {tied}, whose weight another module shares")
