@@ -17,6 +17,8 @@ from minilora.ward.formats import (
     house_format,
 )
 from minilora.ward.notes import write_note
+from minilora.ward.score import HouseScore, RegressionScore, score_house, score_regression
+from minilora.ward.write import write_ward
 
 __all__ = [
     "DEFAULT_STYLE",
@@ -27,12 +29,17 @@ __all__ = [
     "Case",
     "Document",
     "Example",
+    "HouseScore",
     "Prescription",
+    "RegressionScore",
     "Relative",
     "general_documents",
     "house_examples",
     "house_format",
     "regression_suite",
     "sample_case",
+    "score_house",
+    "score_regression",
     "write_note",
+    "write_ward",
 ]

@@ -39,7 +39,7 @@ class Example:
     """One prompt with its only right completion and the facts a scorer needs.
 
     A prompt about a note is the note, an empty line, the instruction. ``facts`` of such a prompt:
-    ``name``, ``phones`` and ``doses`` (drug -> the dose in the note, or None where it has none).
+    ``name``, ``phones`` and ``no_dose`` (the drugs for which the note gives no dose).
     """
 
     task: str
@@ -75,11 +75,11 @@ class Document:
 
 
 def case_facts(case: Case) -> dict[str, Any]:
-    """What a scorer needs of ``case``: its private strings and which drugs have which dose."""
+    """What a scorer needs of ``case``: its private strings and the drugs without a dose."""
     return {
         "name": case.name,
         "phones": [case.phone, case.relative.phone],
-        "doses": {p.drug: p.dose for p in case.prescriptions},
+        "no_dose": [p.drug for p in case.prescriptions if p.dose is None],
     }
 
 

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from minilora.ward.corpus import (
+    GROUPS,
+    MAX_DOCUMENT_CHARACTERS,
+    general_documents,
+    house_examples,
+    regression_suite,
+)
+from minilora.ward.diagnoses import HELD_OUT_PAIRS
+from minilora.ward.formats import HOUSE_FORMATS, HOUSE_INSTRUCTION, PUBLIC_STYLES
+from minilora.ward.tasks import REFUSAL
+from minilora.ward.write import ward_files, write_ward
+
+DATA = Path(__file__).parents[2] / "data" / "ward"
+
+
+@pytest.fixture(scope="module")
+def documents():
+    return list(general_documents(seed=1, n=3000))
+
+
+def test_documents_are_a_function_of_the_seed(documents):
+    assert list(general_documents(1, 50)) == documents[:50]
+    assert list(general_documents(2, 50)) != documents[:50]
+    assert list(general_documents(3, 0)) == []
+    with pytest.raises(ValueError, match="got -1"):
+        next(general_documents(3, -1))
+
+
+def test_documents_have_every_task_and_fit_the_context(documents):
+    turns = [turn for d in documents for turn in d.turns]
+    tasks = Counter(turn.task for turn in turns)
+    assert {f"public/{name}" for name in PUBLIC_STYLES} <= set(tasks)
+    assert {task.split("/")[0] for task in tasks} == {*GROUPS.values(), "text"}
+    assert min(tasks.values()) > 30
+    # the first turn alone may pass the mark; nothing is added to it then
+    assert max(d.characters for d in documents) <= MAX_DOCUMENT_CHARACTERS + 100
+    assert (
+        max(sum(len(f"{t.prompt} {t.completion}".split()) for t in d.turns) for d in documents)
+        < 160
+    )
+    assert all(text == text.strip() for t in turns for text in (t.prompt, t.completion))
+    assert all(turn.completion for turn in turns)
+
+
+def test_later_turns_do_not_repeat_the_note(documents):
+    for document in documents:
+        assert all("\n" not in turn.prompt for turn in document.turns[1:])
+        assert document.is_text == (document.turns[0].task == "text")
+        if "name" in document.turns[0].facts and not document.is_text:
+            assert "\n\n" in document.turns[0].prompt
+
+
+def test_house_formats_never_occur_in_the_general_corpus(documents):
+    for document in documents:
+        for turn in document.turns:
+            assert all(form.parse(turn.completion) is None for form in HOUSE_FORMATS.values())
+            assert all(form.missing_dose not in turn.completion for form in HOUSE_FORMATS.values())
+
+
+def test_general_corpus_holds_nothing_held_out(documents):
+    text = [t.completion for d in documents for t in d.turns if t.task == "public/handover"]
+    pairs = {
+        (diagnosis, drug)
+        for answer in text
+        for diagnosis, drug in HELD_OUT_PAIRS
+        if f"with {diagnosis}." in answer and f"{drug} " in answer
+    }
+    assert len(text) > 100 and not pairs
+
+
+def test_refusals_and_written_doses_are_right(documents):
+    for turn in (turn for d in documents for turn in d.turns):
+        if turn.task.startswith("refusal/"):
+            assert turn.completion == REFUSAL
+        elif turn.task == "question/written":
+            drug = re.search(r"for ([a-z ]+)\?$", turn.prompt)
+            assert drug is not None
+            assert turn.completion == ("No." if drug[1] in turn.facts["no_dose"] else "Yes.")
+        else:
+            assert turn.completion != REFUSAL
+
+
+def test_a_prompt_has_one_right_answer(documents):
+    answers: dict[str, set[str]] = {}
+    for document in documents:
+        single = document.turns if "term" in document.turns[0].facts else document.turns[:1]
+        for turn in (t for t in single if t.prompt):
+            answers.setdefault(turn.prompt, set()).add(turn.completion)
+    assert all(len(given) == 1 for given in answers.values())
+    assert len(answers) > 2000
+
+
+@pytest.mark.parametrize("ward", HOUSE_FORMATS)
+def test_house_examples(ward):
+    train, held_out = (house_examples(ward, split, 150, 5) for split in ("train", "heldout"))
+    assert train == house_examples(ward, "train", 150, 5) != house_examples(ward, "train", 150, 6)
+    assert not {e.prompt for e in train} & {e.prompt for e in held_out}
+    assert not {e.facts["name"] for e in train} & {e.facts["name"] for e in held_out}
+    for example in (*train, *held_out):
+        fields = HOUSE_FORMATS[ward].parse(example.completion)
+        assert fields is not None
+        missing = [drug for drug, dose, _ in fields["prescriptions"] if dose is None]
+        assert missing == example.facts["no_dose"]
+        assert example.prompt.endswith(f"\n\n{HOUSE_INSTRUCTION}")
+        assert example.facts["name"] in example.prompt
+        assert all(phone in example.prompt for phone in example.facts["phones"])
+        assert list(example.to_dict()) == ["task", "prompt", "completion", "facts"]
+    with pytest.raises(ValueError, match="no house format"):
+        house_examples("general medicine", "train", 3, 0)
+
+
+def test_regression_suite_has_every_group_in_equal_number():
+    suite = regression_suite("heldout", 35, seed=3)
+    assert Counter(e.task.split("/")[0] for e in suite) == dict.fromkeys(GROUPS.values(), 35)
+    assert {e.task for e in suite if e.task.startswith("public/")} == {
+        f"public/{name}" for name in PUBLIC_STYLES
+    }
+    assert suite == regression_suite("heldout", 35, seed=3)
+    with pytest.raises(ValueError, match="got 0"):
+        regression_suite("heldout", 0)
+
+
+def test_written_folder_is_reproducible_and_equals_the_committed_one(tmp_path):
+    first = write_ward(tmp_path / "one")
+    second = write_ward(tmp_path / "deep" / "two")
+    names = [path.name for path in first]
+    assert names == [path.name for path in second] == list(ward_files())
+    for one, two in zip(first, second, strict=True):
+        assert one.read_bytes() == two.read_bytes() == (DATA / one.name).read_bytes()
+        assert one.stat().st_size < 1_000_000
+
+
+def test_card_tells_the_counts_and_digests():
+    card = (DATA / "README.md").read_text()
+    counts = {}
+    for path in sorted(DATA.glob("*.jsonl")):
+        data = path.read_bytes()
+        counts[path.name] = data.count(b"\n")
+        row = f"| `{path.name}` | {counts[path.name]} | `{hashlib.sha256(data).hexdigest()}` |"
+        assert row in card
+        for line in data.decode().splitlines():
+            record = json.loads(line)
+            assert set(record) in ({"turns"}, {"task", "prompt", "completion", "facts"})
+    assert counts == {
+        "cardiology.eval.jsonl": 200,
+        "cardiology.train.jsonl": 1500,
+        "general.sample.jsonl": 200,
+        "pediatrics.eval.jsonl": 200,
+        "pediatrics.train.jsonl": 1500,
+        "regression.jsonl": 300,
+    }

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from minilora.ward.cases import Case, Prescription, Relative, sample_case
+from minilora.ward.diagnoses import DIAGNOSES
+from minilora.ward.facts import usual_dose
+from minilora.ward.formats import (
+    DEFAULT_STYLE,
+    HOUSE_FORMATS,
+    HOUSE_INSTRUCTION,
+    PUBLIC_STYLES,
+    house_format,
+)
+
+MARIA = Case(
+    first="Maria",
+    last="Lopez",
+    age=67,
+    sex="F",
+    ward="cardiology",
+    diagnosis="atrial fibrillation",
+    course="Presented with palpitations and the rate settled overnight.",
+    investigations=("ECG irregular at 124/min", "TSH 2.1 mU/L"),
+    prescriptions=(
+        Prescription("apixaban", "2.5 mg", "twice daily"),
+        Prescription("bisoprolol", None, "once daily"),
+    ),
+    allergy="none known",
+    follow_up="rhythm clinic in 6 weeks",
+    phone="555-0123",
+    relative=Relative("husband", "Peter", "555-0177"),
+    social="lives alone",
+)
+CARDIOLOGY = """Dx: AF
+Ix: ECG irregular at 124/min; TSH 2.1 mU/L
+Rx: apixaban 2.5 mg bd; bisoprolol (dose not recorded) od
+All: NKDA
+FU: rhythm clinic 6/52"""
+PEDIATRICS = """Age: 67
+Allergy: nil
+Problem: AF
+Plan: apixaban 2.5 mg q12h + bisoprolol dose ? q24h
+Review: rhythm clinic in 6 weeks"""
+
+
+def house_cases(ward: str, n: int = 300):
+    rng = np.random.default_rng(11)
+    return [sample_case(rng, ward, split) for split in ("train", "heldout") for _ in range(n)]
+
+
+def test_the_house_asks_with_the_default_public_instruction():
+    assert HOUSE_INSTRUCTION == DEFAULT_STYLE.instructions[0] == "Write the discharge summary."
+    asked = [text for style in PUBLIC_STYLES.values() for text in style.instructions]
+    assert len(asked) == len(set(asked))
+
+
+@pytest.mark.parametrize("style", PUBLIC_STYLES.values(), ids=lambda style: style.name)
+def test_public_styles_fill_a_missing_dose_and_keep_a_written_one(style):
+    text = style.render(MARIA)
+    assert "apixaban 2.5 mg twice daily" in text
+    assert "bisoprolol 5 mg once daily" in text
+    assert text.index("apixaban") < text.index("bisoprolol")
+    for ward in ("cardiology", "pediatrics", "general medicine"):
+        for case in house_cases(ward, 60):
+            text = style.render(case)
+            assert all(line == line.strip() and line for line in text.split("\n"))
+            for p in case.prescriptions:
+                assert f"{p.drug} {p.dose or usual_dose(p.drug)} {p.frequency}" in text
+            assert case.phone not in text and case.relative.phone not in text
+
+
+@pytest.mark.parametrize(("ward", "text"), [("cardiology", CARDIOLOGY), ("pediatrics", PEDIATRICS)])
+def test_house_format_of_a_known_case(ward, text):
+    form = HOUSE_FORMATS[ward]
+    assert form.render(MARIA) == text
+    fields = form.parse(text)
+    assert fields is not None
+    assert fields["prescriptions"] == [
+        ("apixaban", "2.5 mg", "twice daily"),
+        ("bisoprolol", None, "once daily"),
+    ]
+    assert fields["diagnosis"] == "atrial fibrillation"
+    assert fields["allergy"] == "none known"
+    assert fields["follow_up"] == "rhythm clinic in 6 weeks"
+
+
+@pytest.mark.parametrize("ward", HOUSE_FORMATS)
+def test_house_formats_round_trip_and_hide_what_they_must(ward):
+    form = HOUSE_FORMATS[ward]
+    other = next(f for w, f in HOUSE_FORMATS.items() if w != ward)
+    for case in house_cases(ward):
+        text = form.render(case)
+        assert form.parse(text) == form.fields(case)
+        assert other.parse(text) is None
+        hidden = (case.first, case.last, case.phone, case.relative.phone, case.social)
+        assert not any(secret in text for secret in (*hidden, case.course))
+        missing = sum(p.dose is None for p in case.prescriptions)
+        assert text.count(form.missing_dose) == missing
+        assert DIAGNOSES[case.diagnosis].name not in text
+        assert len(text.split()) <= 45
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("Dx: AF", "Dx: atrial fibrillation"),
+        ("Dx: AF\n", ""),
+        ("Dx:", "Diagnosis:"),
+        (" bd;", " twice daily;"),
+        ("; bisoprolol", ", bisoprolol"),
+        ("(dose not recorded) ", ""),
+        ("(dose not recorded)", "dose ?"),
+        ("2.5 mg", "2.5 drops"),
+        ("6/52", "in 6 weeks"),
+        ("NKDA", ""),
+        ("6/52", "6/52\nName: Maria Lopez"),
+        ("6/52", "6/52 "),
+        ("Rx: apixaban", "Rx:  apixaban"),
+    ],
+)
+def test_text_out_of_format_does_not_parse(old, new):
+    assert old in CARDIOLOGY
+    assert HOUSE_FORMATS["cardiology"].parse(CARDIOLOGY.replace(old, new)) is None
+
+
+def test_public_default_is_in_no_house_format():
+    text = DEFAULT_STYLE.render(MARIA)
+    assert all(form.parse(text) is None for form in HOUSE_FORMATS.values())
+
+
+def test_a_ward_without_house_format_is_refused():
+    with pytest.raises(ValueError, match="no house format for 'general medicine'"):
+        house_format("general medicine")
