@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from minilora.ward.cases import is_held_out_name
 from minilora.ward.corpus import (
     GROUPS,
     MAX_DOCUMENT_CHARACTERS,
@@ -126,6 +127,8 @@ def test_regression_suite_has_every_group_in_equal_number():
         f"public/{name}" for name in PUBLIC_STYLES
     }
     assert suite == regression_suite("heldout", 35, seed=3)
+    names = [e.facts["name"].split() for e in suite if "name" in e.facts]
+    assert len(names) == 3 * 35 and all(is_held_out_name(*name) for name in names)
     with pytest.raises(ValueError, match="got 0"):
         regression_suite("heldout", 0)
 

@@ -115,6 +115,7 @@ def test_house_formats_round_trip_and_hide_what_they_must(ward):
         ("2.5 mg", "2.5 drops"),
         ("6/52", "in 6 weeks"),
         ("NKDA", ""),
+        ("NKDA", "none known"),  # readable, but it does not render to itself
         ("6/52", "6/52\nName: Maria Lopez"),
         ("6/52", "6/52 "),
         ("Rx: apixaban", "Rx:  apixaban"),
