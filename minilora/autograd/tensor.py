@@ -81,10 +81,10 @@ class Tensor:
     def __init__(self, data: Array, requires_grad: bool = False) -> None:
         if isinstance(data, Tensor):
             raise ValueError("got a Tensor as data, expected an array; use detach() for a new leaf")
-        if isinstance(data, (list, tuple, int, float)):
-            data = np.asarray(data, dtype=np.float32)
-        elif isinstance(data, np.generic):
+        if isinstance(data, np.generic):  # first: a NumPy float64 is a Python float as well
             data = np.asarray(data)
+        elif isinstance(data, (list, tuple, int, float)):
+            data = np.asarray(data, dtype=np.float32)
         self.data = data
         self.grad: Array | None = None
         self.node: Node | None = None
@@ -240,7 +240,8 @@ def backward(root: Tensor, g: Array | None = None) -> None:
         for parent, cotangent in node.cotangents(g):
             if isinstance(parent, Tensor):
                 leaves[id(parent)] = parent
-            fresh = cotangent is not g and cotangent.base is None
+            # Arithmetic on 0-d arrays gives scalars, into which nothing can be added in place.
+            fresh = cotangent is not g and cotangent.base is None and cotangent.ndim > 0
             sums.add(parent, cotangent, owned=fresh)
     for leaf in leaves.values():
         _accumulate_leaf(leaf, *sums.pop(leaf))
@@ -261,6 +262,6 @@ def _accumulate_leaf(leaf: Tensor, g: Array, owned: bool) -> None:
     if g.shape != leaf.shape:
         raise ValueError(f"a vjp returned shape {g.shape}, expected {leaf.shape}")
     if leaf.grad is None:
-        leaf.grad = g if owned else g.copy()
+        leaf.grad = g if owned else get_array_module(g).array(g)
     else:
         get_array_module(g).add(leaf.grad, g, out=leaf.grad)
