@@ -218,7 +218,7 @@ class _Sums:
             total = value
         else:
             total = total + value
-        self.values[id(key)] = (total, True)
+        self.values[id(key)] = (total, total.ndim > 0)
 
     def pop(self, key: object) -> tuple[Array, bool]:
         return self.values.pop(id(key))
