@@ -261,7 +261,7 @@ def run_in_venv(argv):
 
 def main(argv):
     inside = os.environ.pop(INSIDE, "") == "1"
-    own_venv = os.path.realpath(sys.prefix) == os.path.realpath(VENV)
+    own_venv = os.path.realpath(sys.prefix) == os.path.realpath(VENV) and os.path.exists(STAMP)
     try:
         require_python()
         here = inside or (not own_venv and installed_here())

@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from minilora import storage
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def fail(*_):
+    raise OSError("killed here")
+
+
+# ------------------------------------------------------------------------------------ atomic_write
+
+
+def test_atomic_write_makes_and_replaces(tmp_path):
+    path = tmp_path / "new" / "file.bin"
+    storage.atomic_write(path, b"old")
+    storage.atomic_write(path, b"newer")
+    assert path.read_bytes() == b"newer"
+    assert names(path.parent) == ["file.bin"]
+
+
+@pytest.mark.parametrize("step", ["replace", "fsync"])
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, step):
+    path = tmp_path / "file.bin"
+    storage.atomic_write(path, b"old")
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match="killed here"):
+        storage.atomic_write(path, b"newer")
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["file.bin"]
+
+
+def test_the_bytes_reach_the_disk_before_the_name(tmp_path, monkeypatch):
+    steps = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (steps.append("fsync"), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (steps.append("replace"), replace(a, b)))
+    storage.atomic_write(tmp_path / "file.bin", b"data")
+    assert steps[:2] == ["fsync", "replace"]
+
+
+# ----------------------------------------------------------------------------------- atomic_folder
+
+
+def fill(path, text):
+    with storage.atomic_folder(path) as folder:
+        (folder / "adapter_model.safetensors").write_text(text)
+        (folder / "adapter_config.json").write_text("{}")
+
+
+def content(path):
+    return (path / "adapter_model.safetensors").read_text()
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_atomic_folder_makes_and_replaces(tmp_path, monkeypatch, exchange):
+    if not exchange:
+        monkeypatch.setattr(storage, "_exchange", lambda a, b: False)
+    path = tmp_path / "deep" / "adapter"
+    fill(path, "old")
+    (path / "stale.json").write_text("{}")
+    fill(path, "newer")
+    assert content(path) == "newer"
+    assert names(path) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert names(path.parent) == ["adapter"]
+
+
+def test_nothing_is_seen_before_the_end(tmp_path):
+    path = tmp_path / "adapter"
+    with storage.atomic_folder(path) as folder:
+        (folder / "a.json").write_text("{}")
+        assert not path.exists()
+        assert folder.parent == tmp_path
+    assert names(path) == ["a.json"]
+
+
+def test_a_failure_while_filling_leaves_the_old_folder(tmp_path):
+    path = tmp_path / "adapter"
+    fill(path, "old")
+    with pytest.raises(KeyboardInterrupt), storage.atomic_folder(path) as folder:
+        (folder / "adapter_model.safetensors").write_text("half")
+        raise KeyboardInterrupt
+    assert content(path) == "old"
+    assert names(tmp_path) == ["adapter"]
+
+
+def test_a_failure_between_the_renames_leaves_the_old_folder(tmp_path, monkeypatch):
+    path = tmp_path / "adapter"
+    fill(path, "old")
+    rename = os.rename
+    monkeypatch.setattr(storage, "_exchange", lambda a, b: False)
+    monkeypatch.setattr(
+        os, "rename", lambda a, b: (fail if str(a).endswith(".tmp") else rename)(a, b)
+    )
+    with pytest.raises(OSError, match="killed here"):
+        fill(path, "newer")
+    assert content(path) == "old"
+    assert names(tmp_path) == ["adapter"]
+
+
+def test_a_kill_between_the_renames_is_mended_by_the_next_call(tmp_path):
+    path = tmp_path / "adapter"
+    fill(path, "old")
+    os.rename(path, tmp_path / ".adapter.previous")  # what such a kill leaves
+    with pytest.raises(ZeroDivisionError), storage.atomic_folder(path):
+        _ = 1 / 0
+    assert content(path) == "old"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.write_text("a file"),
+        lambda path: (path.mkdir(), (path / "thesis.docx").write_text("years of work")),
+        lambda path: (path.mkdir(), (path / "notes.txt").write_text("years of work")),
+        lambda path: (path.mkdir(), (path / "x.safetensors").touch(), (path / "sub").mkdir()),
+    ],
+    ids=["file", "other suffix", "no safetensors", "subfolder"],
+)
+def test_what_is_not_ours_is_not_replaced(tmp_path, make):
+    path = tmp_path / "out"
+    make(path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="out"), storage.atomic_folder(path):
+        pytest.fail("the folder must be refused before it is filled")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_empty_folder_is_replaced(tmp_path):
+    (tmp_path / "out").mkdir()
+    fill(tmp_path / "out", "new")
+    assert content(tmp_path / "out") == "new"
+
+
+# ------------------------------------------------------------------------------------- fingerprint
+
+
+def arrays():
+    return {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.array(2.5)}
+
+
+def test_fingerprint_ignores_order_and_layout():
+    first = storage.fingerprint(arrays())
+    assert first.startswith("sha256:")
+    assert len(first) == 7 + 64
+    assert storage.fingerprint(dict(reversed(arrays().items()))) == first
+    turned = {**arrays(), "b": np.asfortranarray(arrays()["b"])}
+    assert storage.fingerprint(turned) == first
+    swapped = {**arrays(), "b": arrays()["b"].astype(">f4")}
+    assert storage.fingerprint(swapped) == first
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x | {"b": x["b"].reshape(3, 2)},
+        lambda x: x | {"b": x["b"].view(np.int32)},
+        lambda x: x | {"b": x["b"] + np.float32([[0, 0, 0], [0, 0, 1e-6]])},
+        lambda x: {"c": x["b"], "a": x["a"]},
+        lambda x: {"a": x["a"]},
+        lambda x: x | {"a": x["a"].reshape(1)},
+    ],
+    ids=["shape", "dtype", "value", "name", "missing", "scalar"],
+)
+def test_fingerprint_sees_every_change(change):
+    assert storage.fingerprint(change(arrays())) != storage.fingerprint(arrays())
+
+
+def test_sha256_file(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert storage.sha256_file(tmp_path / "abc") == expected
+
+
+# ------------------------------------------------------------------------------------- safetensors
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f2", "f8", "i8", "u1", "?"])
+def test_safetensors_round_trip(tmp_path, dtype):
+    path = tmp_path / "x.safetensors"
+    x = {
+        "w": np.arange(15).reshape(3, 5).astype(dtype),
+        "s": np.array(1, dtype),
+        "e": np.zeros((0, 3), dtype),
+    }
+    storage.write_safetensors(path, x | {"t": x["w"].T}, {"base": "sha256:1"})
+    back, metadata = storage.read_safetensors(path)
+    assert metadata == {"base": "sha256:1"}
+    assert set(back) == {"w", "s", "e", "t"}
+    for name, array in (x | {"t": x["w"].T}).items():
+        assert back[name].dtype == np.dtype(dtype)
+        assert back[name].flags.writeable
+        np.testing.assert_array_equal(back[name], array, strict=True)
+
+
+def raw_file(path, header, data):
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def test_bfloat16_comes_back_as_float32(tmp_path):
+    values = np.array([1.0, -2.5, 3.0e38, 0.0], dtype=np.float32)
+    halves = (values.view(np.uint32) >> 16).astype("<u2")
+    expected = (halves.astype(np.uint32) << 16).view(np.float32)
+    entry = {"dtype": "BF16", "shape": [2, 2], "data_offsets": [0, 8]}
+    raw_file(tmp_path / "b.safetensors", {"w": entry}, halves.tobytes())
+    back, metadata = storage.read_safetensors(tmp_path / "b.safetensors")
+    assert metadata == {}
+    np.testing.assert_array_equal(back["w"], expected.reshape(2, 2), strict=True)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 60, -1])
+def test_a_truncated_file_is_named(tmp_path, keep):
+    path = tmp_path / "x.safetensors"
+    storage.write_safetensors(path, {"w": np.ones((7, 3), np.float32)})
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"x\.safetensors is not a whole safetensors file: \w+"):
+        storage.read_safetensors(path)
+
+
+def test_a_corrupt_header_is_named(tmp_path):
+    path = tmp_path / "x.safetensors"
+    storage.write_safetensors(path, {"w": np.ones((7, 3), np.float32)})
+    path.write_bytes(path.read_bytes().replace(b'"shape"', b'"shale"'))
+    with pytest.raises(ValueError, match=r"x\.safetensors"):
+        storage.read_safetensors(path)
+
+
+def test_a_dtype_numpy_lacks_is_named(tmp_path):
+    entry = {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}
+    raw_file(tmp_path / "x.safetensors", {"w": entry}, b"\0\0")
+    with pytest.raises(ValueError, match="w has dtype F8_E4M3; expected one of"):
+        storage.read_safetensors(tmp_path / "x.safetensors")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        storage.read_safetensors(tmp_path / "nowhere.safetensors")
