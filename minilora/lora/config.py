@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
 
@@ -60,9 +59,9 @@ def _checked_targets(targets: object) -> tuple[str, ...] | str:
     if targets == ALL_LINEAR:
         return ALL_LINEAR
     expected = f"expected names of modules, as in ('q_proj', 'v_proj'), or {ALL_LINEAR!r}"
-    if isinstance(targets, str) or not isinstance(targets, Iterable):
+    if not isinstance(targets, (list, tuple, set, frozenset)):
         raise ValueError(f"got target_modules {targets!r}, {expected}")
-    names = tuple(dict.fromkeys(targets))  # in the order given, each once
-    if not names or not all(isinstance(name, str) and name for name in names):
-        raise ValueError(f"got target_modules {names!r}, {expected}")
-    return names
+    if not targets or not all(isinstance(name, str) and name for name in targets):
+        raise ValueError(f"got target_modules {targets!r}, {expected}")
+    ordered = sorted(targets) if isinstance(targets, (set, frozenset)) else targets
+    return tuple(dict.fromkeys(ordered))  # each once

@@ -92,13 +92,10 @@ class LoRALinear(Module):
 
     def merged_weight(self) -> Array:
         """W + ΔW as a new array. Raises MergeError where that is not finite."""
-        delta = self.delta_weight()
-        total = self.base_weight + delta
-        xp = get_array_module(total)
-        for name, array in (("delta", delta), ("merged weight", total)):
-            bad = int(array.size - xp.isfinite(array).sum())
-            if bad:
-                raise MergeError(f"got a {name} with {bad} entries NaN or infinite, expected none")
+        _require_finite("lora_A", self.lora_A.data)
+        _require_finite("lora_B", self.lora_B.data)
+        total = self.base_weight + self.delta_weight()
+        _require_finite("merged weight", total)
         return total
 
     def merge(self) -> None:
@@ -121,6 +118,12 @@ class LoRALinear(Module):
             raise MergeError("got a layer that is not merged, expected a merged one")
         self.base_layer.weight.data = self._original
         self._original = None
+
+
+def _require_finite(name: str, array: Array) -> None:
+    bad = int(array.size - get_array_module(array).isfinite(array).sum())
+    if bad:
+        raise MergeError(f"got {bad} entries of {name} NaN or infinite, expected none")
 
 
 def check_rank(config: LoRAConfig, base: Linear, name: str = "this Linear") -> None:

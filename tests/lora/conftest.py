@@ -1,0 +1,65 @@
+"""A tiny decoder with odd, unequal shapes, and what the LoRA tests do to it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from minilora.lora import lora_layers
+from minilora.nn import Transformer, TransformerConfig
+
+IDS = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 35]])
+LABELS = np.array([[1, 4, 1, 5, -100], [2, 6, 5, 35, 8]])
+
+
+def make_model(dtype=np.float32, layers: int = 3, seed: int = 0, **changes) -> Transformer:
+    settings = dict(
+        vocab_size=37, hidden_size=10, intermediate_size=14, num_hidden_layers=layers,
+        num_attention_heads=3, num_key_value_heads=1, head_dim=6, initializer_range=0.3,
+    )  # fmt: skip
+    config = TransformerConfig(**{**settings, **changes})
+    model = Transformer(config, np.random.default_rng(seed))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.astype(dtype)
+    return model
+
+
+def randomise(model: Transformer, seed: int = 1) -> Transformer:
+    """Random non-zero A and B, as after training."""
+    rng = np.random.default_rng(seed)
+    for layer in lora_layers(model).values():
+        for parameter in (layer.lora_A, layer.lora_B):
+            parameter.data = (rng.standard_normal(parameter.shape) * 0.4).astype(parameter.dtype)
+    return model
+
+
+def snapshot(model: Transformer) -> SimpleNamespace:
+    """Everything a refused operation must leave alone."""
+    return SimpleNamespace(
+        names=[name for name, _ in model.named_parameters()],
+        modules=[(name, type(module)) for name, module in model.named_modules()],
+        arrays={name: p.data for name, p in model.named_parameters()},
+        bytes={name: p.data.tobytes() for name, p in model.named_parameters()},
+        requires_grad=[p.requires_grad for p in model.parameters()],
+        writeable=[p.data.flags.writeable for p in model.parameters()],
+    )
+
+
+def same(model: Transformer, before: SimpleNamespace) -> bool:
+    """Whether the model is exactly what it was, down to the array objects."""
+    now = snapshot(model)
+    identical = all(now.arrays[n] is before.arrays.get(n) for n in now.arrays)
+    return identical and all(
+        getattr(now, key) == getattr(before, key)
+        for key in ("names", "modules", "bytes", "requires_grad", "writeable")
+    )
+
+
+@pytest.fixture
+def tiny() -> SimpleNamespace:
+    """The helpers, for tests that cannot import this file."""
+    return SimpleNamespace(
+        ids=IDS, labels=LABELS, model=make_model, randomise=randomise, snapshot=snapshot, same=same
+    )

@@ -1,0 +1,390 @@
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+
+import numpy as np
+import pytest
+
+from minilora import __version__
+from minilora.lora import (
+    AdapterError,
+    AttachError,
+    BaseMismatchError,
+    LoRAConfig,
+    TargetError,
+    adapter_state,
+    attach,
+    detach,
+    is_adapted,
+    load_adapter,
+    lora_layers,
+    merge,
+    merge_and_unload,
+    read_adapter,
+    save_adapter,
+    trainable_parameters,
+)
+from minilora.storage import read_safetensors, write_safetensors
+
+TARGETS = ("v_proj", "down_proj")
+STEM = "base_model.model.model.layers"
+
+
+def adapted(tiny, dtype=np.float32, **settings):
+    config = LoRAConfig(**{"r": 3, "lora_alpha": 4, "target_modules": TARGETS, **settings})
+    return tiny.randomise(attach(tiny.model(dtype), config, np.random.default_rng(2))).eval()
+
+
+@pytest.fixture
+def saved(tiny, tmp_path):
+    """An adapter's folder."""
+    return save_adapter(adapted(tiny), tmp_path / "adapter", base_name="tiny")
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def edit_tensors(folder, change):
+    arrays, metadata = read_safetensors(folder / "adapter_model.safetensors")
+    change(arrays)
+    write_safetensors(folder / "adapter_model.safetensors", arrays, metadata)
+
+
+def refuse(tiny, folder, error, match, model=None):
+    """Loading raises, and the model is what it was."""
+    model = model or tiny.model()
+    before, output = tiny.snapshot(model), model(tiny.ids).data.tobytes()
+    with pytest.raises(error, match=match):
+        load_adapter(model, folder)
+    assert tiny.same(model, before) and model(tiny.ids).data.tobytes() == output
+
+
+# ------------------------------------------------------------------------------------ save and load
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"target_modules": "all-linear", "r": 2},
+        {"use_rslora": True, "lora_alpha": 2.5},
+        {"target_modules": ("layers.1.self_attn.q_proj",), "lora_dropout": 0.25},
+    ],
+)
+def test_round_trip_is_exact(tiny, tmp_path, dtype, settings):
+    model = adapted(tiny, dtype, **settings)
+    expected, plain = model(tiny.ids).data, tiny.model(dtype)
+    assert np.abs(expected - plain(tiny.ids).data).max() > 0.01
+    save_adapter(model, tmp_path / "a", base_name="tiny")
+    assert load_adapter(plain, tmp_path / "a").eval() is plain
+    assert plain(tiny.ids).data.tobytes() == expected.tobytes()
+    assert list(adapter_state(plain)) == list(adapter_state(model))
+    assert trainable_parameters(plain) == 0
+
+
+def test_a_trainable_adapter_goes_on_training(tiny, tmp_path):
+    model = adapted(tiny, lora_dropout=0.5)
+    save_adapter(model, tmp_path / "a", base_name="tiny")
+    with pytest.raises(ValueError, match="no rng"):
+        load_adapter(tiny.model(), tmp_path / "a", trainable=True)
+    other = load_adapter(tiny.model(), tmp_path / "a", trainable=True, rng=np.random.default_rng(0))
+    assert trainable_parameters(other) == trainable_parameters(model) > 0
+    other.loss(tiny.ids, tiny.labels).backward()
+    assert all(layer.lora_A.grad is not None for layer in lora_layers(other).values())
+    for array in adapter_state(other).values():
+        array += 1  # writeable
+
+
+def test_equal_adapters_give_equal_bytes_and_saving_replaces(tiny, tmp_path):
+    provenance = {"data_hash": "sha256:ab", "training": {"lr": np.float64(0.5), "steps": 3}}
+    for folder, targets in (("a", TARGETS), ("b", TARGETS[::-1])):
+        model = adapted(tiny, target_modules=targets)
+        save_adapter(model, tmp_path / folder, base_name="tiny", provenance=provenance)
+    save_adapter(model, tmp_path / "a", base_name="tiny", provenance=provenance)
+    files = sorted(p.name for p in (tmp_path / "a").iterdir())
+    assert files == ["adapter_config.json", "adapter_model.safetensors", "minilora.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_the_files_are_pefts(tiny, tmp_path):
+    save_adapter(adapted(tiny), tmp_path / "a", base_name="tiny/base", provenance={"seed": 7})
+    text = (tmp_path / "a" / "adapter_config.json").read_text()
+    assert json.loads(text) == {
+        "base_model_name_or_path": "tiny/base", "bias": "none", "fan_in_fan_out": False,
+        "inference_mode": True, "init_lora_weights": True, "lora_alpha": 4, "lora_dropout": 0.0,
+        "peft_type": "LORA", "r": 3, "target_modules": ["down_proj", "v_proj"],
+        "task_type": "CAUSAL_LM", "use_rslora": False,
+    }  # fmt: skip
+    assert text == json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n"
+    arrays, metadata = read_safetensors(tmp_path / "a" / "adapter_model.safetensors")
+    assert metadata == {"format": "pt"} and list(arrays) == sorted(arrays) and len(arrays) == 12
+    assert arrays[f"{STEM}.2.mlp.down_proj.lora_A.weight"].shape == (3, 14)
+    assert arrays[f"{STEM}.2.mlp.down_proj.lora_B.weight"].shape == (10, 3)
+    sidecar = json.loads((tmp_path / "a" / "minilora.json").read_text())
+    assert sidecar["base_name"] == "tiny/base" and sidecar["provenance"] == {"seed": 7}
+    assert sidecar["format_version"] == 1 and sidecar["minilora_version"] == __version__
+
+
+def test_all_linear_is_saved_as_the_modules_it_meant(tiny, tmp_path):
+    model = adapted(tiny, target_modules="all-linear", r=2)
+    save_adapter(model, tmp_path / "a", base_name="tiny")
+    targets = json.loads((tmp_path / "a" / "adapter_config.json").read_text())["target_modules"]
+    assert targets == sorted(lora_layers(model)) and len(targets) == 21
+
+
+def test_read_adapter_needs_no_model(tiny, saved):
+    found = read_adapter(saved)
+    assert found.config == LoRAConfig(r=3, lora_alpha=4, target_modules=("down_proj", "v_proj"))
+    assert len(found.modules) == 6 and found.modules[0] == "model.layers.0.mlp.down_proj"
+    assert found.sidecar["base_fingerprint"].startswith("sha256:")
+    for name, array in adapter_state(adapted(tiny)).items():
+        np.testing.assert_array_equal(found.tensors[name], array)
+
+
+def test_a_merged_adapter_is_saved_as_an_unmerged_one(tiny, saved, tmp_path):
+    save_adapter(merge(adapted(tiny)), tmp_path / "b", base_name="tiny")
+    for path in saved.iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("provenance", "words"),
+    [({"loss": np.nan}, "JSON"), ({"x": {1, 2}}, "got set"), ({1: 0, "a": 1}, "JSON")],
+)
+def test_provenance_that_json_cannot_hold_writes_nothing(tiny, tmp_path, provenance, words):
+    with pytest.raises(ValueError, match=words):
+        save_adapter(adapted(tiny), tmp_path / "a", base_name="tiny", provenance=provenance)
+    assert not list(tmp_path.iterdir())
+
+
+def test_saving_refuses_no_adapter_and_nan(tiny, tmp_path):
+    with pytest.raises(AttachError, match="without an adapter"):
+        save_adapter(tiny.model(), tmp_path / "a", base_name="tiny")
+    model = adapted(tiny)
+    lora_layers(model)["model.layers.1.mlp.down_proj"].lora_B.data[0, 0] = np.inf
+    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.down_proj\.lora_B"):
+        save_adapter(model, tmp_path / "a", base_name="tiny")
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------------------------- the base
+
+
+def test_another_base_of_the_same_shapes_is_refused_with_both_fingerprints(tiny, saved):
+    expected = read_adapter(saved).sidecar["base_fingerprint"]
+    refuse(tiny, saved, BaseMismatchError, f"'tiny'.*{expected}.*sha256:", tiny.model(seed=1))
+
+
+def test_a_base_that_the_adapter_was_merged_into_is_refused(tiny, saved):
+    refuse(tiny, saved, BaseMismatchError, "merged into", merge_and_unload(adapted(tiny)))
+    load_adapter(detach(adapted(tiny)), saved)
+
+
+def test_only_the_adapted_weights_of_the_base_count(tiny, saved):
+    model = tiny.model()
+    model.model.layers[0].self_attn.q_proj.weight.data[0, 0] += 1
+    assert is_adapted(load_adapter(model, saved))
+    model = tiny.model()
+    model.model.layers[0].self_attn.v_proj.weight.data[0, 0] += 1e-6
+    refuse(tiny, saved, BaseMismatchError, "made for base", model)
+
+
+@pytest.mark.parametrize("prepare", [lambda m: m, merge])
+def test_an_adapted_or_merged_model_is_refused(tiny, saved, prepare):
+    refuse(tiny, saved, AttachError, "expected a plain one", prepare(adapted(tiny)))
+
+
+def test_without_a_sidecar_the_base_is_not_checked_and_that_is_said(tiny, saved):
+    (saved / "minilora.json").unlink()
+    with pytest.warns(UserWarning, match=r"no minilora\.json.*not checked"):
+        model = load_adapter(tiny.model(seed=1), saved)
+    assert is_adapted(model) and read_adapter(saved).sidecar is None
+
+
+# ---------------------------------------------------------------------------------- refused folders
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("use_dora", True), ("lora_bias", True), ("trainable_token_indices", [1]),
+        ("target_parameters", ["x"]), ("layer_replication", [[0, 1]]),
+        ("modules_to_save", ["lm_head"]), ("bias", "all"), ("bias", "lora_only"),
+        ("rank_pattern", {"q": 4}), ("alpha_pattern", {"q": 4}), ("layers_to_transform", [0]),
+        ("layers_to_transform", 1), ("exclude_modules", ["x"]), ("fan_in_fan_out", True),
+        ("init_lora_weights", "pissa"), ("init_lora_weights", "olora"), ("use_bdlora", {"n": 1}),
+        ("use_qalora", True), ("alora_invocation_tokens", [3]), ("arrow_config", {"top_k": 1}),
+        ("something_new", "on"),
+    ],
+)  # fmt: skip
+def test_options_that_change_the_meaning_are_refused_by_name(tiny, saved, option, value):
+    edit_json(saved / "adapter_config.json", **{option: value})
+    refuse(tiny, saved, AdapterError, f"{option} = .*not support")
+
+
+def test_pefts_usual_values_are_accepted(tiny, saved):
+    usual = {
+        "use_dora": False, "rank_pattern": {}, "alpha_pattern": {}, "modules_to_save": None,
+        "loftq_config": {}, "megatron_core": "megatron.core", "qalora_group_size": 16,
+        "peft_version": "0.21.2", "revision": None, "layers_pattern": None, "auto_mapping": None,
+        "init_lora_weights": "gaussian", "lora_bias": False, "something_new": None,
+    }  # fmt: skip
+    edit_json(saved / "adapter_config.json", **usual)
+    assert is_adapted(load_adapter(tiny.model(), saved))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"peft_type": "IA3"}, "peft_type 'IA3', expected 'LORA'"),
+        ({"peft_type": None}, "peft_type None"),
+        ({"task_type": "SEQ_CLS"}, "task_type 'SEQ_CLS'"),
+        ({"r": None}, "no r, expected"),
+        ({"target_modules": None}, "no target_modules"),
+        ({"r": 0}, "got r 0"),
+        ({"r": "3"}, "got r '3'"),
+        ({"lora_alpha": float("nan")}, "got lora_alpha nan"),
+        ({"lora_alpha": 8}, r"scaling 2\.66.*was written for 1\.33"),
+        ({"use_rslora": True}, "was written for"),
+        ({"r": 2}, r"lora_A got shape \(3, 14\), expected \(2, in\)"),
+        ({"target_modules": ["v_proj", 3]}, "got target_modules"),
+        ({"target_modules": ["v_proj"]}, r"unexpected ones for \['model\.layers\.0\.mlp\.down"),
+        ({"target_modules": ["v_proj", "down_proj", "q_proj"]}, r"missing tensors for \[.*q_proj"),
+        ({"target_modules": ".*(v_proj"}, "regular expression"),
+        ({"target_modules": "v_proj"}, "matches no Linear"),
+        ({"target_modules": r".*\.v_proj"}, "unexpected ones for"),
+    ],
+)
+def test_configs_that_do_not_fit_are_refused(tiny, saved, changes, match):
+    edit_json(saved / "adapter_config.json", **changes)
+    refuse(tiny, saved, AdapterError, match)
+
+
+def test_a_target_that_the_model_has_not_is_refused(tiny, saved):
+    edit_json(saved / "adapter_config.json", target_modules=["v_proj", "down_proj", "c_attn"])
+    refuse(tiny, saved, TargetError, "'c_attn'")
+
+
+def test_a_pattern_over_whole_names_is_read_as_peft_does(tiny, saved):
+    edit_json(saved / "adapter_config.json", target_modules=r".*\.(v_proj|down_proj)")
+    model = load_adapter(tiny.model(), saved)
+    assert sorted(lora_layers(model)) == read_adapter(saved).modules
+
+
+def rename(old, new):
+    return lambda arrays: arrays.update({new: arrays.pop(old)})
+
+
+V0 = f"{STEM}.0.self_attn.v_proj"
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda a: a.pop(f"{V0}.lora_B.weight"), "missing model.layers.0.self_attn.v_proj.lora_B"),
+        (lambda a: [a.pop(f"{V0}.lora_{x}.weight") for x in "AB"],
+         r"missing tensors for \[.*v_proj"),
+        (lambda a: a.clear(), "no tensors"),
+        (lambda a: a.update(extra=np.ones(2, np.float32)), "got extra, expected only names"),
+        (lambda a: a.update({f"{V0}.lora_magnitude_vector": np.ones(6, np.float32)}), "magnitude"),
+        (rename(f"{V0}.lora_A.weight", "v_proj.lora_A.weight"), "got v_proj.lora_A.weight"),
+        (lambda a: a.update({f"{STEM}.7.mlp.up_proj.lora_{x}.weight": np.ones((3, 3), np.float32)
+                             for x in "AB"}), r"unexpected ones for \['model\.layers\.7"),
+        (lambda a: a.update({f"{V0}.lora_A.weight": np.ones((3, 11), np.float32)}),
+         r"v_proj.lora_A got shape \(3, 11\), expected \(3, 10\)"),
+        (lambda a: a.update({f"{V0}.lora_B.weight": np.ones((7, 3), np.float32)}),
+         r"v_proj.lora_B got shape \(7, 3\), expected \(6, 3\)"),
+        (lambda a: a.update({f"{V0}.lora_A.weight": np.ones(3, np.float32)}), r"shape \(3,\)"),
+        (lambda a: a.update({f"{V0}.lora_A.weight": np.ones((3, 10), np.int32)}), "got int32"),
+        (lambda a: a.update({f"{V0}.lora_A.weight": np.ones((3, 10))}), "got float64, expected"),
+        (lambda a: a[f"{V0}.lora_A.weight"].__setitem__((1, 1), np.nan), "got NaN"),
+        (lambda a: a[f"{V0}.lora_B.weight"].__setitem__((1, 1), -np.inf), "got NaN or inf"),
+    ],
+)  # fmt: skip
+def test_tensors_that_do_not_fit_are_refused(tiny, saved, change, match):
+    edit_tensors(saved, change)
+    refuse(tiny, saved, AdapterError, match)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 200, -1])
+def test_a_truncated_file_is_refused(tiny, saved, keep):
+    path = saved / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    refuse(tiny, saved, AdapterError, r"adapter_model\.safetensors")
+
+
+def test_half_precision_is_cast_up(tiny, saved):
+    edit_tensors(saved, lambda a: a.update({n: x.astype(np.float16) for n, x in a.items()}))
+    model = load_adapter(tiny.model(), saved)
+    for name, array in adapter_state(model).items():
+        original = adapter_state(adapted(tiny))[name]
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, original.astype(np.float16).astype(np.float32))
+
+
+def test_bfloat16_is_cast_up(tiny, saved):
+    """Written by hand, since NumPy has no bfloat16: the upper halves of float32 numbers."""
+    arrays, _ = read_safetensors(saved / "adapter_model.safetensors")
+    header, data = {}, b""
+    for name, array in arrays.items():
+        upper = (np.ascontiguousarray(array).view(np.uint32) >> 16).astype("<u2").tobytes()
+        offsets = [len(data), len(data) + len(upper)]
+        header[name] = {"dtype": "BF16", "shape": list(array.shape), "data_offsets": offsets}
+        data += upper
+    text = json.dumps(header).encode()
+    path = saved / "adapter_model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    state = adapter_state(load_adapter(tiny.model(), saved))
+    for name, original in adapter_state(adapted(tiny)).items():
+        cut = (original.view(np.uint32) & 0xFFFF0000).view(np.float32)
+        assert state[name].dtype == np.float32
+        np.testing.assert_array_equal(state[name], cut)
+
+
+def test_a_pickle_is_refused_by_name(tiny, saved):
+    (saved / "adapter_model.safetensors").unlink()
+    (saved / "adapter_model.bin").write_bytes(pickle.dumps({"a": 1}))
+    refuse(tiny, saved, AdapterError, r"adapter_model\.bin, a pickle.*safe_serialization")
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_missing_file_is_named(tiny, saved, name):
+    (saved / name).unlink()
+    refuse(tiny, saved, AdapterError, name.replace(".", r"\."))
+
+
+def test_a_missing_folder_is_named(tiny, tmp_path):
+    refuse(tiny, tmp_path / "nowhere", AdapterError, "nowhere")
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "minilora.json"])
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\udcff", "[" * 100_000])
+def test_json_that_is_damaged_is_refused(tiny, saved, name, text):
+    (saved / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+    refuse(tiny, saved, AdapterError, f"{name}.*(not JSON|holds a list)")
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"format_version": 2}, "format_version 2, expected 1"),
+        ({"format_version": None}, "format_version None"),
+        ({"base_fingerprint": None}, "base_fingerprint None"),
+        ({"base_fingerprint": "abc"}, "base_fingerprint 'abc'"),
+    ],
+)
+def test_a_sidecar_that_is_not_ours_is_refused(tiny, saved, changes, match):
+    edit_json(saved / "minilora.json", **changes)
+    refuse(tiny, saved, AdapterError, match)
+
+
+def test_another_architecture_is_refused(tiny, saved):
+    refuse(tiny, saved, AdapterError, r"v_proj|down_proj", tiny.model(intermediate_size=15))
+    refuse(tiny, saved, AdapterError, "missing tensors", tiny.model(layers=4))
+    refuse(tiny, saved, AdapterError, "unexpected ones", tiny.model(layers=2))
