@@ -80,14 +80,16 @@ class Module:
         return module
 
     def set_submodule(self, name: str, module: Module) -> None:
-        """Put `module` in place of the module at a dotted path (which must exist)."""
+        """Put `module` in place of the module at a dotted path; the order stays.
+
+        Raises ValueError for a path that is not there, or for the module itself (an empty one).
+        """
+        if not name:
+            raise ValueError("set_submodule got an empty name, expected the path of a submodule")
         self.get_submodule(name)
         parent, _, child = name.rpartition(".")
         holder = self.get_submodule(parent)
-        if isinstance(holder, ModuleList):
-            holder.replace(int(child), module)
-        else:
-            setattr(holder, child, module)
+        setattr(holder, child, module)
 
     # -- state -----------------------------------------------------------------------------
 
@@ -148,14 +150,6 @@ class ModuleList(Module):
         super().__init__()
         for i, module in enumerate(modules):
             setattr(self, str(i), module)
-
-    def replace(self, index: int, module: Module) -> None:
-        """Put `module` at an index without changing the order."""
-        order = list(self._modules)
-        setattr(self, str(index), module)
-        items = {name: self._modules[name] for name in order}
-        self._modules.clear()
-        self._modules.update(items)
 
     def __iter__(self) -> Iterator[Module]:
         return iter(self._modules.values())

@@ -38,19 +38,23 @@ class TransformerConfig:
     pad_token_id: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.head_dim:
-            object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
         sizes = {f.name: getattr(self, f.name) for f in fields(self)[:8]}
+        if sizes["head_dim"] == 0:
+            del sizes["head_dim"]
         bad = {name: n for name, n in sizes.items() if not isinstance(n, int) or n < 1}
         if bad:
             raise ValueError(f"config got {bad}, expected positive integers")
+        if not self.head_dim:
+            object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"config got {self.num_attention_heads} heads and {self.num_key_value_heads} "
                 "key/value heads, expected a multiple"
             )
-        if self.head_dim % 2:
-            raise ValueError(f"config got head_dim {self.head_dim}, expected an even number")
+        if self.head_dim % 2 or not self.head_dim:
+            raise ValueError(
+                f"config got head_dim {self.head_dim}, expected an even number above 0"
+            )
 
     @classmethod
     def from_dict(cls, values: dict) -> TransformerConfig:

@@ -1,0 +1,140 @@
+"""Generation: the cache, ragged batches, stop tokens, sampling, errors."""
+
+import numpy as np
+import pytest
+
+from minilora.nn import Transformer, generate
+from minilora.nn.generate import sample_token
+from minilora.nn.gradcases import tiny_config
+
+
+def lively_model(seed=0):
+    rng = np.random.default_rng(seed)
+    model = Transformer(tiny_config(tied=False), rng)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.data = rng.standard_normal(parameter.shape, dtype=np.float32)
+    return model
+
+
+PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5]]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cached_uncached_and_one_by_one_agree(seed):
+    model = lively_model(seed)
+    together = generate(model, PROMPTS, 8)
+    assert [len(row) for row in together] == [8, 8, 8]
+    assert len({tuple(row) for row in together}) > 1
+    assert generate(model, PROMPTS, 8, use_cache=False) == together
+    assert [generate(model, [prompt], 8)[0] for prompt in PROMPTS] == together
+
+
+def test_greedy_tokens_are_those_of_a_plain_forward_pass():
+    model = lively_model()
+    row = list(PROMPTS[0])
+    for _ in range(6):
+        row.append(int(model(np.array([row])).data[0, -1].argmax()))
+    assert generate(model, PROMPTS[:1], 6) == [row[5:]]
+
+
+def test_sampling_is_the_same_with_and_without_the_cache():
+    model = lively_model()
+    settings = {"temperature": 1.5, "top_p": 0.9}
+    rows = [
+        generate(model, PROMPTS, 8, rng=np.random.default_rng(s), use_cache=cache, **settings)
+        for s, cache in ((1, True), (1, False), (2, True))
+    ]
+    assert rows[0] == rows[1]
+    assert rows[0] != rows[2]
+
+
+def test_each_row_ends_before_its_own_first_stop_token():
+    model = lively_model()
+    free = generate(model, PROMPTS, 8)
+    for stop_ids in ([free[0][3]], {free[1][0], free[2][5]}, (free[0][0],)):
+        cut = generate(model, PROMPTS, 8, stop_ids=stop_ids)
+        for row, got in zip(free, cut, strict=True):
+            ends = [i for i, token in enumerate(row) if token in set(stop_ids)]
+            assert got == (row[: ends[0]] if ends else row)
+
+
+def test_every_row_stopped_ends_the_work():
+    model, steps = lively_model(), []
+    free = generate(model, PROMPTS[:1], 8)
+    first = generate(
+        model, PROMPTS[:1], 8, stop_ids=[free[0][2]], on_token=lambda ids: steps.append(ids)
+    )
+    assert len(first[0]) == free[0].index(free[0][2]) == len(steps)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.0, 0.6), (2.0, 0.85), (1.0, 0.01)]
+)
+def test_sampling_follows_the_cut_distribution(temperature, top_p):
+    logits = np.array([0.3, 2.0, -1.0, 1.4, 0.9, -3.0, 1.9])
+    weights = np.exp(logits / temperature)
+    p = weights / weights.sum()
+    nucleus, mass = [], 0.0
+    for token in sorted(range(len(p)), key=lambda i: -p[i]):
+        nucleus.append(token)
+        mass += p[token]
+        if mass >= top_p:
+            break
+    expected = np.zeros(len(p))
+    expected[nucleus] = p[nucleus] / mass
+    draws = 40_000
+    rows = np.broadcast_to(logits.astype(np.float32), (draws, len(p)))
+    tokens = sample_token(rows, temperature, top_p, np.random.default_rng(0))
+    share = np.bincount(tokens, minlength=len(p)) / draws
+    assert (share[expected == 0] == 0).all()
+    spread = np.sqrt(expected * (1 - expected) / draws)
+    assert (np.abs(share - expected) <= 4 * spread).all()
+
+
+def test_rows_of_one_batch_are_sampled_each_from_its_own_logits():
+    logits = np.full((500, 5), -20.0, dtype=np.float32)
+    wanted = np.arange(500) % 5
+    logits[np.arange(500), wanted] = 20.0
+    assert np.array_equal(sample_token(logits, 1.0, 1.0, np.random.default_rng(0)), wanted)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "message"),
+    [
+        ([], {}, "empty prompt"),
+        ([[1], []], {}, "empty prompt"),
+        ([[1] * 9], {"max_new_tokens": 8}, "9 tokens and max_new_tokens 8.*= 16"),
+        ([[1]], {"max_new_tokens": 0}, "max_new_tokens 0"),
+        ([[1]], {"temperature": -1.0}, "temperature -1.0"),
+        ([[1]], {"temperature": 1.0, "top_p": 0.0, "rng": 0}, "top_p 0.0"),
+        ([[1]], {"top_p": 1.1}, "top_p 1.1"),
+        ([[1]], {"temperature": 1.0}, "without rng"),
+        ([[1, 11]], {}, "ids from 1 to 11, expected 0 to 10"),
+    ],
+)
+def test_bad_requests_are_refused(prompts, options, message):
+    with pytest.raises(ValueError, match=message):
+        generate(lively_model(), prompts, **{"max_new_tokens": 3, **options})
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_restored_even_after_an_error(training):
+    model = lively_model().train(training)
+    modes = []
+
+    def look(_):
+        modes.append(model.training)
+        if len(modes) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(model, PROMPTS, 4, on_token=look)
+    assert modes == [False, False]
+    assert all(module.training is training for _, module in model.named_modules())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_the_longest_allowed_row_fills_the_positions():
+    model = lively_model()
+    assert len(generate(model, [[1] * 9], 7)[0]) == 7
