@@ -28,8 +28,9 @@ def launcher(tmp_path, monkeypatch):
     python = venv / "bin" / "python"
     state.update(
         ROOT=str(tmp_path), VENV=str(venv), VENV_PYTHON=str(python),
-        STAMP=str(venv / ".ready.json"), LOCK=str(tmp_path / ".venv.lock"), PACKAGE=str(tmp_path / "minilora"), calls=[],
-        answers={}, installed_here=lambda: False,
+        STAMP=str(venv / ".ready.json"), LOCK=str(tmp_path / ".venv.lock"),
+        PACKAGE=str(tmp_path / "minilora"), calls=[], answers={},
+        installed_here=lambda: False,
     )  # fmt: skip
     (tmp_path / "pyproject.toml").write_text("[project]\n")
     (tmp_path / "constraints.txt").write_text("numpy==2.2.6\n")
