@@ -6,9 +6,11 @@ import ast
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -216,8 +218,13 @@ def test_two_at_once_install_once(launcher):
             both.wait(timeout=20)
         return answer
 
+    def slow(command):  # long enough for the other to overtake, were there no lock
+        if "install" in command:
+            time.sleep(0.2)
+        return whole(command)
+
     launcher.state["is_ready"] = is_ready
-    launcher.state["run"] = whole
+    launcher.state["run"] = slow
     threads = [threading.Thread(target=launcher.main, args=(["tour"],)) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -260,3 +267,16 @@ def test_inside_an_installation_it_just_runs(tmp_path):
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith("minilora ")
+
+
+def test_the_packages_own_files_do_not_hide_the_standard_library(tmp_path):
+    package = tmp_path / "minilora"
+    package.mkdir()
+    shutil.copy(SOURCE, package)
+    (package / "json.py").write_text("raise SystemExit('shadowed')")
+    environment = {**os.environ, "MINILORA_INSTALLER": "none"}  # stops it before it installs
+    done = subprocess.run(
+        [sys.executable, str(package)], cwd="/", env=environment, capture_output=True, text=True
+    )
+    assert "shadowed" not in done.stderr
+    assert "must be pip or uv, got 'none'" in done.stderr

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from minilora import __version__
+from minilora.cli import app, doctor
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Makes `minilora doctor` do what a test wants instead."""
+    monkeypatch.delenv("MINILORA_DEBUG", raising=False)
+    return lambda function: monkeypatch.setattr(doctor, "doctor", function)
+
+
+def raising(error):
+    def function():
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("rank must be positive,\n  got 0"), 1, "error: rank must be positive, got 0\n"),
+        (FileNotFoundError(2, "No such file", "a.json"), 1, "error: a.json: No such file\n"),
+        (FileNotFoundError("no adapter at x"), 1, "error: no adapter at x\n"),
+        (KeyboardInterrupt(), 130, "error: stopped by Ctrl-C\n"),
+    ],
+)
+def test_expected_errors_are_one_line(command, capfd, error, code, line):
+    command(raising(error))
+    assert app.main(["doctor"]) == code
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", line)
+
+
+def test_debugging_shows_the_traceback(command, monkeypatch):
+    command(raising(ValueError("seen")))
+    monkeypatch.setenv("MINILORA_DEBUG", "1")
+    with pytest.raises(ValueError, match="seen"):
+        app.main(["doctor"])
+
+
+def test_a_mistake_of_ours_is_not_hidden(command):
+    command(raising(AssertionError("ours")))
+    with pytest.raises(AssertionError, match="ours"):
+        app.main(["doctor"])
+
+
+def test_version_and_help(capfd):
+    assert app.main(["--version"]) == 0
+    assert capfd.readouterr().out == f"minilora {__version__}\n"
+    assert app.main(["--help"]) == 0
+    assert "doctor" in capfd.readouterr().out
+
+
+def test_an_unknown_command_is_named(capfd):
+    assert app.main(["docter"]) == 2
+    assert "docter" in capfd.readouterr().err
+
+
+def test_commands_are_files_with_a_function_of_their_name(tmp_path):
+    (tmp_path / "zeta.py").write_text('def zeta():\n    """Last."""\n')
+    (tmp_path / "adapt.py").write_text('def adapt():\n    """First."""\n')
+    (tmp_path / "shared.py").write_text("def helper():\n    pass\n")
+    assert list(app.find_commands(tmp_path).items()) == [("adapt", "First."), ("zeta", "Last.")]
+
+
+def test_help_imports_no_command():
+    code = (
+        "import sys; from minilora.cli.app import main; main(['--help']); "
+        "print([m for m in sys.modules if m.startswith('minilora.cli.')], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "['minilora.cli.app']"
+
+
+def test_doctor_tells_what_there_is(capfd):
+    assert app.main(["doctor"]) == 0
+    out = capfd.readouterr().out
+    for word in ("python", "numpy", "BLAS threads now", "recommended", "GPU", "ward-base"):
+        assert word in out
+
+
+def test_test_hands_its_arguments_to_pytest(capfd):
+    assert app.main(["test", "--collect-only", "tests/cli/test_app.py", "-k", "unknown"]) == 0
+    assert "test_an_unknown_command_is_named" in capfd.readouterr().out
+    assert app.main(["test", "tests/no_such_file.py"]) == 4
