@@ -66,6 +66,12 @@ def test_ops_keep_float32(case, monkeypatch):
     assert seen == {("value", "float32"), ("cotangent", "float32")}
 
 
+def test_a_float64_cotangent_widens_no_gradient():
+    x = Tensor(np.ones((2, 3), dtype=np.float32), requires_grad=True)
+    (x * x).backward(np.ones((2, 3)))
+    assert x.grad.dtype == np.float32
+
+
 def parameters_in(case):
     """Every Parameter of the case's model, the frozen ones too."""
     cells = dict(zip(case.call.__code__.co_freevars, case.call.__closure__, strict=True))

@@ -53,6 +53,10 @@ def test_rejects_planted_faults(vjp, elementwise):
     assert not check(cube_with(vjp), {"x": numbers(3, 5)}, elementwise=elementwise).ok
 
 
+def test_a_gradient_of_nan_is_infinitely_wrong():
+    assert check(cube_with(lambda g, x: g * np.nan), {"x": numbers(3)}).worst.error == np.inf
+
+
 def test_names_the_worst_element():
     def vjp(g, x):
         gx = g * 3 * x * x
