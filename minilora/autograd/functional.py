@@ -254,4 +254,6 @@ def linear_cross_entropy(
 def _count(where: Array, normalizer: float | None) -> float:
     if normalizer is None and where.size == 0:
         raise ValueError(f"cross entropy got only {IGNORE} labels, expected at least one target")
+    if normalizer is not None and not normalizer > 0:
+        raise ValueError(f"cross entropy got normalizer {normalizer}, expected a number above 0")
     return float(where.size if normalizer is None else normalizer)

@@ -104,3 +104,12 @@ def test_unlabelled_rows_change_neither_loss_nor_gradient():
     x = Tensor(h, requires_grad=True)
     F.linear_cross_entropy(x, Tensor(w), labels).backward()
     assert not x.grad[[1, 3]].any() and x.grad[[0, 2]].any(axis=1).all()
+
+
+def test_a_micro_batch_without_labels_adds_nothing():
+    x = Tensor(draw(2, 5), requires_grad=True)
+    w = Tensor(draw(7, 5, seed=1), requires_grad=True)
+    loss = F.linear_cross_entropy(x, w, np.full(2, F.IGNORE), normalizer=3)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert not x.grad.any() and not w.grad.any()
