@@ -88,7 +88,6 @@ def detach(model: Module) -> Module:
 
 def _take_off(model: Module, layers: Mapping[str, LoRALinear]) -> None:
     for name, layer in layers.items():
-        layer.base_layer.train(layer.training)
         model.set_submodule(name, layer.base_layer)
     for was in model._lora_frozen:
         was.parameter.requires_grad = was.requires_grad
