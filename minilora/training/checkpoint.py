@@ -24,19 +24,29 @@ def trainable_state(model: Module) -> dict[str, np.ndarray]:
 
 def checkpoints(folder: Path | str) -> list[Path]:
     """Checkpoint folders of a run, oldest first."""
-    return sorted(Path(folder).glob("step-*[0-9]"))
+    found = [p for p in Path(folder).glob("step-*") if p.name[5:].isdecimal()]
+    return sorted(found, key=lambda p: int(p.name[5:]))  # by number: a million sorts before 2
 
 
 def save_checkpoint(
-    folder: Path | str, model: Module, optimizer: Optimizer, settings: dict, keep: int = 2
+    folder: Path | str,
+    model: Module,
+    optimizer: Optimizer,
+    settings: dict,
+    keep: int = 2,
+    step: int | None = None,
 ) -> Path:
-    """Write `folder/step-NNNNNN`, then delete all but the newest `keep` checkpoints."""
-    path = Path(folder) / f"step-{optimizer.steps:06d}"
+    """Write `folder/step-NNNNNN`, then delete all but the newest `keep` checkpoints.
+
+    step: of the run; the optimizer's own count unless given (it may have served an earlier run).
+    """
+    step = optimizer.steps if step is None else step
+    path = Path(folder) / f"step-{step:06d}"
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(path) as part:
         write_safetensors(part / "trainable.safetensors", trainable_state(model))
         write_safetensors(part / "optimizer.safetensors", optimizer.state_dict())
-        about = {"format": FORMAT, "step": optimizer.steps, "settings": settings}
+        about = {"format": FORMAT, "step": step, "settings": settings}
         (part / "state.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
@@ -56,6 +66,7 @@ def load_checkpoint(path: Path | str, model: Module, optimizer: Optimizer, setti
         raise ValueError(f"{path} is not a checkpoint: {error}") from None
     if about.get("format") != FORMAT:
         raise ValueError(f"{path} has checkpoint format {about.get('format')}, expected {FORMAT}")
+    settings = json.loads(json.dumps(settings))  # as the file has them: lists for tuples
     if about["settings"] != settings:
         odd = {
             k

@@ -56,7 +56,13 @@ class Problem:
 
 
 def _nonempty_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    if not isinstance(value, str) or not value.strip():
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON can spell it; no tokenizer can read it
+        raise ValueError("got half of a surrogate pair, expected a text") from None
+    return True
 
 
 def parse_record(value: object, source: str) -> Record:
@@ -111,14 +117,15 @@ def read_records(path: Path | str) -> tuple[list[Record], list[Problem]]:
     """
     path = Path(path)
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8-sig")  # Windows editors write a mark first
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text (byte {error.start}), expected JSONL") from None
     if path.suffix not in {".jsonl", ".json", ".ndjson"}:
         good = [Record(str(path), text=content)] if content.strip() else []
         return good, [] if good else [Problem(str(path), "the file is empty")]
     records, problems = [], []
-    for number, line in enumerate(content.splitlines(), 1):
+    # Not splitlines(): JSON may hold U+2028 and its like inside a text.
+    for number, line in enumerate(content.split("\n"), 1):
         if not line.strip():
             continue
         source = f"{path}:{number}"
@@ -126,7 +133,7 @@ def read_records(path: Path | str) -> tuple[list[Record], list[Problem]]:
             records.append(parse_record(json.loads(line), source))
         except json.JSONDecodeError as error:
             problems.append(Problem(source, f"not JSON: {error.msg} at column {error.colno}"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             problems.append(Problem(source, str(error)))
     return records, problems
 
@@ -171,12 +178,21 @@ def encode_records(
 ) -> tuple[list[Example], list[Problem]]:
     """Examples of at most `max_length` positions; longer chats become Problems.
 
-    Plain text is cut into windows of max_length instead.
+    Plain text is cut into windows of max_length instead. A record that the chat template refuses,
+    or of one token (nothing follows it to learn), becomes a Problem too.
     """
+    if max_length < 1:
+        raise ValueError(f"got max_length {max_length}, expected at least 1")
     examples, problems = [], []
     for record in records:
-        example = encode_record(tokenizer, record)
-        if record.text:
+        try:
+            example = encode_record(tokenizer, record)
+        except ValueError as error:
+            problems.append(Problem(record.source, str(error)))
+            continue
+        if len(example) == 0:
+            problems.append(Problem(record.source, "got a single token, expected at least 2"))
+        elif record.text:
             windows = range(0, len(example), max_length)
             examples += [_window(example, i, max_length) for i in windows]
         elif len(example) > max_length:
@@ -184,7 +200,7 @@ def encode_records(
             problems.append(Problem(record.source, reason))
         else:
             examples.append(example)
-    return [e for e in examples if len(e)], problems
+    return examples, problems
 
 
 def _window(example: Example, start: int, length: int) -> Example:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from minilora.autograd import IGNORE, no_grad
 from minilora.backend import blas_threads, get_array_module, recommended_blas_threads
 from minilora.nn import Transformer
+from minilora.storage import atomic_write, fingerprint
 from minilora.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from minilora.training.data import Batch, Batches, Example, pad_examples
 from minilora.training.optim import AdamW, Optimizer, clip_grad_norm_, schedule
@@ -81,7 +82,7 @@ class History:
             except json.JSONDecodeError:
                 break  # a line cut short by a kill; everything after it is newer than `step`
         self.records = [r for r in records if r["step"] <= step]
-        self.path.write_text("".join(json.dumps(r) + "\n" for r in self.records), "utf-8")
+        atomic_write(self.path, "".join(json.dumps(r) + "\n" for r in self.records).encode())
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
         """(steps, values) of the records that have `key`, for plots."""
@@ -140,13 +141,27 @@ class _Run:
             config.schedule, config.lr, config.steps, config.warmup, config.final_lr
         )
         self.last_good: Path | None = None
+        self.settings = {} if self.folder is None else self._settings()
 
-    def settings(self) -> dict:
+    def _settings(self) -> dict:
         """What must be equal for a checkpoint to continue this run; JSON-ready."""
-        settings = {**asdict(self.config), "workers": self.workers}
-        settings["betas"] = list(self.config.betas)
-        data = {"examples": len(self.batches.examples), "batch_size": self.batches.batch_size}
-        return {**settings, **data, "data_seed": self.batches.seed}
+        batches, model = self.batches, self.model
+        frozen = {n: p.data for n, p in model.named_parameters() if not p.requires_grad}
+        parts = ("ids", "labels")
+        data = {k: np.concatenate([getattr(e, k) for e in batches.examples]) for k in parts}
+        adapted = [m for _, m in model.named_modules() if hasattr(m, "dropout_rng")]
+        return {
+            **asdict(self.config),
+            "workers": self.workers,
+            "examples": len(batches.examples),
+            "batch_size": batches.batch_size,
+            "bucket": batches.bucket,
+            "data_seed": batches.seed,
+            "data": fingerprint({**data, "lengths": batches.lengths}),
+            "frozen": fingerprint(frozen),
+            "adapter": sorted({repr(getattr(m, "config", None)) for m in adapted}),
+            "optimizer": self.optimizer.settings(),
+        }
 
     def step(self, pool: Workers, step: int) -> dict:
         """One update; the record for the history."""
@@ -172,11 +187,12 @@ class _Run:
         record = {"step": step + 1, "loss": loss, "lr": lr, "grad_norm": norm}
         return {**record, "tokens": tokens, "seconds": round(seconds, 4)}
 
-    def checkpoint(self) -> None:
-        """Write a checkpoint where the run has a folder."""
+    def checkpoint(self, step: int) -> None:
+        """Write a checkpoint, with `step` steps behind it, where the run has a folder."""
         if self.folder is not None:
+            folder = self.folder / "checkpoints"
             self.last_good = save_checkpoint(
-                self.folder / "checkpoints", self.model, self.optimizer, self.settings()
+                folder, self.model, self.optimizer, self.settings, step=step
             )
 
 
@@ -207,9 +223,9 @@ def fit(
     history, start = _begin(run, resume)
     model.train()
     threads = 1 if run.workers > 1 else recommended_blas_threads(model.config.hidden_size)
-    with blas_threads(threads), Workers(model, run.workers) as pool:
-        bar = tqdm(total=config.steps, initial=start, desc=label, unit="step", disable=not progress)
-        with bar:
+    bar = tqdm(total=config.steps, initial=start, desc=label, unit="step", disable=not progress)
+    try:
+        with blas_threads(threads), Workers(model, run.workers) as pool, bar:
             for step in range(start, config.steps):
                 record = run.step(pool, step)
                 if on_eval and config.eval_every and (step + 1) % config.eval_every == 0:
@@ -217,11 +233,12 @@ def fit(
                     model.train()
                 history.add(record)
                 if config.checkpoint_every and (step + 1) % config.checkpoint_every == 0:
-                    run.checkpoint()
+                    run.checkpoint(step + 1)
                 rate = record["tokens"] / max(record["seconds"], 1e-9)
                 bar.set_postfix_str(f"loss {record['loss']:.3f}, {rate:,.0f} tokens/s", False)
                 bar.update()
-    model.eval()
+    finally:
+        model.eval()
     return history
 
 
@@ -243,7 +260,7 @@ def _begin(run: _Run, resume: bool) -> tuple[History, int]:
     start = 0
     if saved:
         run.last_good = saved[-1]
-        start = load_checkpoint(saved[-1], run.model, run.optimizer, run.settings())
+        start = load_checkpoint(saved[-1], run.model, run.optimizer, run.settings)
     run.folder.mkdir(parents=True, exist_ok=True)
     history.rewind(start)
     return history, start

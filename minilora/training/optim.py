@@ -44,6 +44,10 @@ class Optimizer:
     def _items(self) -> Iterable[tuple[str, Parameter]]:
         return self.parameters.items()
 
+    def settings(self) -> dict:
+        """What shapes its updates, JSON-ready, so that a resumed run can be compared."""
+        return {"kind": type(self).__name__, "lr_scales": self.lr_scales}
+
     @property
     def state_bytes(self) -> int:
         """Bytes of the arrays kept between steps."""
@@ -94,6 +98,10 @@ class SGD(Optimizer):
         self.slots = ("velocity",) if momentum else ()
         super().__init__(parameters, lr_scales)
 
+    def settings(self) -> dict:
+        """Kind, rates and momentum."""
+        return {**super().settings(), "momentum": self.momentum}
+
     def _update(self, name: str, parameter: Parameter, lr: float) -> None:
         update = parameter.grad
         if self.momentum:
@@ -130,6 +138,11 @@ class AdamW(Optimizer):
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
         largest = max(self.parameters.values(), key=lambda p: p.size).data
         self._scratch = get_array_module(largest).empty(largest.size, dtype=largest.dtype)
+
+    def settings(self) -> dict:
+        """Kind, rates, betas, eps and decay."""
+        own = {"betas": list(self.betas), "eps": self.eps, "weight_decay": self.weight_decay}
+        return {**super().settings(), **own}
 
     def _update(self, name: str, parameter: Parameter, lr: float) -> None:
         g, p = parameter.grad, parameter.data

@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 import multiprocessing
 import os
+import pickle
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minilora.backend import get_array_module
-from minilora.nn import Module, Parameter
+from minilora.nn import Module, Parameter, Transformer
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,15 @@ def seed_dropout(model: Module, seed: tuple[int, ...]) -> None:
             module.dropout_rng = np.random.default_rng([*seed, i])
 
 
-def accumulate_gradients(model: Module, pieces: Sequence[Piece], normalizer: float) -> float:
+def accumulate_gradients(model: Transformer, pieces: Sequence[Piece], normalizer: float) -> float:
     """Forward and backward of one piece after another; gradients add up, losses are summed.
 
     Depth first: a piece's arrays are gone before the next begins, so memory is that of one piece.
     """
-    total = 0.0
+    total, xp = 0.0, get_array_module(model.head_weight.data)
     for piece in pieces:
         seed_dropout(model, piece.seed)
-        loss = model.loss(piece.ids, piece.labels, normalizer)
+        loss = model.loss(xp.asarray(piece.ids), xp.asarray(piece.labels), normalizer)
         loss.backward()
         total += loss.item()
     return total
@@ -85,7 +86,7 @@ class Workers:
     a GPU or where the system can't fork.
     """
 
-    def __init__(self, model: Module, count: int) -> None:
+    def __init__(self, model: Transformer, count: int) -> None:
         self.model, self.count = model, count
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if count < 1:
@@ -96,8 +97,16 @@ class Workers:
 
     def __enter__(self) -> Workers:
         self.children: list[tuple[multiprocessing.Process, object]] = []
-        if self.count == 1:
-            return self
+        self.grads: list[_SharedArrays] = []
+        try:
+            if self.count > 1:
+                self._fork()
+        except BaseException:  # Python calls no __exit__ for an __enter__ that failed
+            self.__exit__()
+            raise
+        return self
+
+    def _fork(self) -> None:
         shared = _SharedArrays(self.parameters)
         for parameter, array in zip(self.parameters, shared.arrays, strict=True):
             array[...] = parameter.data
@@ -112,7 +121,6 @@ class Workers:
             child.start()
             theirs.close()
             self.children.append((child, ours))
-        return self
 
     def __exit__(self, *_: object) -> None:
         for child, pipe in self.children:
@@ -133,7 +141,7 @@ class Workers:
         while True:
             try:
                 pieces, normalizer = pipe.recv()
-            except EOFError:
+            except (EOFError, OSError):  # the parent is gone, or done with us
                 os._exit(0)
             try:
                 self.model.zero_grad()
@@ -141,8 +149,11 @@ class Workers:
                 for parameter, array in zip(self.parameters, arrays, strict=True):
                     array[...] = 0.0 if parameter.grad is None else parameter.grad
             except Exception as error:  # told to the parent, which raises it there
-                answer = error
-            pipe.send(answer)
+                answer = _portable(error)
+            try:
+                pipe.send(answer)
+            except OSError:  # nobody waits for it any more
+                os._exit(1)
 
     def gradients(self, pieces: Sequence[Piece], normalizer: float) -> float:
         """Leave the summed gradient of all pieces in `grad`; the summed loss.
@@ -153,11 +164,14 @@ class Workers:
         self.model.zero_grad()
         runs = np.array_split(np.arange(len(pieces)), self.count)
         shares = [[pieces[i] for i in run] for run in runs]
-        for (_, pipe), share in zip(self.children, shares[1:], strict=True):
-            pipe.send((share, normalizer))
+        for (child, pipe), share in zip(self.children, shares[1:], strict=True):
+            try:
+                pipe.send((share, normalizer))
+            except OSError:
+                raise _death(child) from None
         total = accumulate_gradients(self.model, shares[0], normalizer)
         answers = [self._answer(child, pipe) for child, pipe in self.children]
-        for answer, shared in zip(answers, getattr(self, "grads", []), strict=True):
+        for answer, shared in zip(answers, self.grads, strict=True):
             if isinstance(answer, Exception):
                 raise answer
             total += answer
@@ -172,5 +186,19 @@ class Workers:
     def _answer(child: multiprocessing.Process, pipe: object) -> float | Exception:
         try:
             return pipe.recv()
-        except EOFError:
-            return RuntimeError(f"a worker process died (exit code {child.exitcode})")
+        except (EOFError, OSError):
+            return _death(child)
+
+
+def _portable(error: Exception) -> Exception:
+    """The error itself where it survives pickling, its text where it does not."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"a worker raised {type(error).__name__}: {error}")
+    return error
+
+
+def _death(child: multiprocessing.Process) -> RuntimeError:
+    child.join(timeout=1)  # its pipe closes a moment before it has an exit code
+    return RuntimeError(f"a worker process died (exit code {child.exitcode})")
