@@ -1,0 +1,138 @@
+"""What `minilora adapt` says: the plan, the comparison, the samples, the files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from minilora.backend import blas_threads, recommended_blas_threads
+from minilora.cli import show
+from minilora.cli.adapt_data import SMALLEST_TO_SPLIT, HouseRecords, Sample
+from minilora.hub import Tokenizer
+from minilora.hub.answer import stop_ids
+from minilora.lora import lora_layers, trainable_parameters
+from minilora.nn import Transformer, generate
+from minilora.training import AdamW, Example
+from minilora.training.parallel import recommended_workers
+
+if TYPE_CHECKING:
+    from minilora.cli.adapt import Plan
+
+SHOWN_PROMPT = 160
+
+
+def counted(examples: Sequence[Example]) -> str:
+    """Examples, their tokens, and the tokens that a loss is taken at."""
+    tokens = sum(len(e) for e in examples)
+    learnt = sum(int((e.labels >= 0).sum()) for e in examples)
+    return f"{len(examples):,} examples, {tokens:,} tokens, {learnt:,} of them answers"
+
+
+def judged_on(plan: Plan) -> str:
+    """In words, what the evaluation is taken on."""
+    if plan.eval_data:
+        return plan.eval_data.path.name
+    if plan.held_out:
+        return f"{len(plan.held_out)} examples of {plan.data.path.name} held out (a tenth)"
+    return f"nothing: fewer than {SMALLEST_TO_SPLIT} examples, too few to hold some out"
+
+
+def base_rows(plan: Plan, model: Transformer) -> list[tuple[str, str]]:
+    """The base's row, taken before anything is attached."""
+    numbers = sum(p.size for p in model.parameters())
+    size = show.size(sum(p.data.nbytes for p in model.parameters()))
+    return [("base", f"{plan.base}: {numbers:,} parameters, {size}")]
+
+
+def show_plan(
+    console: Console,
+    plan: Plan,
+    model: Transformer,
+    optimizer: AdamW,
+    rows: list[tuple[str, str]],
+    houses: Sequence[HouseRecords],
+) -> None:
+    """What the run does and what it takes, before it begins."""
+    lora, training = plan.lora, plan.training
+    trained, layers = trainable_parameters(model), lora_layers(model)
+    whole = sum(p.size for p in model.parameters()) - trained
+    adapter_bytes = sum(p.data.nbytes for p in model.parameters() if p.requires_grad)
+    passes = training.steps * plan.batch_size / len(plan.train)
+    rows = [
+        *rows,
+        ("adapter", f"r {lora.r}, scaling {lora.scaling:g}, {len(layers)} linear layers"),
+        ("trainable", f"{trained:,} parameters, {trained / whole:.2%} of the base's"),
+        ("sizes", f"adapter {show.size(adapter_bytes)}, optimizer state "
+                  f"{show.size(optimizer.state_bytes)}"),
+        ("training data", counted(plan.train)),
+        ("evaluated on", judged_on(plan)),
+        ("steps", f"{training.steps:,} of {plan.batch_size} examples ({passes:.1f} passes)"),
+        ("learning rate", f"{training.lr:g} at its peak, {training.warmup} steps of warm-up"),
+        ("processes", str(training.workers or recommended_workers())),
+    ]  # fmt: skip
+    for house in houses:
+        left = f", {house.too_long} too long for it" if house.too_long else ""
+        rows.append((f"house/{house.ward}", f"{len(house.records)} answers scored{left}"))
+    show.pairs(console, "Adapting", rows)
+
+
+def answer_samples(
+    model: Transformer, tokenizer: Tokenizer, samples: Sequence[Sample]
+) -> list[tuple[Sample, str]]:
+    """Each sample with the adapted model's greedy answer."""
+    stops = stop_ids(model, tokenizer)
+    with blas_threads(recommended_blas_threads(model.config.hidden_size)):
+        return [
+            (s, tokenizer.decode(generate(model, [s.ids], s.room, stop_ids=stops)[0]))
+            for s in samples
+        ]
+
+
+def show_result(console: Console, evaluation: dict, samples: Sequence[tuple[Sample, str]]) -> None:
+    """Before and after, and what the adapted model answers beside what was expected."""
+    rows = list(comparison(evaluation["before"], evaluation["after"]))
+    if rows:
+        title = f"Before and after, on {evaluation['on']}"
+        show.grid(console, title, ("", "before", "after"), rows, right=(1, 2))
+    else:
+        show.say(console, f"Evaluated on {evaluation['on']}.")
+    if samples:
+        shown = [(_end(s.shown), s.expected, answer) for s, answer in samples]
+        headings = ("prompt (its end)", "expected", "the adapted model's answer")
+        show.grid(console, "Samples", headings, shown)
+
+
+def _end(text: str) -> str:
+    return text if len(text) <= SHOWN_PROMPT else "…" + text[-SHOWN_PROMPT:]
+
+
+def comparison(before: dict, after: dict) -> Iterator[tuple[str, str, str]]:
+    """Rows of the table: loss, then the house scores of each ward."""
+    if "loss" in before:
+        yield "loss (nats a token)", f"{before['loss']:.4f}", f"{after['loss']:.4f}"
+    for ward, first in before.get("house", {}).items():
+        last = after["house"][ward]
+        yield f"{ward}: exact answers", f"{first['exact']:.1%}", f"{last['exact']:.1%}"
+        for name, key in (
+            ("in the house format", "format_compliance"),
+            ("invented doses", "invented_dose_rate"),
+            ("leaks of name or phone", "leak_rate"),
+        ):
+            yield f"{ward}: {name}", _share(first[key]), _share(last[key])
+        for name, score in first["field_f1"].items():
+            yield f"{ward}: F1 of {name}", f"{score:.3f}", f"{last['field_f1'][name]:.3f}"
+
+
+def _share(x: float | None) -> str:
+    return "none to invent" if x is None else f"{x:.1%}"
+
+
+def show_files(console: Console, plan: Plan, out: Path, run: Path) -> None:
+    """Where things are, and what to do next."""
+    size = show.size(sum(path.stat().st_size for path in out.iterdir()))
+    show.say(console, f"Wrote {out} (adapter, {size}) and {run} (history.jsonl, loss.png).")
+    base = f" --base {plan.base}" if plan.base != "ward-base" else ""
+    show.say(console, f'Try it: minilora generate{base} --adapter {out} --prompt "…"')

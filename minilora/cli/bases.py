@@ -1,0 +1,84 @@
+"""Which base a command works on, and how it and an adapter are opened."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection
+from pathlib import Path
+
+import typer
+
+from minilora.cli.doctor import WARD_BASE
+from minilora.hub import Tokenizer, load_pretrained
+from minilora.lora import load_adapter, read_adapter
+from minilora.nn import Transformer
+
+WARD = "ward-base"
+BASE_HELP = f"Base model: {WARD} or a Hugging Face folder (./{WARD} for a folder of that name)."
+BASE_OF_ADAPTER_HELP = f"{BASE_HELP} Default: the one the adapter names, else {WARD}."
+
+
+def find_base(name: str) -> Path:
+    """The folder of a base; `ward-base` is the one in data/ of a checkout.
+
+    Raises ValueError when that is not there, or `name` is no folder.
+    """
+    if name == WARD:
+        if not (WARD_BASE / "model.safetensors").is_file():
+            raise ValueError(
+                f"{WARD} is not at {WARD_BASE} (it comes with a checkout of the project); "
+                "name a Hugging Face folder with --base"
+            )
+        return WARD_BASE
+    if not Path(name).is_dir():
+        raise ValueError(f"got --base {name}, expected {WARD} or a Hugging Face model folder")
+    return Path(name)
+
+
+def open_base(name: str) -> tuple[Transformer, Tokenizer]:
+    """Model and tokenizer of a base. Raises ValueError as `find_base` and `load_pretrained` do."""
+    return load_pretrained(find_base(name))
+
+
+def base_of(name: str | None, adapter: Path | None) -> str:
+    """The base to open: as asked, else the one the adapter names, else ward-base.
+
+    Raises ValueError for an adapter that can't be read, or whose base is not here.
+    """
+    if name is not None or adapter is None:
+        return WARD if name is None else name
+    named = read_adapter(adapter).options.get("base_model_name_or_path") or WARD
+    if named != WARD and not Path(named).is_dir():
+        raise ValueError(
+            f"{adapter} was made for base {named!r}, which is no folder here; name it with --base"
+        )
+    return named
+
+
+def open_adapter(model: Transformer, folder: Path) -> None:
+    """Attach a saved adapter to a plain model; what it can't check is noted on stderr."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_adapter(model, folder)
+    for warning in caught:
+        typer.echo(f"note: {warning.message}", err=True)
+
+
+def require_free(out: Path, mark: str, files: Collection[str], kind: str) -> None:
+    """Raise ValueError unless `out` is absent, empty, or a folder of this kind to be replaced.
+
+    A folder of the kind has the file `mark` and no entry beyond `files`.
+    """
+    if not out.name:
+        raise ValueError(f"got --out {out}, expected the name of a folder to make")
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ValueError(f"got --out {out}, which is a file; expected a folder to make")
+    names = sorted(entry.name for entry in out.iterdir())
+    odd = [name for name in names if name not in files] or names
+    if names and (mark not in names or odd != names):
+        raise ValueError(
+            f"got --out {out}, which holds {odd[0]!r}; expected a folder that is absent, empty or "
+            f"{kind}"
+        )

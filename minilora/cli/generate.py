@@ -1,0 +1,101 @@
+"""`minilora generate`: answers a prompt, token by token."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import typer
+
+from minilora.backend import blas_threads, recommended_blas_threads
+from minilora.cli.bases import BASE_OF_ADAPTER_HELP, base_of, open_adapter, open_base
+from minilora.hub import Tokenizer
+from minilora.hub.answer import stop_ids
+from minilora.nn import generate as continue_prompts
+
+MOST_TOKENS = 256
+
+
+def generate(
+    prompt: str = typer.Option(None, "--prompt", help="The prompt."),
+    prompt_file: Path = typer.Option(
+        None, "--prompt-file", help="UTF-8 file with the prompt (default: standard input)."
+    ),
+    base: str = typer.Option(None, "--base", help=BASE_OF_ADAPTER_HELP),
+    adapter: Path = typer.Option(None, "--adapter", help="Adapter folder to answer with."),
+    max_new_tokens: int = typer.Option(
+        None, "--max-new-tokens", help=f"Default: {MOST_TOKENS}, or what the context has room for."
+    ),
+    temperature: float = typer.Option(0.0, "--temperature", help="0 takes the likeliest token."),
+    top_p: float = typer.Option(1.0, "--top-p", help="Sample among this much probability."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Seed of the sampling."),
+) -> None:
+    """Answer a prompt on standard output, as the tokens come; nothing else is written there."""
+    text = read_prompt(prompt, prompt_file)
+    model, tokenizer = open_base(base_of(base, adapter))
+    if adapter is not None:
+        open_adapter(model, adapter)
+    is_chat = bool(tokenizer.config.get("chat_template"))
+    ids = tokenizer.encode_prompt(text) if is_chat else tokenizer.encode(text)
+    room = model.config.max_position_embeddings - len(ids)
+    if room < 1:
+        limit = model.config.max_position_embeddings
+        raise ValueError(f"got a prompt of {len(ids)} tokens, expected fewer than {limit}")
+    stream = Stream(tokenizer)
+    with blas_threads(recommended_blas_threads(model.config.hidden_size)):
+        continue_prompts(
+            model,
+            [ids],
+            min(MOST_TOKENS, room) if max_new_tokens is None else max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            rng=np.random.default_rng(seed),
+            stop_ids=stop_ids(model, tokenizer),
+            on_token=lambda token: stream.add(int(token[0])),
+        )
+    stream.end()
+
+
+class Stream:
+    """Writes tokens to standard output as UTF-8, each character once all its bytes are there."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.ids: list[int] = []
+        self.written = 0
+
+    def add(self, token: int) -> None:
+        """Write what the token completes; an unfinished character decodes to U+FFFD, and waits."""
+        self.ids.append(token)
+        self._write(self.tokenizer.decode(self.ids).rstrip("\ufffd"))
+
+    def end(self) -> None:
+        """Write what waited, and one newline."""
+        self._write(self.tokenizer.decode(self.ids) + "\n")
+
+    def _write(self, text: str) -> None:
+        if len(text) > self.written:
+            typer.echo(text[self.written :].encode("utf-8"), nl=False)  # bytes: whatever the locale
+            self.written = len(text)
+
+
+def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
+    """The prompt from the option, the file or standard input, without its last newlines.
+
+    Raises ValueError for both, none, an empty one, or one that is not UTF-8.
+    """
+    if prompt is not None and prompt_file is not None:
+        raise ValueError("got --prompt and --prompt-file, expected one of them")
+    if prompt is None:
+        if prompt_file is None and sys.stdin.isatty():
+            raise ValueError("got no prompt, expected --prompt, --prompt-file or standard input")
+        raw = sys.stdin.buffer.read() if prompt_file is None else prompt_file.read_bytes()
+        source = "standard input" if prompt_file is None else prompt_file
+        try:
+            prompt = raw.decode("utf-8-sig").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{source} is not UTF-8 text (byte {error.start})") from None
+    if not prompt.strip():
+        raise ValueError("got an empty prompt, expected a text")
+    return prompt

@@ -1,0 +1,167 @@
+"""`minilora info`: what an adapter or a model folder is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from minilora.cli import show
+from minilora.cli.app import describe
+from minilora.cli.bases import BASE_HELP, open_adapter, open_base
+from minilora.cli.merge import MARK
+from minilora.hub import load_pretrained
+from minilora.lora import read_adapter
+from minilora.lora.peft_format import CONFIG
+from minilora.storage import fingerprint
+
+CARD_LINES = 6
+
+
+def info(
+    paths: list[Path] = typer.Argument(..., metavar="PATH...", help="Adapter or model folders."),
+    base: str = typer.Option(None, "--base", help=f"Check adapters against it. {BASE_HELP}"),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON list, for programs."),
+) -> None:
+    """Show settings, sizes, fingerprints and origin of adapter and model folders."""
+    told, failed = [], []
+    for path in paths:
+        try:
+            told.append(about(path, base))
+        except (ValueError, OSError) as error:
+            failed.append(describe(error))
+    console = Console()
+    if as_json:
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+    else:
+        for one in told:
+            show.pairs(console, one["path"], rows_of(one))
+    misfits = [f"{one['path']} does not fit {base}" for one in told if one.get("fits") is False]
+    if failed or misfits:
+        raise ValueError("; ".join([*failed, *misfits]))
+
+
+def about(path: Path, base: str | None = None) -> dict:
+    """What is known of a folder, JSON-ready. Raises ValueError for one that is neither kind."""
+    if (path / CONFIG).exists():
+        return about_adapter(path, base)
+    if (path / "config.json").exists():
+        return about_model(path)
+    if not path.exists():
+        raise ValueError(f"{path} does not exist, expected an adapter or model folder")
+    raise ValueError(
+        f"{path} has neither {CONFIG} nor config.json, expected an adapter or model folder"
+    )
+
+
+def about_adapter(path: Path, base: str | None) -> dict:
+    """Settings, modules, sizes, fingerprints and origin of an adapter folder."""
+    found = read_adapter(path)
+    sidecar = found.sidecar or {}
+    told = {
+        "path": str(path),
+        "kind": "adapter",
+        **asdict(found.config),
+        "scaling": found.config.scaling,
+        "modules": found.modules,
+        "parameters": sum(a.size for a in found.tensors.values()),
+        "bytes": sum(a.nbytes for a in found.tensors.values()),
+        "dtypes": sorted({str(a.dtype) for a in found.tensors.values()}),
+        "fingerprint": fingerprint(found.tensors),
+        "base": found.options.get("base_model_name_or_path"),
+        "base_fingerprint": sidecar.get("base_fingerprint"),
+        "minilora_version": sidecar.get("minilora_version"),
+        "provenance": sidecar.get("provenance", {}),
+    }
+    if base is not None:
+        model, _ = open_base(base)
+        try:
+            open_adapter(model, path)
+            told["fits"] = True
+        except ValueError as error:
+            told["fits"], told["misfit"] = False, describe(error)
+        told["checked_base"] = base
+    return told
+
+
+def about_model(path: Path) -> dict:
+    """Config, sizes, fingerprint, and what the card begins with, of a model folder."""
+    model, tokenizer = load_pretrained(path)
+    state = model.state_dict()
+    readme = path / "README.md"
+    mark = path / MARK
+    told = {
+        "path": str(path),
+        "kind": "merged model" if mark.is_file() else "model",
+        "config": asdict(model.config),
+        "tokens": tokenizer.vocab_size,
+        "parameters": sum(a.size for a in state.values()),
+        "bytes": sum(a.nbytes for a in state.values()),
+        "fingerprint": fingerprint(state),
+        "card": card_lines(readme.read_text("utf-8")) if readme.is_file() else [],
+    }
+    if mark.is_file():
+        merged = json.loads(mark.read_text("utf-8"))
+        told["merge"] = merged
+        told["unchanged_since_merge"] = merged.get("merged_fingerprint") == told["fingerprint"]
+    return told
+
+
+def card_lines(text: str) -> list[str]:
+    """The first lines of a model card that are words, its YAML head left out."""
+    lines = text.splitlines()
+    if lines and lines[0].strip() == "---" and "---" in (line.strip() for line in lines[1:]):
+        end = next(i for i, line in enumerate(lines[1:], 1) if line.strip() == "---")
+        lines = lines[end + 1 :]
+    return [line for line in lines if line.strip()][:CARD_LINES]
+
+
+def rows_of(told: dict) -> list[tuple[str, object]]:
+    """The rows of the table for one folder."""
+    common = [
+        ("parameters", f"{told['parameters']:,}"),
+        ("size", f"{show.size(told['bytes'])} in memory"),
+        ("fingerprint", told["fingerprint"]),
+    ]
+    if told["kind"] == "adapter":
+        return [("kind", "adapter (PEFT)"), *_adapter_rows(told), *common, *_origin_rows(told)]
+    config = [(key, value) for key, value in told["config"].items() if value is not None]
+    rows = [("kind", told["kind"]), *config, ("tokenizer", f"{told['tokens']:,} tokens"), *common]
+    if "merge" in told:
+        merged = told["merge"]
+        rows += [
+            ("base", f"{merged.get('base')}, {merged.get('base_fingerprint')}"),
+            ("adapter", f"{merged.get('adapter')}, {merged.get('adapter_fingerprint')}"),
+            ("unchanged since", "yes" if told["unchanged_since_merge"] else "NO, edited since"),
+        ]
+    return [*rows, ("card", "\n".join(told["card"]) or "none")]
+
+
+def _adapter_rows(told: dict) -> list[tuple[str, object]]:
+    targets = told["target_modules"]
+    return [
+        ("r", told["r"]),
+        ("lora_alpha", told["lora_alpha"]),
+        ("scaling", f"{told['scaling']:g}" + (" (rsLoRA)" if told["use_rslora"] else "")),
+        ("lora_dropout", told["lora_dropout"]),
+        ("target_modules", targets if isinstance(targets, str) else ", ".join(targets)),
+        ("modules", f"{len(told['modules'])}: {told['modules'][0]} ... {told['modules'][-1]}"),
+        ("dtype", ", ".join(told["dtypes"])),
+    ]
+
+
+def _origin_rows(told: dict) -> list[tuple[str, object]]:
+    rows = [
+        ("base", told["base"] or "not said"),
+        ("base weights", told["base_fingerprint"] or "not said (no minilora.json)"),
+    ]
+    if told["minilora_version"]:
+        rows.append(("written by", f"minilora {told['minilora_version']}"))
+    rows += [(key, json.dumps(value)) for key, value in sorted(told["provenance"].items())]
+    if "fits" in told:
+        verdict = "fits" if told["fits"] else f"does not fit: {told['misfit']}"
+        rows.append((f"on {told['checked_base']}", verdict))
+    return rows

@@ -1,0 +1,48 @@
+"""How the commands show numbers and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def size(count: float) -> str:
+    """A number of bytes in B, KiB, MiB or GiB."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def pairs(console: Console, title: str, rows: Iterable[tuple[str, object]]) -> None:
+    """A table of names and values, without a heading."""
+    grid(console, title, (), [(name, str(value)) for name, value in rows])
+
+
+def grid(
+    console: Console,
+    title: str,
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    right: Sequence[int] = (),
+) -> None:
+    """A table; columns whose index is in `right` hold numbers. Texts are shown as they are."""
+    rows = list(rows)
+    table = Table(title=escape(title), box=box.SIMPLE, show_header=bool(headings), title_style="b")
+    for i in range(len(headings) or len(rows[0])):
+        heading = headings[i] if headings else ""
+        side = "right" if i in right else "left"
+        table.add_column(escape(heading), justify=side, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
+
+
+def say(console: Console, text: str) -> None:
+    """A line as it is: no markup, no highlighting, wrapped by the terminal only."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
