@@ -34,6 +34,15 @@ def test_attention_stays_exact_for_scores_that_overflow_exp(scale, start):
         np.testing.assert_allclose(fast, exact, rtol=0, atol=2e-5 * max(scale, 1.0) ** 2)
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0], ids=["all far above 0", "all far below 0"])
+def test_attention_holds_where_every_score_is_out_of_range(sign):
+    q, k, v = sign * (8 + draw(2, 5, 3, 6) / 9), 8 + draw(2, 5, 3, 6, seed=1) / 9, draw(2, 5, 3, 6)
+    fast = F.causal_attention(Tensor(q.astype(np.float32)), Tensor(k), Tensor(v)).data
+    exact = twins.causal_attention(*(Tensor(x.astype(np.float64)) for x in (q, k, v))).data
+    assert fast.dtype == np.float32
+    np.testing.assert_allclose(fast, exact, rtol=0, atol=2e-4)
+
+
 def test_the_first_query_sees_the_first_key_alone():
     v = draw(2, 5, 3, 4, seed=2)
     out = F.causal_attention(Tensor(draw(2, 5, 3, 4)), Tensor(draw(2, 5, 3, 4, seed=1)), Tensor(v))
