@@ -284,7 +284,7 @@ def test_a_run_is_not_resumed_on_other_examples(tiny, tmp_path):
     examples = tiny.copy_examples()
     fit(tiny.model(), Batches(examples, 4, 3), config, out_dir=tmp_path / "run", progress=False)
     examples[7].labels[-1] = 1 + examples[7].labels[-1] % 5
-    with pytest.raises(ValueError, match="another run.*'data'"):
+    with pytest.raises(ValueError, match=r"another run.*'data'"):
         fit(
             tiny.model(), Batches(examples, 4, 3), config,
             out_dir=tmp_path / "run", resume=True, progress=False,

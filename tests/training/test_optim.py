@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -251,7 +252,7 @@ def test_schedules_rise_to_lr_and_fall_to_their_end(name, steps, warmup, final):
         assert rates[i] == pytest.approx(0.3 * (i + 1) / warmup)
     assert rates[warmup] == pytest.approx(0.3)
     falling = rates[warmup:]
-    assert all(a >= b for a, b in zip(falling, falling[1:], strict=False))
+    assert all(a >= b for a, b in pairwise(falling))
     if name == "constant":
         assert set(falling) == {0.3}
     elif len(falling) > 1:

@@ -126,7 +126,7 @@ def test_what_a_worker_raises_surfaces_in_the_parent(tiny, workers, capfd):
 def test_an_exception_that_cannot_travel_surfaces_as_text(tiny):
     model = tiny.model()
     model.loss = Fails(model, raise_(Odd("left", "right")))
-    with pytest.raises(RuntimeError, match="Odd.*left and right"):
+    with pytest.raises(RuntimeError, match=r"Odd.*left and right"):
         run_with(model, tiny)
 
 
