@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
 import typer
 
 from minilora.cli.doctor import WARD_BASE
@@ -37,7 +38,15 @@ def find_base(name: str) -> Path:
 
 def open_base(name: str) -> tuple[Transformer, Tokenizer]:
     """Model and tokenizer of a base. Raises ValueError as `find_base` and `load_pretrained` do."""
-    return load_pretrained(find_base(name))
+    return open_model(find_base(name))
+
+
+def open_model(folder: Path) -> tuple[Transformer, Tokenizer]:
+    """Model and tokenizer of a folder. Raises ValueError as `load_pretrained` does."""
+    # The weights that are about to be replaced are scaled while they are still blank memory, and
+    # NumPy would warn the user of what it finds there.
+    with np.errstate(all="ignore"):
+        return load_pretrained(folder)
 
 
 def base_of(name: str | None, adapter: Path | None) -> str:

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from minilora.hub import Tokenizer, load_pretrained, save_pretrained
+from minilora.cli.app import main
+from minilora.hub import Tokenizer, save_pretrained
 from minilora.nn import Transformer, TransformerConfig
 
 WORDS = [
@@ -25,7 +26,7 @@ WORDS = [
 def pairs(count, start=0):
     """Prompt/completion records that a tiny model can learn a little of."""
     return [
-        {"prompt": f"Dose of {WORDS[i % 8]} no {i}?", "completion": f"{WORDS[i % 8]}: {i % 5} mg."}
+        {"prompt": f"Dose of {WORDS[i % 7]} no {i}?", "completion": f"{WORDS[i % 7]}: {i % 5} mg."}
         for i in range(start, start + count)
     ]
 
@@ -67,12 +68,6 @@ def other_base(tmp_path_factory):
     return make_base(tmp_path_factory.mktemp("bases") / "other", 1)
 
 
-@pytest.fixture
-def loaded(base):
-    """Model and tokenizer of the tiny base, fresh."""
-    return load_pretrained(base)
-
-
 @pytest.fixture(autouse=True)
 def plain_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
@@ -82,8 +77,6 @@ def plain_terminal(monkeypatch):
 @pytest.fixture(scope="session")
 def adapter(base, tmp_path_factory):
     """An adapter made by the command itself, and its data."""
-    from minilora.cli.app import main
-
     folder = tmp_path_factory.mktemp("adapter")
     data = write_jsonl(folder / "my.jsonl", pairs(30))
     flags = ["--steps", "6", "--workers", "1", "--lr", "0.02", "--r", "2"]

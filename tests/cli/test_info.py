@@ -1,0 +1,88 @@
+"""`minilora info`: adapters, models, merged models, and what is none of these."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from minilora.cli.app import main
+from minilora.hub import load_pretrained
+from minilora.lora import read_adapter
+from minilora.storage import fingerprint
+
+
+@pytest.fixture(scope="module")
+def merged(base, adapter, tmp_path_factory):
+    out = tmp_path_factory.mktemp("merged") / "merged"
+    code = main(["merge", "--base", str(base), "--adapter", str(adapter), "--out", str(out)])
+    assert code == 0
+    return out
+
+
+def as_json(capsys, *argv, code=0):
+    assert main(["info", "--json", *map(str, argv)]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def test_an_adapter(base, adapter, capsys):
+    assert main(["info", str(adapter), "--base", str(base)]) == 0
+    said = capsys.readouterr().out
+    found = read_adapter(adapter)
+    for words in (
+        "adapter (PEFT)", "q_proj, v_proj", "160", "640 B", str(base), "my.jsonl", "fits",
+        fingerprint(found.tensors), found.sidecar["base_fingerprint"], "4: model.layers.0",
+    ):  # fmt: skip
+        assert words in said
+    assert "does not fit" not in said
+
+
+def test_a_base(base, capsys):
+    assert main(["info", str(base)]) == 0
+    said = capsys.readouterr().out
+    model, _ = load_pretrained(base)
+    state = model.state_dict()
+    for words in (
+        f"{sum(a.size for a in state.values()):,}", fingerprint(state), "hidden_size", "A tiny base"
+    ):  # fmt: skip
+        assert words in said
+    assert "license" not in said
+
+
+def test_json_for_several(base, adapter, merged, capsys):
+    told = as_json(capsys, adapter, base, merged)
+    assert [one["kind"] for one in told] == ["adapter", "model", "merged model"]
+    assert told[0]["r"] == 2 and told[0]["parameters"] == 160 and "fits" not in told[0]
+    assert told[1]["config"]["hidden_size"] == 12
+    assert told[2]["merge"]["adapter_fingerprint"] == told[0]["fingerprint"]
+    assert told[2]["merge"]["base_fingerprint"] == told[1]["fingerprint"]
+    assert told[2]["unchanged_since_merge"] is True
+
+
+def test_a_merged_model_that_was_edited_is_told(merged, base, tmp_path, capsys):
+    edited = shutil.copytree(merged, tmp_path / "edited")
+    shutil.copy(base / "model.safetensors", edited)
+    assert as_json(capsys, edited)[0]["unchanged_since_merge"] is False
+
+
+def test_a_base_that_does_not_fit_is_told_and_fails(other_base, adapter, capsys):
+    (one,) = as_json(capsys, adapter, "--base", other_base, code=1)
+    assert one["fits"] is False and "was made for base" in one["misfit"]
+
+
+def test_what_is_neither_is_refused_and_the_rest_shown(base, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert main(["info", str(tmp_path / "empty"), str(base), str(tmp_path / "none")]) == 1
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1
+    assert "neither adapter_config.json nor config.json" in shown.err
+    assert "none does not exist" in shown.err and "hidden_size" in shown.out
+
+
+def test_a_damaged_model_is_refused(base, tmp_path, capsys):
+    bad = shutil.copytree(base, tmp_path / "bad")
+    weights = bad / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-3])
+    assert main(["info", str(bad)]) == 1
+    assert "not a whole safetensors file" in capsys.readouterr().err

@@ -1,0 +1,132 @@
+"""`minilora merge`: the folder equals base + adapter, or is not written."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import numpy as np
+
+from minilora.cli import merge as command
+from minilora.cli.app import main
+from minilora.hub import load_pretrained
+from minilora.lora import LoRAConfig, attach, base_fingerprint, load_adapter, save_adapter
+from minilora.storage import fingerprint
+
+IDS = np.array([[3, 14, 15, 92, 65, 35], [89, 79, 32, 3, 84, 6]])
+
+
+def merge(base, adapter, out):
+    return main(["merge", "--base", str(base), "--adapter", str(adapter), "--out", str(out)])
+
+
+def test_the_folder_equals_base_and_adapter(base, adapter, tmp_path, capsys):
+    assert merge(base, adapter, tmp_path / "merged") == 0
+    merged, tokenizer = load_pretrained(tmp_path / "merged")
+    model, original = load_pretrained(base)
+    plain = model(IDS).data
+    load_adapter(model, adapter)
+    adapted, got = model(IDS).data, merged(IDS).data
+    assert np.abs(adapted - plain).max() > 1e-2
+    np.testing.assert_allclose(got, adapted, rtol=0, atol=1e-4)
+    assert tokenizer.encode_prompt("ä €") == original.encode_prompt("ä €")
+    said = capsys.readouterr().out
+    numbers = [float(x) for x in re.findall(r"\d\.\d\de[+-]\d\d", said)]
+    assert len(numbers) == 2 and numbers[0] < 1e-4 < 1e-2 < numbers[1]
+
+
+def test_the_card_says_what_was_merged(base, adapter, tmp_path):
+    assert merge(base, adapter, tmp_path / "merged") == 0
+    names = sorted(path.name for path in (tmp_path / "merged").iterdir())
+    assert names == sorted([*command.FILES, command.MARK])
+    card = (tmp_path / "merged" / "README.md").read_text("utf-8")
+    merged, _ = load_pretrained(tmp_path / "merged")
+    model, _ = load_pretrained(base)
+    sidecar = json.loads((adapter / "minilora.json").read_text("utf-8"))
+    loss = sidecar["provenance"]["evaluation"]["after"]["loss"]
+    for words in (
+        f"base_model: {base}", base_fingerprint(model), fingerprint(merged.state_dict()),
+        str(loss), "my.jsonl", "q_proj, v_proj", "LoRA r 2",
+    ):  # fmt: skip
+        assert words in card
+
+
+def test_a_merged_model_is_replaced_by_a_new_one(base, adapter, tmp_path):
+    assert merge(base, adapter, tmp_path / "merged") == 0
+    (tmp_path / "merged" / "README.md").write_text("old")
+    assert merge(base, adapter, tmp_path / "merged") == 0
+    assert (tmp_path / "merged" / "README.md").read_text("utf-8").startswith("---")
+
+
+def test_an_adapter_without_a_sidecar_is_merged_with_a_note(base, adapter, tmp_path, capsys):
+    bare = shutil.copytree(adapter, tmp_path / "bare")
+    (bare / "minilora.json").unlink()
+    assert merge(base, bare, tmp_path / "merged") == 0
+    errors = capsys.readouterr().err
+    assert errors.startswith("note: ") and "not checked" in errors and errors.count("\n") == 1
+    assert "no minilora.json" in (tmp_path / "merged" / "README.md").read_text("utf-8")
+
+
+def refused(capsys, tmp_path, code, words):
+    message = capsys.readouterr().err
+    assert code == 1 and words in message
+    assert message.startswith("error: ") and message.count("\n") == 1
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(("merged", "."))]
+
+
+def test_another_base_is_refused(other_base, adapter, tmp_path, capsys):
+    code = merge(other_base, adapter, tmp_path / "merged")
+    refused(capsys, tmp_path, code, "was made for base")
+
+
+def test_a_damaged_adapter_is_refused(base, adapter, tmp_path, capsys):
+    bad = shutil.copytree(adapter, tmp_path / "bad")
+    tensors = bad / "adapter_model.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-9])
+    refused(capsys, tmp_path, merge(base, bad, tmp_path / "merged"), "not a whole safetensors file")
+
+
+def test_no_adapter_is_refused(base, tmp_path, capsys):
+    code = merge(base, tmp_path / "none", tmp_path / "merged")
+    refused(capsys, tmp_path, code, "adapter_config.json")
+
+
+def test_an_adapter_that_changes_nothing_is_refused(base, tmp_path, capsys):
+    model, _ = load_pretrained(base)
+    attach(model, LoRAConfig(r=2), np.random.default_rng(0))
+    save_adapter(model, tmp_path / "zero", base_name=str(base))
+    code = merge(base, tmp_path / "zero", tmp_path / "merged")
+    refused(capsys, tmp_path, code, "changes nothing")
+
+
+def test_a_wrong_merge_is_noticed_before_writing(base, adapter, tmp_path, capsys, monkeypatch):
+    def forgets(model):
+        command_merge(model)
+        model.model.layers._modules["0"].self_attn.q_proj.weight.data[0] += 0.5
+        return model
+
+    command_merge = command.merge_and_unload
+    monkeypatch.setattr(command, "merge_and_unload", forgets)
+    code = merge(base, adapter, tmp_path / "merged")
+    refused(capsys, tmp_path, code, "differ from the adapted ones")
+
+
+def test_nothing_is_left_of_a_merge_that_is_stopped(base, adapter, tmp_path, monkeypatch):
+    def stops(*args):
+        command_save(*args)
+        raise KeyboardInterrupt
+
+    command_save = command.save_pretrained
+    monkeypatch.setattr(command, "save_pretrained", stops)
+    assert merge(base, adapter, tmp_path / "merged") == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_base_an_adapter_or_a_folder_of_mine_is_never_replaced(base, adapter, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.docx").write_text("mine")
+    for out in (base, adapter, tmp_path / "mine", adapter / "minilora.json"):
+        assert merge(base, adapter, out) == 1
+        assert f"got --out {out}, which" in capsys.readouterr().err
+    load_pretrained(base)
