@@ -20,6 +20,8 @@ EXPECTED = {
     "rope_scaling": (None,),
     "quantization_config": (None,),
 }
+# What a LlamaConfig means by a setting that its config.json leaves out.
+DEFAULTS = {"tie_word_embeddings": False, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
 
 
 class _Blank(np.random.Generator):
@@ -45,6 +47,8 @@ def read_config(folder: Path | str) -> TransformerConfig:
         values = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a JSON {type(values).__name__}, expected an object")
     odd = {
         key: values[key]
         for key, allowed in EXPECTED.items()
@@ -56,12 +60,16 @@ def read_config(folder: Path | str) -> TransformerConfig:
     if odd:
         allowed = {key: EXPECTED[key] for key in odd if key in EXPECTED}
         raise ValueError(f"{path}: got {odd}, supported is the plain Llama family {allowed}")
-    eos = values.get("eos_token_id")
-    return TransformerConfig.from_dict({**values, "eos_token_id": _first(eos)})
+    given = {key: _first(value) for key, value in values.items() if value is not None}
+    try:
+        return TransformerConfig.from_dict({**DEFAULTS, **given})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _first(value: object) -> object:
-    return value[0] if isinstance(value, list) else value
+    """The first of several end tokens."""
+    return value[0] if isinstance(value, list) and value else value
 
 
 def save_pretrained(
@@ -97,8 +105,13 @@ def load_pretrained(folder: Path | str) -> tuple[Transformer, Tokenizer]:
     if not path.is_file():
         raise ValueError(f"{folder} has no model.safetensors, expected one")
     state, _ = read_safetensors(path)
-    if config.tie_word_embeddings:
-        state.pop("lm_head.weight", None)  # some exports repeat the tied embedding
+    if config.tie_word_embeddings and "lm_head.weight" in state:
+        repeated = state.pop("lm_head.weight")  # some exports write the tied embedding twice
+        if not np.array_equal(repeated, state.get("model.embed_tokens.weight", ())):
+            raise ValueError(
+                f"{path}: got an lm_head.weight that differs from the embedding, expected the "
+                "same numbers, as config.json has tie_word_embeddings true"
+            )
     bad = sorted(name for name, a in state.items() if not np.isfinite(a).all())
     if bad:
         raise ValueError(f"{path} holds NaN or Inf in {bad[:3]}, expected finite weights")

@@ -24,6 +24,19 @@ def _raise(message: str) -> None:
     raise TemplateError(message)
 
 
+def _read_config(path: Path) -> dict:
+    """A parsed tokenizer_config.json, empty where there is none."""
+    if not path.exists():
+        return {}
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds a JSON {type(config).__name__}, expected an object")
+    return config
+
+
 class Tokenizer:
     """`tokenizers.Tokenizer` with the special tokens and chat template of its folder.
 
@@ -33,12 +46,19 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer, config: dict) -> None:
         self.backend, self.config = backend, config
         # Sandboxed, as the template comes with the weights: it can read the messages, no more.
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
         environment.globals["raise_exception"] = _raise
         environment.globals["strftime_now"] = datetime.datetime.now().strftime
-        environment.filters["tojson"] = lambda x, **k: json.dumps(x, ensure_ascii=False, **k)
+        environment.filters["tojson"] = lambda x, **k: json.dumps(x, **{"ensure_ascii": False, **k})
         template = config.get("chat_template")
-        self._template = environment.from_string(template) if template else None
+        if isinstance(template, list):  # several, by name
+            template = {t["name"]: t["template"] for t in template}.get("default")
+        try:
+            self._template = environment.from_string(template) if template else None
+        except TemplateError as error:
+            raise ValueError(f"the chat template is not Jinja: {error}") from None
 
     @classmethod
     def from_folder(cls, folder: Path | str) -> Tokenizer:
@@ -49,14 +69,16 @@ class Tokenizer:
             raise ValueError(f"{folder} has no tokenizer.json, expected a Hugging Face folder")
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
-            config_path = folder / "tokenizer_config.json"
-            config = json.loads(config_path.read_text("utf-8")) if config_path.exists() else {}
         except Exception as error:  # tokenizers raises bare Exception for a bad file
             raise ValueError(f"{path} can't be read as a tokenizer: {error}") from None
+        config = _read_config(folder / "tokenizer_config.json")
         jinja = folder / "chat_template.jinja"
         if jinja.is_file():
             config["chat_template"] = jinja.read_text("utf-8")
-        return cls(backend, config)
+        try:
+            return cls(backend, config)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -94,10 +116,12 @@ class Tokenizer:
         """Number of token ids, special ones included."""
         return self.backend.get_vocab_size(with_added_tokens=True)
 
-    def _special(self, name: str) -> int | None:
+    def _special_text(self, name: str) -> str | None:
         token = self.config.get(name)
-        if isinstance(token, dict):
-            token = token.get("content")
+        return token.get("content") if isinstance(token, dict) else token
+
+    def _special(self, name: str) -> int | None:
+        token = self._special_text(name)
         return None if token is None else self.backend.token_to_id(token)
 
     @property
@@ -134,7 +158,8 @@ class Tokenizer:
         if self._template is None:
             raise ValueError("the tokenizer has no chat template, expected one for messages")
         names = ("bos_token", "eos_token", "pad_token", "unk_token")
-        special = {n: self.config[n] for n in names if isinstance(self.config.get(n), str)}
+        texts = {name: self._special_text(name) for name in names}
+        special = {name: text for name, text in texts.items() if text is not None}
         try:
             return self._template.render(
                 messages=list(messages), add_generation_prompt=add_generation_prompt, **special
