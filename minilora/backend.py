@@ -146,9 +146,10 @@ def recommended_blas_threads(hidden_size: int) -> int:
         576              143       82.5               142        163 (207)
         768              252        133               252        264 (352)
 
-    So two threads help an idle machine at every width and cost a busy one up to 25 percent, and
-    the more the narrower the model, whose steps are mostly work that BLAS does not do. The limit
-    lies where a training step is mostly large products and its minutes are worth the second core.
+    Two threads help an idle machine at every width; on a busy one they cost up to 25 percent at
+    d >= 256, for half as much again of CPU. Steps of narrow models are mostly work that BLAS does
+    not do, and training splits them over processes instead (training/parallel.py), so threads are
+    left to wide models, whose steps are mostly large products.
 
     Raises ValueError when hidden_size or an override is not a positive whole number.
     """
