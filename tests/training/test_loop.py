@@ -23,6 +23,7 @@ from minilora.training import (
 )
 from minilora.training.checkpoint import checkpoints, save_checkpoint
 from minilora.training.loop import History, split_batch
+from minilora.training.parallel import recommended_workers
 
 
 def train(model, tiny, steps=6, out=None, size=4, resume=False, optimizer=None, seed=3, **changes):
@@ -126,17 +127,21 @@ def test_a_piece_holds_no_column_after_its_last_label():
     assert [p.ids.shape for p in split_batch(Rows, 5, (7, 0))] == [(1, 1), (1, 2), (1, 1)]
 
 
-def test_two_steps_draw_different_dropout(tiny):
-    """At learning rate ~0 and one batch, losses differ by their masks alone."""
-    model = tiny.model(adapted=True, dropout=0.5)
+def test_every_step_draws_other_dropout(tiny):
+    """At learning rate ~0 and with one example, losses differ by their masks alone."""
+    model, examples = tiny.model(adapted=True, dropout=0.5), tiny.copy_examples(1)
     for name, p in model.named_parameters():
         if name.endswith("lora_B"):
             p.data = np.full(p.shape, 0.3, np.float32)
-    losses = train(model, tiny, steps=3, size=30, lr=1e-30).series("loss")[1]
-    assert len(set(losses)) == 3
-    assert train(model, tiny, steps=3, size=30, lr=1e-30).series("loss")[1] == losses
-    evaluated = {evaluate(model, tiny.copy_examples()) for _ in range(2)}
-    assert len(evaluated) == 1 and not evaluated & set(losses)
+
+    def losses(seed):
+        config = TrainingConfig(3, 1e-30, workers=1, seed=seed)
+        return fit(model, Batches(examples, 1, 0), config, progress=False).series("loss")[1]
+
+    first = losses(seed=0)
+    assert len({*first, *losses(seed=1)}) == 6
+    assert losses(seed=0) == first
+    assert evaluate(model, examples) not in first
 
 
 # -- numbers that are not finite ---------------------------------------------------------------
@@ -240,6 +245,18 @@ def test_a_run_is_not_resumed_with_other_settings(tiny, tmp_path, named):
     with pytest.raises(ValueError, match=f"another run.*{named}"):
         again()
     assert folder_bytes(tmp_path) == before and bytes_of(model) == start
+
+
+def test_the_recommended_workers_are_the_run_s_own(tiny, tmp_path):
+    """0 means the recommended number, and that number continues the run."""
+    count = recommended_workers()
+    settings = dict(out=tmp_path / "run", checkpoint_every=3)
+    train(tiny.model(), tiny, workers=0, **settings)
+    state = checkpoints(tmp_path / "run" / "checkpoints")[-1] / "state.json"
+    assert json.loads(state.read_text())["settings"]["workers"] == count
+    train(tiny.model(), tiny, workers=count, resume=True, **settings)
+    with pytest.raises(ValueError, match=r"another run.*workers"):
+        train(tiny.model(), tiny, workers=count + 1, resume=True, **settings)
 
 
 def other_base(tiny, model):
