@@ -71,6 +71,12 @@ def _last_logits(model: Transformer, ids: Array, start: Array | None, caches: li
     return to_numpy(F.linear(last, model.head_weight).data)
 
 
+def new_caches(model: Transformer, batch: int, length: int) -> list[LayerCache]:
+    """Empty caches of every layer, for `batch` rows of up to `length` positions."""
+    layers, like = model.config.num_hidden_layers, model.head_weight.data
+    return [LayerCache(batch, length, model.config, like) for _ in range(layers)]
+
+
 def generate(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
@@ -97,14 +103,9 @@ def generate(
     padding = xp.asarray(start) if start.any() else None
     new: list[list[int]] = [[] for _ in prompts]
     live = np.ones(len(prompts), dtype=bool)
-    caches, was_training = None, model.training
-    if use_cache:
-        length = ids.shape[1] + max_new_tokens
-        like = model.head_weight.data
-        caches = [
-            LayerCache(len(prompts), length, model.config, like)
-            for _ in range(model.config.num_hidden_layers)
-        ]
+    length = ids.shape[1] + max_new_tokens
+    caches = new_caches(model, len(prompts), length) if use_cache else None
+    was_training = model.training
     model.eval()
     try:
         with no_grad():

@@ -75,6 +75,11 @@ class Case:
         return f"{self.first} {self.last}"
 
     @property
+    def drugs(self) -> list[str]:
+        """Names of the prescribed drugs, in the note's order."""
+        return [prescription.drug for prescription in self.prescriptions]
+
+    @property
     def person(self) -> str:
         """The canonical "man", "woman", "boy" or "girl"."""
         young = self.ward == "pediatrics"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.random import Generator
 
 from minilora.ward.cases import Case, Split, pick, sample_case, shuffled
+from minilora.ward.excerpts import evidence, excerpt
 from minilora.ward.formats import HOUSE_INSTRUCTION, PUBLIC_STYLES, house_format
 from minilora.ward.notes import write_note
 from minilora.ward.tasks import (
@@ -143,6 +144,21 @@ def _dialogue(rng: Generator) -> Document:
     return Document(tuple(turns))
 
 
+def _excerpt(rng: Generator) -> Document:
+    case = sample_case(rng)
+    note = write_note(case, rng)
+    asked: dict[str, Example] = {}
+    for _ in range(1 + int(rng.integers(2))):
+        turn = _public(case, rng, "medication list") if rng.random() < 0.1 else _question(case, rng)
+        asked[turn.task] = turn
+    turns = list(asked.values())
+    needed = [ways for turn in turns for ways in evidence(case, turn.task)]
+    drugs = [d for turn in turns for d in case.drugs if d in turn.prompt]
+    text = excerpt(note, [*needed, *((d,) for d in drugs)], rng)
+    turns[0] = _with_note(text, turns[0])
+    return Document(tuple(turns))
+
+
 def _knowledge(rng: Generator) -> Document:
     facts = FORMULARY if rng.random() < 0.65 else ABBREVIATION_FACTS
     count = 5 + int(rng.integers(4))
@@ -150,7 +166,8 @@ def _knowledge(rng: Generator) -> Document:
 
 
 def general_documents(seed: int, n: int) -> Iterator[Document]:
-    """Yield ``n`` documents of train cases: 80 % on a note, 14 % fixed knowledge, 6 % notes alone.
+    """Yield ``n`` documents of train cases: 45 % on a note, 35 % on an excerpt of one, 14 % fixed
+    knowledge, 6 % notes alone.
 
     The house formats never occur. Raises ``ValueError`` for a negative ``n``.
     """
@@ -159,8 +176,10 @@ def general_documents(seed: int, n: int) -> Iterator[Document]:
     rng = np.random.default_rng(seed)
     for _ in range(n):
         draw = rng.random()
-        if draw < 0.80:
+        if draw < 0.45:
             yield _dialogue(rng)
+        elif draw < 0.80:
+            yield _excerpt(rng)
         elif draw < 0.94:
             yield _knowledge(rng)
         else:
