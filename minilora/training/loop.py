@@ -21,6 +21,16 @@ from minilora.training.data import Batch, Batches, Example, pad_examples
 from minilora.training.optim import AdamW, Optimizer, clip_grad_norm_, schedule
 from minilora.training.parallel import Piece, Workers, recommended_workers
 
+PIECE_TOKENS = 768
+"""Positions worked on at a time. Larger pieces ask the system for fresh memory at every product:
+on the ward's base (width 128, rows of 167), pieces of 668, 1336 and 2672 positions made 9,400,
+8,900 and 8,100 tokens a CPU second."""
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b rounded up."""
+    return -(-a // b)
+
 
 class DivergedError(ValueError):
     """The loss or the gradient stopped being a finite number."""
@@ -30,7 +40,8 @@ class DivergedError(ValueError):
 class TrainingConfig:
     """Settings of a run; `workers` 0 means the recommended number of processes.
 
-    micro_batches: pieces that each worker cuts its rows into (less memory, the same gradient).
+    micro_batches: pieces that each worker cuts its rows into (the same gradient in less memory);
+    0 cuts them to about PIECE_TOKENS positions.
     clip_norm 0 and checkpoint_every, eval_every 0 switch those off.
     """
 
@@ -42,18 +53,18 @@ class TrainingConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     clip_norm: float = 1.0
-    micro_batches: int = 1
+    micro_batches: int = 0
     workers: int = 0
     seed: int = 0
     eval_every: int = 0
     checkpoint_every: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not self.lr > 0 or self.micro_batches < 1 or self.workers < 0:
+        if self.steps < 1 or not self.lr > 0 or self.micro_batches < 0 or self.workers < 0:
             raise ValueError(
                 f"got steps {self.steps}, lr {self.lr}, micro_batches {self.micro_batches}, "
-                f"workers {self.workers}; expected steps and micro_batches >= 1, lr > 0, "
-                "workers >= 0"
+                f"workers {self.workers}; expected steps >= 1, lr > 0, "
+                "micro_batches and workers >= 0"
             )
 
 
@@ -169,9 +180,8 @@ class _Run:
         batch = self.batches.batch(step)
         if batch.tokens == 0:
             raise ValueError(f"step {step}: the batch {batch.indices.tolist()} has no label")
-        pieces = split_batch(
-            batch, self.workers * self.config.micro_batches, (self.config.seed, step)
-        )
+        share = self.config.micro_batches or ceil_div(batch.ids.size, self.workers * PIECE_TOKENS)
+        pieces = split_batch(batch, self.workers * share, (self.config.seed, step))
         loss = pool.gradients(pieces, float(batch.tokens))
         norm = clip_grad_norm_(self.optimizer.parameters.values(), self.config.clip_norm or 1e30)
         if not (math.isfinite(loss) and math.isfinite(norm)):

@@ -25,6 +25,8 @@ from minilora.ward.tasks import (
 # about 230 tokens of a 1500-entry byte-level BPE trained on this corpus
 MAX_DOCUMENT_CHARACTERS = 720
 
+COPY_INSTRUCTIONS = ("Type this note again.", "Copy the note.")
+
 # the regression groups and the first part of their tasks' names
 GROUPS: dict[str, str] = {
     "public": "public",
@@ -159,6 +161,14 @@ def _excerpt(rng: Generator) -> Document:
     return Document(tuple(turns))
 
 
+def _copy(rng: Generator) -> Document:
+    # every token of the answer stands in the prompt: dense practice in finding and copying
+    case = sample_case(rng)
+    note = write_note(case, rng)
+    turn = Example("copy", pick(rng, COPY_INSTRUCTIONS), note, case_facts(case))
+    return Document((_with_note(note, turn),))
+
+
 def _knowledge(rng: Generator) -> Document:
     facts = FORMULARY if rng.random() < 0.65 else ABBREVIATION_FACTS
     count = 5 + int(rng.integers(4))
@@ -166,8 +176,8 @@ def _knowledge(rng: Generator) -> Document:
 
 
 def general_documents(seed: int, n: int) -> Iterator[Document]:
-    """Yield ``n`` documents of train cases: 45 % on a note, 35 % on an excerpt of one, 14 % fixed
-    knowledge, 6 % notes alone.
+    """Yield ``n`` documents of train cases: 45 % on a note, 33 % on an excerpt of one, 14 % fixed
+    knowledge, 4 % notes to type again, 4 % notes alone.
 
     The house formats never occur. Raises ``ValueError`` for a negative ``n``.
     """
@@ -178,10 +188,12 @@ def general_documents(seed: int, n: int) -> Iterator[Document]:
         draw = rng.random()
         if draw < 0.45:
             yield _dialogue(rng)
-        elif draw < 0.80:
+        elif draw < 0.78:
             yield _excerpt(rng)
-        elif draw < 0.94:
+        elif draw < 0.92:
             yield _knowledge(rng)
+        elif draw < 0.96:
+            yield _copy(rng)
         else:
             case = sample_case(rng)
             yield Document((Example("text", "", write_note(case, rng), case_facts(case)),))

@@ -402,7 +402,7 @@ def test_a_rewind_that_fails_leaves_the_old_history(tmp_path, monkeypatch):
         (dict(steps=0, lr=0.1), "steps 0"),
         (dict(steps=1, lr=0.0), "lr 0.0"),
         (dict(steps=1, lr=math.nan), "lr nan"),
-        (dict(steps=1, lr=0.1, micro_batches=0), "micro_batches 0"),
+        (dict(steps=1, lr=0.1, micro_batches=-1), "micro_batches -1"),
         (dict(steps=1, lr=0.1, workers=-1), "workers -1"),
     ],
 )
