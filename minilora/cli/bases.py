@@ -6,15 +6,14 @@ import warnings
 from collections.abc import Collection
 from pathlib import Path
 
-import numpy as np
 import typer
 
-from minilora.cli.doctor import WARD_BASE
 from minilora.hub import Tokenizer, load_pretrained
 from minilora.lora import load_adapter, read_adapter
 from minilora.nn import Transformer
 
 WARD = "ward-base"
+WARD_BASE = Path(__file__).resolve().parents[2] / "data" / WARD
 BASE_HELP = f"Base model: {WARD} or a Hugging Face folder (./{WARD} for a folder of that name)."
 BASE_OF_ADAPTER_HELP = f"{BASE_HELP} Default: the one the adapter names, else {WARD}."
 
@@ -38,15 +37,7 @@ def find_base(name: str) -> Path:
 
 def open_base(name: str) -> tuple[Transformer, Tokenizer]:
     """Model and tokenizer of a base. Raises ValueError as `find_base` and `load_pretrained` do."""
-    return open_model(find_base(name))
-
-
-def open_model(folder: Path) -> tuple[Transformer, Tokenizer]:
-    """Model and tokenizer of a folder. Raises ValueError as `load_pretrained` does."""
-    # The weights that are about to be replaced are scaled while they are still blank memory, and
-    # NumPy would warn the user of what it finds there.
-    with np.errstate(all="ignore"):
-        return load_pretrained(folder)
+    return load_pretrained(find_base(name))
 
 
 def base_of(name: str | None, adapter: Path | None) -> str:

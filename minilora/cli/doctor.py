@@ -12,6 +12,7 @@ import numpy as np
 import typer
 
 from minilora import __version__, backend
+from minilora.cli.bases import WARD_BASE
 
 EXTRAS = {
     "notebooks": ("jupyterlab", "ipywidgets", "jupytext", "nbclient"),
@@ -22,7 +23,6 @@ EXTRAS = {
     "dev": ("pytest", "hypothesis", "ruff"),
 }
 WIDTHS = (128, 256, 576, 768)
-WARD_BASE = Path(__file__).resolve().parents[2] / "data" / "ward-base"
 
 
 def doctor() -> None:

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from minilora.cli import show
 from minilora.cli.app import describe
-from minilora.cli.bases import BASE_HELP, open_adapter, open_base, open_model
+from minilora.cli.bases import BASE_HELP, open_adapter, open_base
 from minilora.cli.merge import MARK
+from minilora.hub import load_pretrained
 from minilora.lora import read_adapter
 from minilora.lora.peft_format import CONFIG
 from minilora.storage import fingerprint
@@ -88,7 +89,7 @@ def about_adapter(path: Path, base: str | None) -> dict:
 
 def about_model(path: Path) -> dict:
     """Config, sizes, fingerprint, and what the card begins with, of a model folder."""
-    model, tokenizer = open_model(path)
+    model, tokenizer = load_pretrained(path)
     state = model.state_dict()
     readme = path / "README.md"
     mark = path / MARK

@@ -15,8 +15,7 @@ from rich.text import Text
 
 from minilora.autograd import no_grad
 from minilora.cli import show
-from minilora.cli.bases import WARD, open_base, require_free
-from minilora.cli.doctor import WARD_BASE
+from minilora.cli.bases import WARD, WARD_BASE, open_base, require_free
 from minilora.cli.tour_report import plot_tour, score_rows
 from minilora.hub import Tokenizer, save_pretrained
 from minilora.hub.answer import answers

@@ -24,17 +24,6 @@ EXPECTED = {
 DEFAULTS = {"tie_word_embeddings": False, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
 
 
-class _Blank(np.random.Generator):
-    """Stands in for a generator where the drawn numbers are to be replaced at once."""
-
-    def __init__(self) -> None:
-        super().__init__(np.random.PCG64(0))
-
-    def standard_normal(self, size: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
-        """Memory that has not been written, at no cost."""
-        return np.empty(size, dtype)
-
-
 def read_config(folder: Path | str) -> TransformerConfig:
     """The TransformerConfig of a folder's config.json.
 
@@ -115,7 +104,7 @@ def load_pretrained(folder: Path | str) -> tuple[Transformer, Tokenizer]:
     bad = sorted(name for name, a in state.items() if not np.isfinite(a).all())
     if bad:
         raise ValueError(f"{path} holds NaN or Inf in {bad[:3]}, expected finite weights")
-    model = Transformer(config, _Blank())
+    model = Transformer(config, rng=None)
     try:
         model.load_state_dict(state)
     except ValueError as error:

@@ -10,8 +10,13 @@ from minilora.backend import Array
 from minilora.nn.module import Module, Parameter
 
 
-def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float) -> np.ndarray:
-    """float32 N(0, std^2), drawn on the CPU so that every device starts equal."""
+def normal(rng: np.random.Generator | None, shape: tuple[int, ...], std: float) -> np.ndarray:
+    """float32 N(0, std^2), drawn on the CPU so that every device starts equal.
+
+    Without a generator: zeros, which cost nothing where a checkpoint is about to replace them.
+    """
+    if rng is None:
+        return np.zeros(shape, dtype=np.float32)
     return rng.standard_normal(shape, dtype=np.float32) * np.float32(std)
 
 
@@ -22,7 +27,7 @@ class Linear(Module):
         self,
         in_features: int,
         out_features: int,
-        rng: np.random.Generator,
+        rng: np.random.Generator | None,
         bias: bool = False,
         std: float = 0.02,
     ) -> None:
@@ -40,7 +45,7 @@ class Embedding(Module):
     """One row of `weight` (V, C) per token id."""
 
     def __init__(
-        self, num_embeddings: int, width: int, rng: np.random.Generator, std: float = 0.02
+        self, num_embeddings: int, width: int, rng: np.random.Generator | None, std: float = 0.02
     ) -> None:
         super().__init__()
         self.weight = Parameter(normal(rng, (num_embeddings, width), std))

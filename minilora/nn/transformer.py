@@ -117,7 +117,7 @@ class Positions:
 class Attention(Module):
     """Causal grouped-query self-attention with rotary positions and four separate projections."""
 
-    def __init__(self, config: TransformerConfig, rng: np.random.Generator) -> None:
+    def __init__(self, config: TransformerConfig, rng: np.random.Generator | None) -> None:
         super().__init__()
         self.config = config
         width, dim = config.hidden_size, config.head_dim
@@ -146,7 +146,7 @@ class Attention(Module):
 class MLP(Module):
     """SwiGLU: down(silu(gate(x)) * up(x)) (Shazeer 2020)."""
 
-    def __init__(self, config: TransformerConfig, rng: np.random.Generator) -> None:
+    def __init__(self, config: TransformerConfig, rng: np.random.Generator | None) -> None:
         super().__init__()
         width, inner, std = config.hidden_size, config.intermediate_size, config.initializer_range
         self.gate_proj = Linear(width, inner, rng, std=std)
@@ -162,7 +162,7 @@ class MLP(Module):
 class Block(Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: TransformerConfig, rng: np.random.Generator) -> None:
+    def __init__(self, config: TransformerConfig, rng: np.random.Generator | None) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config, rng)
@@ -178,7 +178,7 @@ class Block(Module):
 class Decoder(Module):
     """Embedding, blocks and the last norm: token ids (B, T) to hidden states (B, T, C)."""
 
-    def __init__(self, config: TransformerConfig, rng: np.random.Generator) -> None:
+    def __init__(self, config: TransformerConfig, rng: np.random.Generator | None) -> None:
         super().__init__()
         std = config.initializer_range
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, rng, std)
@@ -194,9 +194,12 @@ class Decoder(Module):
 
 
 class Transformer(Module):
-    """The decoder with its output head (the embedding itself where the config ties them)."""
+    """The decoder with its output head (the embedding itself where the config ties them).
 
-    def __init__(self, config: TransformerConfig, rng: np.random.Generator) -> None:
+    `rng` draws the initial weights; None leaves them at zero, for a checkpoint to be loaded.
+    """
+
+    def __init__(self, config: TransformerConfig, rng: np.random.Generator | None) -> None:
         super().__init__()
         self.config = config
         self.model = Decoder(config, rng)

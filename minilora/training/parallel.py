@@ -158,8 +158,8 @@ class Workers:
     def gradients(self, pieces: Sequence[Piece], normalizer: float) -> float:
         """Leave the summed gradient of all pieces in `grad`; the summed loss.
 
-        Pieces go to the processes in equal runs. Raises what a worker raised, or RuntimeError
-        when one has died.
+        Pieces go to the processes in equal runs. Raises what a worker raised, or
+        ChildProcessError when one has died.
         """
         self.model.zero_grad()
         runs = np.array_split(np.arange(len(pieces)), self.count)
@@ -199,6 +199,6 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-def _death(child: multiprocessing.Process) -> RuntimeError:
+def _death(child: multiprocessing.Process) -> ChildProcessError:
     child.join(timeout=1)  # its pipe closes a moment before it has an exit code
-    return RuntimeError(f"a worker process died (exit code {child.exitcode})")
+    return ChildProcessError(f"a worker process died (exit code {child.exitcode})")

@@ -134,7 +134,7 @@ def test_an_exception_that_cannot_travel_surfaces_as_text(tiny):
 def test_a_worker_killed_in_a_step_is_an_error(tiny, workers):
     model = tiny.model()
     model.loss = Fails(model, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(RuntimeError, match=r"a worker process died \(exit code -9\)"):
+    with pytest.raises(ChildProcessError, match=r"a worker process died \(exit code -9\)"):
         run_with(model, tiny, workers)
 
 
@@ -147,7 +147,7 @@ def test_a_worker_killed_between_steps_is_an_error(tiny):
         child = pool.children[0][0]
         os.kill(child.pid, signal.SIGKILL)
         child.join()
-        with pytest.raises(RuntimeError, match=r"a worker process died \(exit code -9\)"):
+        with pytest.raises(ChildProcessError, match=r"a worker process died \(exit code -9\)"):
             pool.gradients(pieces, 1.0)
 
 

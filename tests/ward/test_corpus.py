@@ -44,11 +44,9 @@ def test_documents_have_every_task_and_fit_the_context(documents):
     assert {task.split("/")[0] for task in tasks} == {*GROUPS.values(), "text", "copy"}
     assert min(tasks.values()) > 30
     # the first turn alone may pass the mark; nothing is added to it then
-    assert max(d.characters for d in documents) <= MAX_DOCUMENT_CHARACTERS + 100
-    assert (
-        max(sum(len(f"{t.prompt} {t.completion}".split()) for t in d.turns) for d in documents)
-        < 160
-    )
+    short = [d for d in documents if d.turns[0].task != "copy"]
+    assert max(d.characters for d in short) <= MAX_DOCUMENT_CHARACTERS + 100
+    assert max(sum(len(f"{t.prompt} {t.completion}".split()) for t in d.turns) for d in short) < 160
     assert all(text == text.strip() for t in turns for text in (t.prompt, t.completion))
     assert all(turn.completion for turn in turns)
 
