@@ -11,7 +11,7 @@ import functools
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -58,6 +58,16 @@ def to_numpy(x: Any) -> np.ndarray:
     if get_array_module(x) is not np:
         return x.get()
     return np.asarray(x)
+
+
+def to_floats(scalars: Sequence[Array]) -> list[float]:
+    """0-d arrays as Python floats; from a device in one copy, so in one wait for all of them."""
+    if not scalars:
+        return []
+    xp = get_array_module(scalars[0])
+    if xp is np:
+        return [float(x) for x in scalars]
+    return to_numpy(xp.stack(scalars)).tolist()
 
 
 def _cupy() -> ModuleType:

@@ -70,7 +70,11 @@ def _visible(queries: int, keys: int, start: Array | None, xp: object) -> Array 
     so that no row of weights is empty.
     """
     if start is None:
-        return None if queries == 1 else xp.asarray(_causal_keep(queries, keys))
+        if queries == 1:
+            return None
+        if xp is np:
+            return _causal_keep(queries, keys)
+        return xp.tri(queries, keys, keys - queries, dtype=bool)  # cheaper to make than to move
     key = xp.arange(keys)
     query = xp.arange(keys - queries, keys)[:, None]
     keep = (key <= query) & ((key >= xp.asarray(start)[:, None, None]) | (key == query))

@@ -7,6 +7,8 @@ leading axes into rows, so that BLAS sees one tall matrix instead of a loop over
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 
 from minilora.autograd.attention import causal_attention, rope, rope_tables
@@ -141,7 +143,7 @@ def lora_linear(
 
 
 def _check_ids(ids: Array, count: int) -> None:
-    """Bounds are checked on the host: a device would wrap a wrong index instead of raising."""
+    """Bounds of ids on the host; a device would wrap a wrong index instead of raising."""
     if ids.dtype.kind not in "iu":
         raise ValueError(f"embedding got ids of dtype {ids.dtype}, expected integers")
     if isinstance(ids, np.ndarray) and ids.size and not 0 <= ids.min() <= ids.max() < count:
@@ -153,12 +155,14 @@ def _check_ids(ids: Array, count: int) -> None:
 def embedding(weight: Tensor, ids: Array) -> Tensor:
     """y[...] = W[ids[...]].   gW[v] = sum of g where ids == v
 
-    weight (V, C), ids any integer shape -> (*ids.shape, C). Sorting the ids and adding up runs
-    (`reduceat`) has a fixed order and takes half the time of `np.add.at`.
+    weight (V, C), ids any integer shape, on the host (then checked and moved to W's device) or
+    with W -> (*ids.shape, C). Sorting the ids and adding up runs (`reduceat`) has a fixed order
+    and takes half the time of `np.add.at`.
     """
     w = weight.data
     _check_ids(ids, w.shape[0])
     xp = get_array_module(w)
+    ids = xp.asarray(ids)
 
     def vjp(g: Array) -> Array:
         gw = xp.zeros_like(w)
@@ -189,6 +193,17 @@ def _check_labels(labels: Array, shape: tuple[int, ...], vocab: int) -> None:
             )
 
 
+def _labelled(labels: Array, xp: ModuleType) -> tuple[Array, Array]:
+    """Places (n,) of the labels that are not IGNORE, and these labels, as arrays of `xp`.
+
+    They are picked out where the labels are. A device would make the caller wait for how many
+    there are, so a training step hands its labels over on the host.
+    """
+    flat = labels.reshape(-1)
+    where = get_array_module(flat).flatnonzero(flat != IGNORE)
+    return xp.asarray(where), xp.asarray(flat[where])
+
+
 def _softmax_loss_(logits: Array, labels: Array, normalizer: float) -> tuple[Array, Array]:
     """Loss, and d(loss)/d(logits) left in `logits`' own buffer; labels all valid, rows (N, V)."""
     xp = get_array_module(logits)
@@ -211,10 +226,9 @@ def cross_entropy(logits: Tensor, labels: Array, normalizer: float | None = None
     """
     _check_labels(labels, logits.shape[:-1], logits.shape[-1])
     xp = get_array_module(logits.data)
-    flat = labels.reshape(-1)
-    where = xp.flatnonzero(flat != IGNORE)
+    where, targets = _labelled(labels, xp)
     count = _count(where, normalizer)
-    loss, p = _softmax_loss_(_rows(logits.data)[where], flat[where], count)
+    loss, p = _softmax_loss_(_rows(logits.data)[where], targets, count)
     shape = logits.shape
 
     def vjp(g: Array) -> Array:
@@ -237,11 +251,10 @@ def linear_cross_entropy(
     _check_linear("linear_cross_entropy", h, weight)
     _check_labels(labels, h.shape[:-1], weight.shape[0])
     w, xp, shape = weight.data, get_array_module(h.data), h.shape
-    flat = labels.reshape(-1)
-    where = xp.flatnonzero(flat != IGNORE)
+    where, targets = _labelled(labels, xp)
     count = _count(where, normalizer)
     picked = _rows(h.data)[where]
-    loss, p = _softmax_loss_(picked @ w.T, flat[where], count)
+    loss, p = _softmax_loss_(picked @ w.T, targets, count)
 
     def grad_h(g: Array) -> Array:
         gh = xp.zeros(shape, dtype=picked.dtype)

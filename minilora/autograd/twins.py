@@ -110,12 +110,12 @@ def causal_attention(
     queries, keys, repeats = q.shape[1], k.shape[1], q.shape[2] // k.shape[2]
     q, k, v = (t.transpose(0, 2, 1, 3) for t in (q, _repeat(k, repeats), _repeat(v, repeats)))
     scores = q @ k.swapaxes(-1, -2) * (1.0 / math.sqrt(q.shape[-1]))
-    key, query = np.arange(keys), np.arange(keys - queries, keys)[:, None]
-    keep = np.broadcast_to(key <= query, (q.shape[0], queries, keys))
-    if start is not None:
-        keep = keep & ((key >= np.asarray(start)[:, None, None]) | (key == query))
     xp = get_array_module(q.data)
-    weights = softmax(ops.where(xp.asarray(keep[:, None]), scores, -1e30))
+    key, query = xp.arange(keys), xp.arange(keys - queries, keys)[:, None]
+    keep = xp.broadcast_to(key <= query, (q.shape[0], queries, keys))
+    if start is not None:
+        keep = keep & ((key >= xp.asarray(start)[:, None, None]) | (key == query))
+    weights = softmax(ops.where(keep[:, None], scores, -1e30))
     return (weights @ v).transpose(0, 2, 1, 3)
 
 

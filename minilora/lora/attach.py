@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minilora.backend import Array
 from minilora.lora.config import LoRAConfig
 from minilora.lora.layer import LoRALinear, MergeError, check_rank, set_writeable
 from minilora.lora.state import is_adapted, lora_layers, merged_weights
@@ -25,7 +24,6 @@ class _Frozen:
 
     parameter: Parameter
     requires_grad: bool
-    array: Array
     writeable: bool
 
 
@@ -47,8 +45,8 @@ def attach(model: Module, config: LoRAConfig, rng: np.random.Generator) -> Modul
     frozen = []
     for parameter in model.parameters():
         writeable = set_writeable(parameter.data, False)
-        frozen.append(_Frozen(parameter, parameter.requires_grad, parameter.data, writeable))
-        parameter.requires_grad = False
+        frozen.append(_Frozen(parameter, parameter.requires_grad, writeable))
+        parameter.requires_grad, parameter.read_only = False, True
         parameter.zero_grad()
     for name, layer in layers.items():
         model.set_submodule(name, layer)
@@ -87,12 +85,13 @@ def detach(model: Module) -> Module:
 
 
 def _take_off(model: Module, layers: Mapping[str, LoRALinear]) -> None:
+    originals = {id(x.base_layer.weight): x.base_weight for x in layers.values()}
     for name, layer in layers.items():
         model.set_submodule(name, layer.base_layer)
     for was in model._lora_frozen:
-        was.parameter.requires_grad = was.requires_grad
+        was.parameter.requires_grad, was.parameter.read_only = was.requires_grad, False
         if was.writeable:
-            set_writeable(was.array, True)
+            set_writeable(originals.get(id(was.parameter), was.parameter.data), True)
     del model._lora_frozen
 
 

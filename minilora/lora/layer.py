@@ -8,7 +8,7 @@ import numpy as np
 
 from minilora.autograd import Tensor, is_grad_enabled
 from minilora.autograd import functional as F
-from minilora.backend import Array, get_array_module
+from minilora.backend import Array, get_array_module, to_device
 from minilora.lora.config import LoRAConfig
 from minilora.nn import Linear, Module, Parameter
 
@@ -118,6 +118,13 @@ class LoRALinear(Module):
             raise MergeError("got a layer that is not merged, expected a merged one")
         self.base_layer.weight.data = self._original
         self._original = None
+
+    def _move(self, device: str) -> None:
+        super()._move(device)
+        if self._original is not None:
+            self._original = to_device(self._original, device)
+            if self.base_layer.weight.read_only:
+                set_writeable(self._original, False)
 
 
 def _require_finite(name: str, array: Array) -> None:

@@ -111,7 +111,7 @@ def generate(
         with no_grad():
             feed = ids
             for _ in range(max_new_tokens):
-                logits = _last_logits(model, xp.asarray(feed), padding, caches)
+                logits = _last_logits(model, feed, padding, caches)
                 token = sample_token(logits, temperature, top_p, rng)
                 live &= ~np.isin(token, list(stop_ids))
                 if not live.any():

@@ -9,6 +9,7 @@ import numpy as np
 from minilora.autograd import IGNORE, Tensor
 from minilora.autograd import functional as F
 from minilora.autograd.gradcases import Case
+from minilora.backend import get_array_module
 from minilora.nn.layers import Embedding, Linear, RMSNorm
 from minilora.nn.module import Module
 from minilora.nn.transformer import (
@@ -82,8 +83,7 @@ def model_cases(seed: int = 0) -> list[Case]:
     rng, config = np.random.default_rng([seed, 1]), tiny_config()
     ids, labels = token_batch(rng, config.vocab_size)
     x = rng.standard_normal((BATCH, TIME, config.hidden_size))
-    cos, sin = F.rope_tables(np.arange(TIME), config.head_dim, config.rope_theta)
-    at = Positions(cos.astype(np.float64), sin.astype(np.float64), np.array([0, 2]))
+    tables = F.rope_tables(np.arange(TIME), config.head_dim, config.rope_theta)
 
     def new(make: Callable[..., Module], *sizes: object, **options: object) -> Module:
         return randomise_(make(*sizes, **options), rng)
@@ -92,7 +92,9 @@ def model_cases(seed: int = 0) -> list[Case]:
         return layer(x)
 
     def mixing(layer: Module, x: Tensor) -> Tensor:
-        return layer(x, at, 0)
+        xp = get_array_module(x.data)
+        cos, sin = (xp.asarray(table, dtype=x.dtype) for table in tables)
+        return layer(x, Positions(cos, sin, np.array([0, 2])), 0)
 
     return [
         _layer_case("Linear", new(Linear, 6, 7, rng, bias=True), x, plain),

@@ -7,16 +7,20 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from minilora.autograd import Tensor
-from minilora.backend import Array, get_array_module, to_numpy
+from minilora.backend import Array, get_array_module, to_device, to_numpy
 
 
 class Parameter(Tensor):
-    """A leaf Tensor that belongs to a Module and is trained unless frozen."""
+    """A leaf Tensor that belongs to a Module and is trained unless frozen.
 
-    __slots__ = ()
+    `read_only`: whether its array refuses writes while it is on the host (a device array can't).
+    """
+
+    __slots__ = ("read_only",)
 
     def __init__(self, data: Array, requires_grad: bool = True) -> None:
         super().__init__(data, requires_grad)
+        self.read_only = False
 
 
 class Module:
@@ -118,6 +122,27 @@ class Module:
         for name, parameter in own.items():
             xp = get_array_module(parameter.data)
             parameter.data = xp.array(state[name], dtype=parameter.dtype)
+
+    # -- devices ---------------------------------------------------------------------------
+
+    def to(self, device: str) -> Module:
+        """Move every Parameter and its gradient to "cpu" or "gpu", in place; returns the module.
+
+        Make optimizers afterwards: their state stays where it is. Raises ValueError for another
+        name, or for "gpu" where there is none, before anything changes.
+        """
+        for _, module in self.named_modules():
+            module._move(device)
+        return self
+
+    def _move(self, device: str) -> None:
+        """Move what this module itself holds; a layer that keeps more than Parameters adds it."""
+        for parameter in self._parameters.values():
+            parameter.data = to_device(parameter.data, device)
+            if parameter.grad is not None:
+                parameter.grad = to_device(parameter.grad, device)
+            if parameter.read_only and isinstance(parameter.data, np.ndarray):
+                parameter.data.flags.writeable = False
 
     # -- modes -----------------------------------------------------------------------------
 

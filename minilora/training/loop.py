@@ -122,14 +122,12 @@ def evaluate(
         raise ValueError("evaluate got no examples, expected at least one")
     total, count, was_training = 0.0, 0, model.training
     model.eval()
-    xp = get_array_module(model.head_weight.data)
     try:
         with no_grad():
             for i in range(0, len(examples), batch_size):
                 batch = pad_examples(examples[i : i + batch_size], np.arange(0), pad_id)
                 if batch.tokens:
-                    ids, labels = xp.asarray(batch.ids), xp.asarray(batch.labels)
-                    total += model.loss(ids, labels, normalizer=1.0).item()
+                    total += model.loss(batch.ids, batch.labels, normalizer=1.0).item()
                     count += batch.tokens
     finally:
         model.train(was_training)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from minilora.backend import Array, get_array_module, to_numpy
+from minilora.backend import Array, get_array_module, to_floats, to_numpy
 from minilora.nn import Parameter
 
 Schedule = Callable[[int], float]
@@ -174,7 +174,7 @@ def clip_grad_norm_(parameters: Iterable[Parameter], max_norm: float) -> float:
     if not max_norm > 0:
         raise ValueError(f"clip_grad_norm_ got max_norm {max_norm}, expected a number above 0")
     grads = [p.grad for p in parameters if p.grad is not None]
-    norm = math.sqrt(sum(float(get_array_module(g).vdot(g, g)) for g in grads))
+    norm = math.sqrt(sum(to_floats([get_array_module(g).vdot(g, g) for g in grads])))
     if math.isfinite(norm) and norm > max_norm:
         for g in grads:
             g *= max_norm / norm

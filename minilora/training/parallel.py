@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minilora.backend import get_array_module
+from minilora.backend import get_array_module, to_floats
 from minilora.nn import Module, Parameter, Transformer
 
 
@@ -55,13 +55,16 @@ def accumulate_gradients(model: Transformer, pieces: Sequence[Piece], normalizer
     """Forward and backward of one piece after another; gradients add up, losses are summed.
 
     Depth first: a piece's arrays are gone before the next begins, so memory is that of one piece.
+    The losses are read after the last piece, so that a device is waited for once.
     """
-    total, xp = 0.0, get_array_module(model.head_weight.data)
+    losses, total = [], 0.0
     for piece in pieces:
         seed_dropout(model, piece.seed)
-        loss = model.loss(xp.asarray(piece.ids), xp.asarray(piece.labels), normalizer)
+        loss = model.loss(piece.ids, piece.labels, normalizer)
         loss.backward()
-        total += loss.item()
+        losses.append(loss.data)
+    for value in to_floats(losses):
+        total += value
     return total
 
 

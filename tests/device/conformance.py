@@ -1,0 +1,181 @@
+"""What must come out alike on the host and on "gpu": ops, models, training, adapters, generation.
+
+Nothing here knows which CuPy it runs on: test_conformance.py runs it on the strict stand-in,
+tests/gpu on a real device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from minilora.autograd import IGNORE, Tensor
+from minilora.autograd.gradcases import Case, op_cases
+from minilora.backend import get_array_module, to_device, to_numpy
+from minilora.lora import LoRAConfig, attach, lora_layers
+from minilora.lora.gradcases import adapted_cases
+from minilora.nn import Module, Transformer, TransformerConfig
+from minilora.nn.gradcases import model_cases
+from minilora.training import AdamW, Batches, Example, History, TrainingConfig, fit
+
+OP_CASES = op_cases(seed=3)
+DEVICES = ("cpu", "gpu")
+LORA = LoRAConfig(r=3, lora_alpha=5, target_modules="all-linear", lora_dropout=0.25)
+
+
+def whole_cases() -> list[Case]:
+    """Layers, models and adapted models, made anew because they are moved."""
+    return [*model_cases(seed=3), *adapted_cases(seed=3)]
+
+
+WHOLE_NAMES = [case.name for case in whole_cases()]
+
+
+def assert_close(got: object, expected: object, tolerance: float, name: str = "") -> None:
+    """Equal dtype and shape, and no difference above `tolerance` of the largest number."""
+    got, expected = to_numpy(got), to_numpy(expected)
+    assert (got.dtype, got.shape) == (expected.dtype, expected.shape), name
+    assert np.isfinite(expected).all(), name
+    scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
+    worst = float(np.abs(got.astype(np.float64) - expected).max(initial=0.0)) / scale
+    assert worst <= tolerance, f"{name}: {worst:.2e} of {scale:.3g}"
+
+
+def assert_on(array: object, device: str, name: str = "") -> None:
+    """The array is a host array for "cpu" and a device array for "gpu"."""
+    assert (get_array_module(array) is np) == (device == "cpu"), f"{name} is not on {device}"
+
+
+def _moved(value: object, device: str, dtype: type) -> object:
+    """An input or constant as `dtype` on the device. Integers stay on the host: token ids and
+    labels come from there, and the ops move them.
+    """
+    if isinstance(value, Tensor):
+        return Tensor(_moved(value.data, device, dtype))
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fb":
+        return to_device(value.astype(dtype) if value.dtype.kind == "f" else value, device)
+    return value
+
+
+def _held(call: Callable) -> dict[str, object]:
+    """What a case's call holds besides its inputs: constants ("fixed"), a "model" or a "layer"."""
+    names = call.__code__.co_freevars
+    cells = zip(names, call.__closure__ or (), strict=True)
+    return {name: cell.cell_contents for name, cell in cells}
+
+
+Results = tuple[Tensor, dict[str, object]]
+
+
+def _backward(out: Tensor, leaves: dict[str, Tensor], device: str) -> Results:
+    g = np.random.default_rng(5).standard_normal(out.shape).astype(out.dtype)
+    out.backward(to_device(g, device))
+    return out, {name: leaf.grad for name, leaf in leaves.items()}
+
+
+def run_op(
+    case: Case, device: str, dtype: type = np.float32, target: Callable | None = None
+) -> Results:
+    """An op's (or its twin's, as `target`) value and gradients on a device."""
+    fixed = _held(case.call).get("fixed")
+    leaves = {name: Tensor(_moved(x, device, dtype), True) for name, x in case.inputs.items()}
+    if fixed is None:
+        out = case.fn(target)(**leaves)
+    else:
+        constants = {name: _moved(x, device, dtype) for name, x in fixed.items()}
+        out = (target or case.target)(**leaves, **constants)
+    return _backward(out, leaves, device)
+
+
+def _module_of(case: Case) -> Module:
+    if isinstance(case.target, Module):
+        return case.target
+    held = _held(case.call)
+    return held["model"] if "model" in held else held["layer"]
+
+
+def run_whole(name: str, device: str, dtype: type = np.float32) -> Results:
+    """A layer's or a model's value and gradients on a device."""
+    case = next(case for case in whole_cases() if case.name == name)
+    module = _module_of(case)
+    for parameter in module.parameters():
+        parameter.data = parameter.data.astype(dtype)
+    assert module.to(device) is module
+    leaves = {}
+    for key, x in case.inputs.items():
+        leaves[key] = x if isinstance(x, Tensor) else Tensor(_moved(x, device, dtype), True)
+    return _backward(case.fn()(**leaves), leaves, device)
+
+
+def assert_same_results(run: Callable[[str], Results], tolerance: float) -> None:
+    """run("gpu") gives device arrays with the numbers of run("cpu")."""
+    expected, expected_grads = run("cpu")
+    got, grads = run("gpu")
+    assert_on(got.data, "gpu", "value")
+    assert_close(got.data, expected.data, tolerance, "value")
+    assert grads.keys() == expected_grads.keys()
+    for name, grad in expected_grads.items():
+        assert_on(grads[name], "gpu", name)
+        assert_close(grads[name], grad, tolerance, name)
+
+
+# ------------------------------------------------------------------------------------- whole runs
+
+VOCAB = 13
+
+
+def tiny_model(device: str, adapted: bool = False, tied: bool = True) -> Transformer:
+    """A float32 decoder with grouped heads on a device, drawn alike on both."""
+    config = TransformerConfig(
+        vocab_size=VOCAB, hidden_size=12, intermediate_size=14, num_hidden_layers=2,
+        num_attention_heads=3, num_key_value_heads=1, head_dim=6, max_position_embeddings=40,
+        initializer_range=0.2, tie_word_embeddings=tied,
+    )  # fmt: skip
+    model = Transformer(config, np.random.default_rng(0)).to(device)
+    if adapted:
+        rng = np.random.default_rng(1)
+        attach(model, LORA, rng)
+        for layer in lora_layers(model).values():
+            b = (0.3 * rng.standard_normal(layer.lora_B.shape)).astype(np.float32)
+            layer.lora_B.data = to_device(b, device)
+    return model
+
+
+def copy_examples(count: int = 12) -> list[Example]:
+    """Tokens, a separator and the same tokens, of unequal lengths; labels on the repetition."""
+    rng, examples = np.random.default_rng(2), []
+    for _ in range(count):
+        tokens = rng.integers(1, VOCAB, rng.integers(2, 6))
+        ids = np.concatenate([tokens, [0], tokens]).astype(np.int32)
+        labels = np.where(np.arange(len(ids)) < len(tokens), IGNORE, ids).astype(np.int32)
+        examples.append(Example(ids[:-1], labels[1:]))
+    return examples
+
+
+def train(
+    model: Transformer, steps: int = 5, out_dir: Path | None = None, **settings: object
+) -> tuple[History, AdamW]:
+    """Some steps of AdamW with decay, clipping that bites, warm-up and two pieces a step."""
+    config = TrainingConfig(
+        steps, 0.01, warmup=2, clip_norm=0.5, weight_decay=0.1, workers=1, micro_batches=2,
+        seed=4, checkpoint_every=2, **settings,
+    )  # fmt: skip
+    optimizer = AdamW(model.named_parameters(), weight_decay=config.weight_decay)
+    batches = Batches(copy_examples(), 4, seed=3)
+    history = fit(
+        model, batches, config, optimizer=optimizer, out_dir=out_dir, progress=False,
+        resume=out_dir is not None and (out_dir / "checkpoints").exists(),
+    )  # fmt: skip
+    return history, optimizer
+
+
+def assert_same_model(got: Module, expected: Module, tolerance: float) -> None:
+    """Parameters on the device with the host model's names and numbers."""
+    theirs = dict(got.named_parameters())
+    assert list(theirs) == [name for name, _ in expected.named_parameters()]
+    for name, parameter in expected.named_parameters():
+        assert_on(theirs[name].data, "gpu", name)
+        assert_close(theirs[name].data, parameter.data, tolerance, name)
+        assert theirs[name].requires_grad == parameter.requires_grad
