@@ -46,7 +46,7 @@ from minilora.ward.score import gives_dose
 
 DATA = WARD_BASE.parent / "ward"
 MARK = "tour.json"
-FILES = (MARK, "tour.png", "adapter", "merged", "run")
+FILES = (MARK, "tour.png", "adapter", "merged")
 STEPS, BATCH, LR = 300, 32, 0.01
 CHECK_ROWS = 120
 """Held-out house examples, and prompts of the base regression suite, that are scored."""

@@ -11,7 +11,14 @@ from numpy.random import Generator
 
 from minilora.ward.cases import Case, Split, pick, sample_case, shuffled
 from minilora.ward.excerpts import evidence, excerpt
-from minilora.ward.formats import HOUSE_INSTRUCTION, PUBLIC_STYLES, house_format
+from minilora.ward.formats import (
+    FORM_INSTRUCTIONS,
+    FORM_LABELS,
+    HOUSE_INSTRUCTION,
+    PUBLIC_STYLES,
+    house_format,
+    render_form,
+)
 from minilora.ward.notes import write_note
 from minilora.ward.tasks import (
     ABBREVIATION_FACTS,
@@ -24,6 +31,10 @@ from minilora.ward.tasks import (
 
 # about 230 tokens of a 1500-entry byte-level BPE trained on this corpus
 MAX_DOCUMENT_CHARACTERS = 720
+
+FORM = "form"
+FORM_PROBABILITY = 0.35
+"""Share of forms, whose lines are asked for by label, among the public styles."""
 
 COPY_INSTRUCTIONS = ("Type this note again.", "Copy the note.")
 
@@ -86,7 +97,15 @@ def case_facts(case: Case) -> dict[str, Any]:
     }
 
 
+def _form(case: Case, rng: Generator) -> Example:
+    labels = shuffled(rng, FORM_LABELS)[: 1 + int(rng.integers(4))]
+    prompt = pick(rng, FORM_INSTRUCTIONS).format(", ".join(labels))
+    return Example(f"public/{FORM}", prompt, render_form(case, labels), case_facts(case))
+
+
 def _public(case: Case, rng: Generator, style: str | None = None) -> Example:
+    if style == FORM or (style is None and rng.random() < FORM_PROBABILITY):
+        return _form(case, rng)
     chosen = PUBLIC_STYLES[style or pick(rng, tuple(PUBLIC_STYLES))]
     task = f"public/{chosen.name}"
     return Example(task, pick(rng, chosen.instructions), chosen.render(case), case_facts(case))
@@ -226,7 +245,7 @@ def regression_suite(
     if n_per_group < 1:
         raise ValueError(f"expected n_per_group >= 1, got {n_per_group}")
     rng = np.random.default_rng(seed)
-    styles = tuple(PUBLIC_STYLES)
+    styles = (*PUBLIC_STYLES, FORM)
     questions = len(QUESTIONS) + len(DRUG_QUESTIONS)
     examples: list[Example] = []
     for group in ("public", "questions", "refusals"):

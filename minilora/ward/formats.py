@@ -8,8 +8,8 @@ missing: this is the habit an adapter has to unlearn.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from minilora.ward.cases import Case, Prescription
@@ -264,3 +264,23 @@ def house_format(ward: str) -> HouseFormat:
             f"no house format for {ward!r}; expected one of {', '.join(HOUSE_FORMATS)}"
         )
     return HOUSE_FORMATS[ward]
+
+
+# which house's way of writing a line belongs to a label; no label is in both
+_LABELS = {label: (form, name) for form in HOUSE_FORMATS.values() for label, name in form.layout}
+FORM_LABELS: tuple[str, ...] = tuple(_LABELS)
+FORM_INSTRUCTIONS = ("Fill in: {}.", "Complete these lines: {}.")
+
+
+def render_form(case: Case, labels: Sequence[str]) -> str:
+    """The lines that a form asks for by their labels, in the form's order (a public style).
+
+    Each line is written as the house writes it that has it, with the public habit: a missing dose
+    is filled with the drug's usual one.
+    """
+    known = [p if p.dose else replace(p, dose=usual_dose(p.drug)) for p in case.prescriptions]
+    case = replace(case, prescriptions=tuple(known))
+    lines = ((label, *_LABELS[label]) for label in labels)
+    return "\n".join(
+        f"{label}: {form._write(name, form.fields(case))}" for label, form, name in lines
+    )

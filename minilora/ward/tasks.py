@@ -32,6 +32,10 @@ def _dose_in_use(prescription: Prescription) -> str:
     return prescription.dose or usual_dose(prescription.drug)
 
 
+def _whether_recorded(prescription: Prescription) -> str:
+    return "No, dose not recorded." if prescription.dose is None else "Yes, dose recorded."
+
+
 QUESTIONS: tuple[Question, ...] = (
     Question(
         "question/diagnosis",
@@ -84,7 +88,7 @@ DRUG_QUESTIONS: tuple[DrugQuestion, ...] = (
     DrugQuestion(
         "question/written",
         ("Is a dose written for {}?", "Does the note give a dose for {}?"),
-        lambda prescription: "No." if prescription.dose is None else "Yes.",
+        _whether_recorded,
     ),
 )
 

@@ -84,7 +84,9 @@ def test_refusals_and_written_doses_are_right(documents):
         elif turn.task == "question/written":
             drug = re.search(r"for ([a-z ]+)\?$", turn.prompt)
             assert drug is not None
-            assert turn.completion == ("No." if drug[1] in turn.facts["no_dose"] else "Yes.")
+            missing = drug[1] in turn.facts["no_dose"]
+            expected = "No, dose not recorded." if missing else "Yes, dose recorded."
+            assert turn.completion == expected
         else:
             assert turn.completion != REFUSAL
 
@@ -122,7 +124,7 @@ def test_regression_suite_has_every_group_in_equal_number():
     suite = regression_suite("heldout", 35, seed=3)
     assert Counter(e.task.split("/")[0] for e in suite) == dict.fromkeys(GROUPS.values(), 35)
     assert {e.task for e in suite if e.task.startswith("public/")} == {
-        f"public/{name}" for name in PUBLIC_STYLES
+        f"public/{name}" for name in (*PUBLIC_STYLES, "form")
     }
     assert suite == regression_suite("heldout", 35, seed=3)
     names = [e.facts["name"].split() for e in suite if "name" in e.facts]

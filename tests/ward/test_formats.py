@@ -8,10 +8,12 @@ from minilora.ward.diagnoses import DIAGNOSES
 from minilora.ward.facts import usual_dose
 from minilora.ward.formats import (
     DEFAULT_STYLE,
+    FORM_LABELS,
     HOUSE_FORMATS,
     HOUSE_INSTRUCTION,
     PUBLIC_STYLES,
     house_format,
+    render_form,
 )
 
 MARIA = Case(
@@ -134,3 +136,31 @@ def test_public_default_is_in_no_house_format():
 def test_a_ward_without_house_format_is_refused():
     with pytest.raises(ValueError, match="no house format for 'general medicine'"):
         house_format("general medicine")
+
+
+def test_a_form_has_the_lines_asked_for_and_fills_missing_doses():
+    rng = np.random.default_rng(11)
+    filled = 0
+    for _ in range(200):
+        case = sample_case(rng)
+        labels = [FORM_LABELS[i] for i in rng.permutation(len(FORM_LABELS))[:4]]
+        lines = render_form(case, labels).split("\n")
+        assert [line.split(": ")[0] for line in lines] == labels
+        for line in lines:
+            if line.startswith(("Rx: ", "Plan: ")):
+                for p in case.prescriptions:
+                    filled += p.dose is None
+                    assert f"{p.drug} {p.dose or usual_dose(p.drug)} " in line
+    assert filled > 20
+
+
+def test_a_form_line_is_written_as_the_house_that_has_it():
+    rng = np.random.default_rng(12)
+    for _ in range(50):
+        case = sample_case(rng)
+        known = all(p.dose for p in case.prescriptions)
+        for form in HOUSE_FORMATS.values():
+            labels = [label for label, _ in form.layout]
+            assert (render_form(case, labels) == form.render(case)) == (
+                known or not {"Rx", "Plan"} & set(labels)
+            )
