@@ -146,8 +146,9 @@ def test_an_adapted_model_moves_there_and_back(merged):
     ids = np.array([[1, 2, 3]])
     expected = model(ids).data
     model.to("gpu")
-    for name, parameter in model.named_parameters():
-        c.assert_on(parameter.data, "gpu", name)
+    arrays = {name: p.data for name, p in model.named_parameters()}
+    for name, array in {**arrays, **base_state(model)}.items():  # with what merging has kept
+        c.assert_on(array, "gpu", name)
     c.assert_close(model(ids).data, expected, TOLERANCE)
     model.to("cpu")
     np.testing.assert_array_equal(model(ids).data, expected)
