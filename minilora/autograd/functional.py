@@ -102,8 +102,8 @@ def lora_linear(
     """y = x W^T + b + s (x' A^T) B^T, with x' = x * keep   (Hu et al. 2021, Eq. 3)
 
     With h = x' A^T and u = s g B:   gA = u^T x',   gB = s g^T h,   gx = g W + keep * (u A),
-    gW = g^T x where W is trained too. Two thin products, right to left: ΔW is never built.
-    x (..., in), W (out, in), A (r, in), B (out, r); keep: a dropout mask like x, or None.
+    gW = g^T x where W is trained too. h is made again in the backward pass, so that what is kept
+    for it is x alone. x (..., in), W (out, in), A (r, in), B (out, r); keep: a dropout mask like x, or None.
     """
     _check_linear("lora_linear", x, weight)
     data, w, a, b = x.data, weight.data, lora_A.data, lora_B.data
@@ -114,9 +114,15 @@ def lora_linear(
         )
     dropped = data if keep is None else data * keep
     scaled_b = b * scaling  # scaling the small matrix, not the activations
-    h = _times(dropped, a.T)
+    # Without dropout x' = x, and y = x (W + s B A)^T exactly. Building W + s B A costs in * out
+    # numbers and saves the pass that adds two products of N rows, so it pays for N rows or more.
+    rows = data.size // data.shape[-1]
+    folded = keep is None and rows * (w.shape[0] + w.shape[1]) > w.size
+    if folded:
+        w = w + scaled_b @ a
     y = _times(data, w.T)
-    y += _times(h, scaled_b.T)
+    if not folded:
+        y += _times(_times(dropped, a.T), scaled_b.T)
 
     def prepare(g: Array) -> tuple[Array, Array]:
         return g, _times(g, scaled_b)
@@ -124,17 +130,18 @@ def lora_linear(
     def grad_x(gu: tuple[Array, Array]) -> Array:
         g, u = gu
         gx = _times(g, w)
-        through = _times(u, a)
-        if keep is not None:
-            through *= keep
-        gx += through
+        if not folded:
+            through = _times(u, a)
+            if keep is not None:
+                through *= keep
+            gx += through
         return gx
 
     inputs = [
         (x, grad_x),
         (weight, lambda gu: _rows(gu[0]).T @ _rows(data)),
         (lora_A, lambda gu: _rows(gu[1]).T @ _rows(dropped)),
-        (lora_B, lambda gu: (_rows(gu[0]).T @ _rows(h)) * scaling),
+        (lora_B, lambda gu: (_rows(gu[0]).T @ _times(_rows(dropped), a.T)) * scaling),
     ]
     if bias is not None:
         y += bias.data

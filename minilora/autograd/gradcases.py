@@ -190,6 +190,7 @@ for _shape, _variant in (((3, 2), "one table"), ((2, 3, 2), "a table per row")):
 
 _lora = {"x": (2, 3, 5), "lora_A": (2, 5), "lora_B": (7, 2)}
 _case(F.lora_linear, "frozen W", _lora, weight=_frozen(7, 5), scaling=1.7)
+_case(F.lora_linear, "two rows", {**_lora, "x": (1, 2, 5)}, weight=_frozen(7, 5), scaling=1.7)
 _case(
     F.lora_linear,
     "frozen W and b, dropout",

@@ -41,7 +41,13 @@ from minilora.training import (
     fit,
     prompt_messages,
 )
-from minilora.ward import HouseScore, RegressionScore, score_house, score_regression
+from minilora.ward import (
+    HouseScore,
+    RegressionScore,
+    house_format,
+    score_house,
+    score_regression,
+)
 from minilora.ward.score import gives_dose
 
 DATA = WARD_BASE.parent / "ward"
@@ -72,6 +78,7 @@ def tour(
     """Adapt the ward's base to a hospital's discharge notes with LoRA, and measure all of it."""
     began = time.perf_counter()
     console = Console()
+    house_format(ward)
     require_free(out, MARK, FILES, "an earlier tour to replace")
     train, held_out, suite = (
         read_examples(DATA / name)
