@@ -1,0 +1,231 @@
+"""What `minilora bench` prints and writes."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from minilora import __version__, backend
+from minilora.baselines.op_times import Profile
+from minilora.baselines.race import FOREIGN, Result
+from minilora.baselines.workloads import Job, Workload
+from minilora.cli import show as shown
+
+KINDS = ("minilora", "torch", "textbook", "matmul")
+
+
+def cpu_name() -> str:
+    """The processor, as the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def about(with_torch: bool, missing: Sequence[str], torch_logits: str) -> dict[str, str]:
+    """Machine, libraries and the terms of the comparison."""
+    blas = [
+        f"{b['internal_api']} {b['version']}, kernel {b.get('architecture', '?')}"
+        for b in backend.blas_libraries()
+    ]
+    peer = "in processes of its own; versions beside the results"
+    if missing:
+        peer = f"left out: {', '.join(missing)} not installed (the interop extra)"
+    elif not with_torch:
+        peer = "left out by --no-torch"
+    return {
+        "minilora": f"{__version__}, Python {platform.python_version()}, NumPy {np.__version__}",
+        "BLAS": "; ".join(blas) or "unknown",
+        "CPU": f"{cpu_name()}, {backend.physical_cores()} cores usable, {os.cpu_count()} logical",
+        "dtype": "float32",
+        "cores": "training: n workers with one BLAS thread each; else n BLAS threads; torch: n "
+        "threads",
+        "torch": peer,
+        "torch's logits": f"{torch_logits} positions; minilora's loss makes the labelled ones",
+        "spoilt": f"turns with more than {FOREIGN:.0%} of a core used by other processes",
+    }
+
+
+def record(result: Result) -> dict:
+    """One cell, JSON-ready."""
+    workload, job = result.workload, result.job
+    sides = {}
+    for name in result.names:
+        turns, seconds = result.turns(name), result.seconds(name)
+        sides[name] = {
+            "seconds": seconds,
+            "tokens_per_second": job.tokens(workload) / seconds,
+            "cpu_seconds": float(np.median([t.cpu for t in turns])),
+            "turns": [vars(r[name]) for r in result.rounds],
+            "memory": result.peak(name),
+            **result.about[name],
+        }
+    return {
+        "workload": workload.to_dict(),
+        "job": job.name,
+        "title": job.title,
+        "rounds": len(result.rounds),
+        "clean_rounds": result.clean_rounds(),
+        "best": {kind: result.best(kind) for kind in KINDS if result.best(kind)},
+        "sides": sides,
+        "ratios": ratios(result),
+    }
+
+
+def ratios(result: Result) -> dict[str, dict]:
+    """ "other / minilora" at equal cores, by CPU time at one, and best against best."""
+    pairs = {}
+    for name in result.names:
+        kind, _, count = name.partition("@")
+        ours = f"minilora@{count}"
+        if kind == "minilora" or ours not in result.names:
+            continue
+        over, under = (ours, name) if kind == "matmul" else (name, ours)
+        pairs[f"{over} / {under}"] = result.ratio(over, under)
+        if count == "1" and kind != "matmul":
+            pairs[f"{over} / {under}, CPU"] = result.ratio(over, under, "cpu")
+    for kind in ("torch", "matmul"):
+        best, ours = result.best(kind), result.best("minilora")
+        if best:
+            over, under = (ours, best) if kind == "matmul" else (best, ours)
+            title = "minilora / matmul, best" if kind == "matmul" else "torch / minilora, best"
+            pairs[title] = result.ratio(over, under)
+    return pairs
+
+
+def spread(ratio: dict) -> str:
+    """A ratio with its 20-80 % band."""
+    if ratio["median"] is None:
+        return "no clean pair"
+    return f"{ratio['median']:.2f} [{ratio['low']:.2f}..{ratio['high']:.2f}]"
+
+
+def show_about(console: Console, values: dict[str, str]) -> None:
+    """The terms of the comparison."""
+    shown.pairs(console, "minilora bench", values.items())
+
+
+def show(console: Console, cell: dict) -> None:
+    """One cell: a row for each side, then the ratios."""
+    rows = []
+    for name, side in cell["sides"].items():
+        memory, bare = side["memory"], name.startswith("matmul")
+        rows.append(
+            (
+                name,
+                f"{side['tokens_per_second']:,.0f}",
+                f"{side['seconds'] * 1e3:,.2f}",
+                f"{side['cpu_seconds'] * 1e3:,.2f}" if name.endswith("@1") else "",
+                "" if bare else shown.size(memory["growth"]),
+                "" if bare else shown.size(memory["peak"]),
+            )
+        )
+    headings = ("side@cores", "tokens/s", "ms", "CPU ms", "memory +", "peak")
+    shown.grid(console, cell_title(cell), headings, rows, range(1, 6))
+    texts = [(name, spread(ratio)) for name, ratio in cell["ratios"].items()]
+    texts.append(("rounds undisturbed", f"{cell['clean_rounds']} of {cell['rounds']}"))
+    texts.append(("loss", losses(cell["sides"])))
+    for name, side in cell["sides"].items():
+        if name.startswith("torch"):
+            texts.append((name, f"{side['version']}, attention {side['attention']}"))
+    shown.pairs(console, "time of A / time of B: median [20 %..80 %]", texts)
+
+
+def cell_title(cell: dict) -> str:
+    """Size and job in words."""
+    c, w = cell["workload"]["config"], cell["workload"]
+    size = f"L {c['num_hidden_layers']}, d {c['hidden_size']}, ff {c['intermediate_size']}"
+    size += f", V {c['vocab_size']}"
+    if not cell["job"].startswith("generate"):
+        size += f", {w['rows']} x {w['time']} tokens"
+    if cell["job"] not in ("forward", "generate-1", "generate-8"):
+        size += f", {w['labels']} labels a row"
+    return f"{w['name']}: {cell['title']} ({size})"
+
+
+def losses(sides: dict) -> str:
+    """The loss of every side at the start and after three turns, and how far they differ."""
+    texts = []
+    for key, when in (("loss", "at the start"), ("loss_after", "after 3 turns")):
+        values = [side[key] for name, side in sides.items() if not name.startswith("matmul")]
+        apart = max(values) - min(values)
+        texts.append(f"{when} {values[0]:.6f} ({len(values)} sides, {apart:.0e} apart)")
+    return ", ".join(texts)
+
+
+def show_summary(console: Console, cells: Sequence[dict]) -> None:
+    """One line a cell, each side at its best setting; the textbook at one core."""
+
+    def middle(ratio: dict | None) -> str:
+        return f"{ratio['median']:.2f}" if ratio and ratio["median"] else ""
+
+    rows = []
+    for cell in cells:
+        ratios_, best, sides = cell["ratios"], cell["best"], cell["sides"]
+        peer = sides[best["torch"]] if "torch" in best else None
+        ratio = ratios_.get("torch / minilora, best")
+        band = f"{ratio['low']:.2f}..{ratio['high']:.2f}" if middle(ratio) else ""
+        rows.append(
+            (
+                f"{cell['workload']['name']} {cell['job']}",
+                f"{sides[best['minilora']]['tokens_per_second']:,.0f}",
+                f"{peer['tokens_per_second']:,.0f}" if peer else "",
+                middle(ratio),
+                band,
+                middle(ratios_["minilora / matmul, best"]),
+                middle(ratios_.get("textbook@1 / minilora@1")),
+                memory_ratio(sides),
+            )
+        )
+    headings = (
+        "", "tokens/s", "torch's", "torch/ours", "20-80 %", "x matmuls", "textbook", "memory",
+    )  # fmt: skip
+    shown.grid(console, "each side at its best setting", headings, rows, range(1, 8))
+
+
+def memory_ratio(sides: dict) -> str:
+    """Growth over the set-up model in one process, ours over torch's."""
+    ours, peer = sides.get("minilora@1"), sides.get("torch@1")
+    if not (ours and peer and peer["memory"]["growth"]):
+        return ""
+    return f"{ours['memory']['growth'] / peer['memory']['growth']:.2f}"
+
+
+def profile_record(workload: Workload, job: Job, profile: Profile) -> dict:
+    """A profile, JSON-ready."""
+    return {"workload": workload.to_dict(), "job": job.name, "profile": profile.to_dict()}
+
+
+def show_profile(console: Console, workload: Workload, job: Job, profile: Profile) -> None:
+    """Shares of the step, then every op with what it spends beyond its bare products."""
+
+    def line(name: str, seconds: float, note: str = "") -> tuple[str, str, str, str]:
+        return name, f"{seconds * 1e3:,.2f}", f"{seconds / profile.total:.1%}", note
+
+    rows = [
+        line("matmul", profile.matmul, "its bare products, timed alone"),
+        line("passes over elements", profile.passes, "the rest"),
+        line("fresh memory", profile.faults, f"{profile.fault_count:,.0f} page faults"),
+        line("Python", profile.python, "the same step on one row of two tokens"),
+        line("step", profile.total, f"of it clipping and AdamW {profile.update * 1e3:.2f} ms"),
+    ]
+    title = f"{workload.name}: {job.title}, one process, one BLAS thread"
+    shown.grid(console, title, ("share", "ms", "", ""), rows, (1, 2))
+    rows = []
+    by_cost = sorted(profile.ops.items(), key=lambda item: -sum(item[1][1:3]))
+    for name, (calls, ahead, back, bare) in by_cost:
+        rest = ahead + back - bare
+        numbers = [f"{ms * 1e3:,.2f}" for ms in (ahead, back, bare, rest)]
+        rows.append((name, str(calls), *numbers, f"{rest / profile.total:.1%}"))
+    other = profile.total - sum(ahead + back for _, ahead, back, _ in profile.ops.values())
+    rows.append(("tape, sums, update", "", "", "", "", f"{other * 1e3:,.2f}"))
+    rows[-1] = (*rows[-1], f"{other / profile.total:.1%}")
+    headings = ("op", "calls", "forward", "backward", "matmul", "beyond", "share")
+    shown.grid(console, "ms a step by op", headings, rows, range(1, 7))

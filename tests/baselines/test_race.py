@@ -1,0 +1,75 @@
+"""Turns: which count, what their ratios are, and what happens when a side goes wrong."""
+
+import pytest
+
+from minilora.baselines import race as r
+from minilora.baselines import workloads as w
+
+LORA = w.JOBS["lora-qv"]
+
+
+def result(tiny, *rounds):
+    """Rounds of (ours, theirs), each a wall time or (wall time, foreign load)."""
+    made = r.Result(tiny, LORA, about={"minilora@1": {}, "torch@1": {}, "torch@2": {}})
+    for walls in rounds:
+        turns = [t if isinstance(t, tuple) else (t, 0.0) for t in walls]
+        names = ["minilora@1", "torch@1", "torch@2"]
+        made.rounds.append(
+            {n: r.Turn(wall, wall / 2, f) for n, (wall, f) in zip(names, turns, strict=False)}
+        )
+    return made
+
+
+def test_a_ratio_is_the_median_of_ratios_within_rounds(tiny):
+    made = result(tiny, (1.0, 3.0), (2.0, 2.0), (1.0, 2.0), (4.0, 2.0), (1.0, 9.0))
+    ratio = made.ratio("torch@1", "minilora@1")
+    assert ratio == {"median": 2.0, "low": 1.0, "high": 3.0, "pairs": 5, "dropped": 0}
+
+
+def test_spoilt_pairs_are_dropped_and_counted_but_not_for_cpu_time(tiny):
+    made = result(tiny, (1.0, 3.0), ((1.0, 0.2), 50.0), (1.0, (70.0, 0.13)), (1.0, (5.0, 0.12)))
+    ratio = made.ratio("torch@1", "minilora@1")
+    assert (ratio["median"], ratio["pairs"], ratio["dropped"]) == (4.0, 2, 2)
+    assert made.ratio("torch@1", "minilora@1", "cpu")["pairs"] == 4
+    assert made.clean_rounds() == 2
+    assert made.seconds("torch@1") == 5.0  # of 3, 50 and 5: its own turns that are clean
+
+
+def test_no_clean_pair_is_no_ratio(tiny):
+    ratio = result(tiny, ((1.0, 0.5), 2.0)).ratio("torch@1", "minilora@1")
+    assert ratio == {"median": None, "low": None, "high": None, "pairs": 0, "dropped": 1}
+
+
+def test_best_is_the_faster_setting(tiny):
+    made = result(tiny, (1.0, 3.0, 2.0), (1.0, 3.0, 4.0), (1.0, 3.0, 2.5))
+    assert made.best("torch") == "torch@2"
+    assert made.best("textbook") is None
+
+
+@pytest.mark.parametrize("key", ["loss", "loss_after"])
+def test_sides_that_compute_another_loss_are_refused(tiny, key):
+    made = result(tiny)
+    made.about = {name: {"loss": 3.0, "loss_after": 2.9} for name in ("minilora@1", "torch@1")}
+    made.about["matmul@1"] = {"loss": 0.0, "loss_after": 0.0}
+    made.check_losses()
+    made.about["torch@1"][key] *= 1.001
+    with pytest.raises(ValueError, match=f"{key} .*torch@1"):
+        made.check_losses()
+
+
+def test_a_side_that_dies_is_told_with_its_last_words(tiny):
+    side = r.Side("matmul", 1, {"workload": tiny.to_dict(), "job": "no such job", "folder": ""})
+    with pytest.raises(ChildProcessError, match=r"matmul@1 side died \(exit code 1\): KeyError"):
+        side.start(0.01)
+    side.close()
+
+
+@pytest.mark.parametrize("count", [{"pairs": 0}, {"pairs": 1, "starts": 0}])
+def test_no_pairs_or_no_start_are_refused(tiny, count):
+    with pytest.raises(ValueError, match="at least 1"):
+        r.race(tiny, LORA, [("minilora", 1)], **count)
+
+
+def test_workloads_survive_json(tiny):
+    for workload in (*w.WORKLOADS.values(), tiny):
+        assert w.Workload.from_dict(workload.to_dict()) == workload

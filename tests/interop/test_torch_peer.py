@@ -1,0 +1,80 @@
+"""torch's side of the benchmark computes what ours does: losses, steps and greedy tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("peft")
+pytest.importorskip("transformers")
+
+from minilora.baselines import workloads as w  # noqa: E402
+from minilora.baselines.race import race  # noqa: E402
+from minilora.baselines.torch_peer import ATTENTION, Work, best_attention, loss_of  # noqa: E402
+from minilora.nn import TransformerConfig  # noqa: E402
+from minilora.nn.generate import generate  # noqa: E402
+
+pytestmark = pytest.mark.interop
+
+CONFIG = TransformerConfig(
+    vocab_size=37, hidden_size=16, intermediate_size=20, num_hidden_layers=2,
+    num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
+    rope_theta=500.0, rms_norm_eps=1e-3,
+)  # fmt: skip
+TINY = w.Workload("tiny", CONFIG, rows=6, time=9, labels=4)
+
+
+@pytest.mark.parametrize("name", ["lora-qv", "lora-all", "full"])
+def test_losses_and_trained_parameters_are_equal(tmp_path, name):
+    job = w.JOBS[name]
+    w.write_weights(TINY, job, tmp_path)
+    ours, theirs = w.load_model(TINY, job, tmp_path), Work(TINY, job, str(tmp_path), 0)
+    expected = ours.loss(*TINY.batch()).item()
+    assert theirs.loss() == pytest.approx(expected, rel=1e-5)
+    kept = loss_of(theirs.model, theirs.ids, theirs.labels, TINY.labels)
+    assert kept.item() == pytest.approx(expected, rel=1e-5)
+    trained = sum(p.size for p in ours.parameters() if p.requires_grad)
+    assert sum(p.numel() for p in theirs.trained) == trained
+    before = theirs.loss()
+    theirs.probe()
+    assert theirs.loss() == before
+    theirs.once()
+    assert theirs.loss() < before
+
+
+def test_both_attention_kernels_give_the_same_loss(tmp_path):
+    job = w.JOBS["lora-qv"]
+    w.write_weights(TINY, job, tmp_path)
+    work = Work(TINY, job, str(tmp_path), 0)
+    assert best_attention(work.model, work.probe) in ATTENTION
+    layer = work.model.base_model.model.model.layers[0].self_attn
+    losses = []
+    for kernel in ATTENTION:
+        work.model.base_model.config._attn_implementation = kernel
+        assert layer.config._attn_implementation == kernel
+        losses.append(work.loss())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["generate-1", "generate-8"])
+def test_greedy_tokens_are_equal(tmp_path, name):
+    job = w.JOBS[name]
+    w.write_weights(TINY, job, tmp_path)
+    ours, theirs = w.load_model(TINY, job, tmp_path), Work(TINY, job, str(tmp_path), 0)
+    prompts = TINY.prompts(job.rows)
+    expected = generate(ours, prompts.tolist(), w.NEW_TOKENS)
+    got = theirs.generate().numpy()
+    assert got.shape == (job.rows, w.NEW_TOKENS)
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_a_race_finds_equal_losses_before_and_after_three_steps():
+    sides = [("minilora", 1), ("torch", 1)]
+    extra = {"torch_logits": "labelled"}
+    job = w.JOBS["lora-all"]
+    result = race(TINY, job, sides, pairs=1, starts=1, seconds=0.01, extra=extra)
+    ours, theirs = result.about["minilora@1"], result.about["torch@1"]
+    assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+    assert ours["loss_after"] == pytest.approx(theirs["loss_after"], rel=1e-5)
+    assert abs(ours["loss"] - ours["loss_after"]) > 1e-4
