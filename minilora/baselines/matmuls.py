@@ -81,10 +81,7 @@ def forward(
                 ]
             result.append(Product("linear", count, inside, outside, ROWS, TURNED, weight))
             if name in adapted:
-                result += [
-                    Product("adapter", count, inside, RANK, ROWS, TURNED, weight + ".A"),
-                    Product("adapter", count, RANK, outside, ROWS, TURNED, weight + ".B"),
-                ]
+                result += _adapter_forward(count, inside, outside, weight)
     size = (config.hidden_size, config.vocab_size)
     return [*result, Product("head", head_rows, *size, ROWS, TURNED, "head")]
 
@@ -117,17 +114,40 @@ def backward(
             if full:
                 result.append(Product("linear", outside, count, inside, TURNED))
             if name in adapted:
-                result += [
-                    Product("adapter", count, outside, RANK, ROWS, ROWS, weight + ".B"),
-                    Product("adapter", RANK, count, inside, TURNED),
-                    Product("adapter", outside, count, RANK, TURNED),
-                ]
-                if through:
-                    up = Product("adapter", count, RANK, inside, ROWS, ROWS, weight + ".A")
-                    result.append(up)
+                result += _adapter_backward(count, inside, outside, weight, through)
             if name == "o_proj":
                 wanted = [n for n in "qkv" if layer > 0 or full or f"{n}_proj" in adapted]
                 result += _attention_backward(heads, time, dim, wanted)
+    return result
+
+
+def folds(count: int, inside: int, outside: int) -> bool:
+    """Whether W + s B A, built once, is less work than thin products over `count` rows."""
+    return count * (inside + outside) > inside * outside
+
+
+def _adapter_forward(count: int, inside: int, outside: int, weight: str) -> list[Product]:
+    if folds(count, inside, outside):
+        return [Product("adapter", outside, RANK, inside, ROWS, ROWS, weight + ".A")]
+    return [
+        Product("adapter", count, inside, RANK, ROWS, TURNED, weight + ".A"),
+        Product("adapter", count, RANK, outside, ROWS, TURNED, weight + ".B"),
+    ]
+
+
+def _adapter_backward(
+    count: int, inside: int, outside: int, weight: str, through: bool
+) -> list[Product]:
+    """u = g B, then gA = u^T x and gB = g^T h; h is made here where the forward did without."""
+    result = [
+        Product("adapter", count, outside, RANK, ROWS, ROWS, weight + ".B"),
+        Product("adapter", RANK, count, inside, TURNED),
+        Product("adapter", outside, count, RANK, TURNED),
+    ]
+    if folds(count, inside, outside):
+        result.append(Product("adapter", count, inside, RANK, ROWS, TURNED, weight + ".A"))
+    elif through:
+        result.append(Product("adapter", count, RANK, inside, ROWS, ROWS, weight + ".A"))
     return result
 
 

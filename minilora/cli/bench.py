@@ -58,7 +58,9 @@ def bench(
         else:
             racing = sides(workload_, job_, counts, with_torch)
             terms = {"pairs": pairs, "starts": starts, "seconds": seconds}
-            result = race(workload_, job_, racing, **terms, extra={"torch_logits": torch_logits})
+            with report.progress(workload_, job_, pairs) as on_round:
+                terms["extra"] = {"torch_logits": torch_logits}
+                result = race(workload_, job_, racing, **terms, on_round=on_round)
             records.append(report.record(result))
             report.show(console, records[-1])
     if not profile:

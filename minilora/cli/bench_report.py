@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from tqdm import tqdm
 
 from minilora import __version__, backend
 from minilora.baselines.op_times import Profile
@@ -51,6 +53,18 @@ def about(with_torch: bool, missing: Sequence[str], torch_logits: str) -> dict[s
         "torch's logits": f"{torch_logits} positions; minilora's loss makes the labelled ones",
         "spoilt": f"turns with more than {FOREIGN:.0%} of a core used by other processes",
     }
+
+
+@contextmanager
+def progress(workload: Workload, job: Job, pairs: int) -> Iterator[Callable[[Result], None]]:
+    """A bar that counts undisturbed rounds, and names those that were spoilt."""
+    with tqdm(total=pairs, desc=f"{workload.name} {job.name}", unit="round", leave=False) as bar:
+
+        def on_round(result: Result) -> None:
+            bar.update(result.clean_rounds() - bar.n)
+            bar.set_postfix_str(f"{len(result.rounds) - result.clean_rounds()} spoilt")
+
+        yield on_round
 
 
 def record(result: Result) -> dict:

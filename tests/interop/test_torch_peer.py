@@ -20,7 +20,7 @@ pytestmark = pytest.mark.interop
 CONFIG = TransformerConfig(
     vocab_size=37, hidden_size=16, intermediate_size=20, num_hidden_layers=2,
     num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
-    rope_theta=500.0, rms_norm_eps=1e-3,
+    rope_theta=500.0, rms_norm_eps=1e-3, initializer_range=0.5,
 )  # fmt: skip
 TINY = w.Workload("tiny", CONFIG, rows=6, time=9, labels=4)
 
