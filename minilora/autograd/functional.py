@@ -102,8 +102,8 @@ def lora_linear(
     """y = x W^T + b + s (x' A^T) B^T, with x' = x * keep   (Hu et al. 2021, Eq. 3)
 
     With h = x' A^T and u = s g B:   gA = u^T x',   gB = s g^T h,   gx = g W + keep * (u A),
-    gW = g^T x where W is trained too. h is made again in the backward pass, so that what is kept
-    for it is x alone. x (..., in), W (out, in), A (r, in), B (out, r); keep: a dropout mask like x, or None.
+    gW = g^T x where W is trained too. h is made in the backward pass, so x alone is kept for it.
+    x (..., in), W (out, in), A (r, in), B (out, r); keep: a dropout mask like x, or None.
     """
     _check_linear("lora_linear", x, weight)
     data, w, a, b = x.data, weight.data, lora_A.data, lora_B.data
@@ -114,8 +114,8 @@ def lora_linear(
         )
     dropped = data if keep is None else data * keep
     scaled_b = b * scaling  # scaling the small matrix, not the activations
-    # Without dropout x' = x, and y = x (W + s B A)^T exactly. Building W + s B A costs in * out
-    # numbers and saves the pass that adds two products of N rows, so it pays for N rows or more.
+    # Without dropout x' = x and y = x (W + s B A)^T. Building W + s B A takes r * in * out
+    # multiplications and spares N * r * (in + out) of thin products, and a pass over y and gx.
     rows = data.size // data.shape[-1]
     folded = keep is None and rows * (w.shape[0] + w.shape[1]) > w.size
     if folded:

@@ -48,6 +48,7 @@ from minilora.ward import (
     score_house,
     score_regression,
 )
+from minilora.ward.formats import FORM_INSTRUCTIONS, HOUSE_INSTRUCTION
 from minilora.ward.score import gives_dose
 
 DATA = WARD_BASE.parent / "ward"
@@ -56,6 +57,14 @@ FILES = (MARK, "tour.png", "adapter", "merged")
 STEPS, BATCH, LR = 300, 32, 0.01
 CHECK_ROWS = 120
 """Held-out house examples, and prompts of the base regression suite, that are scored."""
+
+
+READING = (
+    "The base, prompted: asked for the house's lines by name. A prompt gets the layout, not the "
+    "rule.\nThe adapter saw nothing but the house task. The base's bits are the same, and yet base "
+    "and adapter\ntogether answer other questions worse: frozen storage is not frozen behaviour. "
+    "Test what you ship."
+)
 
 
 @dataclass(frozen=True)
@@ -92,17 +101,22 @@ def tour(
     before = measure(model, tokenizer, ward, held_out, suite, "before")
     show_answer(console, "The base answers", before.outputs[shown], held_out[shown])
 
+    prompted = measure_prompted(model, tokenizer, ward, held_out)
+
     attach(model, LoRAConfig(), np.random.default_rng(seed))
     history, optimizer = train_adapter(model, tokenizer, train, (steps, lr, seed, workers))
     after = measure(model, tokenizer, ward, held_out, suite, "after")
     show_answer(console, "With the adapter", after.outputs[shown], held_out[shown])
 
     promises = check_promises(model, tokenizer, held_out[shown]["prompt"], base["print"])
-    rows = score_rows(before.house, after.house, before.base, after.base)
-    show.grid(console, f"{ward}: held-out notes", ("", "base", "adapted"), rows, right=(1, 2))
+    rows = score_rows((before.house, prompted, after.house), (before.base, after.base))
+    titles = ("", "base", "base, prompted", "adapted")
+    show.grid(console, f"{ward}: held-out notes", titles, rows, right=(1, 2, 3))
+    show.say(console, READING)
     show.pairs(console, "What it took", bill(model, optimizer, base["parameters"], promises))
     figures = {
         "ward": ward,
+        "prompted": {"house": prompted.to_dict()},
         "before": {"house": before.house.to_dict(), "base": before.base.to_dict()},
         "after": {"house": after.house.to_dict(), "base": after.base.to_dict()},
     }
@@ -164,6 +178,20 @@ def measure(
     house = answers(model, tokenizer, [r["prompt"] for r in held_out], progress=f"house {when}")
     base = answers(model, tokenizer, [r["prompt"] for r in suite], progress=f"base suite {when}")
     return Scores(score_house(ward, held_out, house), score_regression(suite, base), house)
+
+
+def measure_prompted(
+    model: Transformer, tokenizer: Tokenizer, ward: str, held_out: list[dict]
+) -> HouseScore:
+    """The base with the best plain prompt: a form that names the house's lines.
+
+    The prompt comes before the adapter: it gets the layout, and cannot get rid of the habit.
+    """
+    labels = [label for label, _ in house_format(ward).layout]
+    instruction = FORM_INSTRUCTIONS[0].format(", ".join(labels))
+    notes = [row["prompt"].removesuffix(HOUSE_INSTRUCTION) for row in held_out]
+    outputs = answers(model, tokenizer, [note + instruction for note in notes], progress="prompted")
+    return score_house(ward, held_out, outputs)
 
 
 def train_adapter(

@@ -16,25 +16,21 @@ def percent(x: float | None) -> str:
 
 
 def score_rows(
-    house_before: HouseScore,
-    house_after: HouseScore,
-    base_before: RegressionScore,
-    base_after: RegressionScore,
-) -> list[tuple[str, str, str]]:
-    """Rows (what, before, after) of the house task and of the base regression suite."""
-    rows = [("house task", f"{house_before.count} notes", "")]
+    house: tuple[HouseScore, HouseScore, HouseScore],
+    base: tuple[RegressionScore, RegressionScore],
+) -> list[tuple[str, ...]]:
+    """Rows of the house task (base, prompted, adapted) and of the suite (base, adapted)."""
+    rows: list[tuple[str, ...]] = [("house task", f"{house[0].count} notes", "", "")]
     for name, key in (
         ("exact summaries", "exact"),
         ("in the house's format", "format_compliance"),
         ("invented doses (of the missing ones)", "invented_dose_rate"),
         ("leaks a name or phone", "leak_rate"),
     ):
-        rows.append(
-            (f"  {name}", percent(getattr(house_before, key)), percent(getattr(house_after, key)))
-        )
-    rows.append(("what the base could do", f"{base_before.count} prompts", ""))
-    for group, exact in base_before.groups.items():
-        rows.append((f"  {group}, exact", percent(exact), percent(base_after.groups[group])))
+        rows.append((f"  {name}", *(percent(getattr(score, key)) for score in house)))
+    rows.append(("what the base could do", f"{base[0].count} prompts", "", ""))
+    for group, exact in base[0].groups.items():
+        rows.append((f"  {group}, exact", percent(exact), "", percent(base[1].groups[group])))
     return rows
 
 

@@ -1,0 +1,74 @@
+"""The tour on the shipped base, cut short: what it shows, checks, writes and refuses."""
+
+import json
+
+import numpy as np
+import pytest
+
+from minilora.cli import app, tour
+from minilora.cli.bases import WARD, open_base
+from minilora.hub import load_pretrained
+from minilora.lora import LoRAConfig, attach, base_fingerprint, load_adapter, read_adapter
+
+SHORT = ["--steps", "3", "--workers", "1"]
+
+
+@pytest.fixture(scope="module")
+def short_tour(tmp_path_factory):
+    """One tour of three steps on a dozen prompts: (folder, what it printed)."""
+    out = tmp_path_factory.mktemp("tour") / "t"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(tour, "CHECK_ROWS", 10)
+        raise SystemExit(app.main(["tour", "--out", str(out), *SHORT]))
+    assert stop.value.code == 0
+    return out
+
+
+def test_tour_writes_adapter_merged_model_plot_and_figures(short_tour):
+    figures = json.loads((short_tour / "tour.json").read_text())
+    assert figures["ward"] == "cardiology"
+    for when in ("before", "after"):
+        assert figures[when]["house"]["count"] == 10
+        assert set(figures[when]["base"]["groups"]) >= {"public", "questions", "refusals"}
+    assert (
+        figures["before"]["house"]["exact"]
+        == 0.0
+        < figures["prompted"]["house"]["format_compliance"]
+    )
+    assert (short_tour / "tour.png").read_bytes().startswith(b"\x89PNG")
+    assert read_adapter(short_tour / "adapter").config == LoRAConfig()
+
+
+def test_merged_model_answers_as_base_and_adapter_do(short_tour):
+    merged, tokenizer = load_pretrained(short_tour / "merged")
+    base, _ = open_base(WARD)
+    ids = np.array([tokenizer.encode_prompt("What does AF stand for?")])
+    plain = base(ids).data
+    load_adapter(base, short_tour / "adapter")
+    adapted = base(ids).data
+    assert np.abs(adapted - plain).max() > 1e-3
+    np.testing.assert_allclose(merged(ids).data, adapted, atol=1e-4)
+
+
+def test_tour_may_replace_an_earlier_tour_but_nothing_else(short_tour, tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("keep")
+    assert app.main(["tour", "--out", str(tmp_path), *SHORT]) == 1
+    assert "mine.txt" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.txt"]
+    tour.require_free(short_tour, tour.MARK, tour.FILES, "an earlier tour to replace")
+
+
+def test_unknown_ward_is_one_error(tmp_path, capsys):
+    assert app.main(["tour", "--ward", "surgery", "--out", str(tmp_path / "t")]) == 1
+    error = capsys.readouterr().err
+    assert "surgery" in error and "cardiology" in error and "Traceback" not in error
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_changed_base_is_noticed():
+    model, tokenizer = open_base(WARD)
+    before = base_fingerprint(model)
+    attach(model, LoRAConfig(), np.random.default_rng(0))
+    model.model.norm.weight.data = model.model.norm.weight.data * np.float32(1.001)
+    with pytest.raises(ValueError, match="changed"):
+        tour.check_promises(model, tokenizer, "What does AF stand for?", before)
