@@ -63,11 +63,11 @@ def bench(
                 result = race(workload_, job_, racing, **terms, on_round=on_round)
             records.append(report.record(result))
             report.show(console, records[-1])
+        if out is not None:  # after each cell: what is measured survives a run that is stopped
+            content = json.dumps({"about": about, "results": records}, indent=1) + "\n"
+            atomic_write(out, content.encode())
     if not profile:
         report.show_summary(console, records)
-    if out is not None:
-        content = json.dumps({"about": about, "results": records}, indent=1) + "\n"
-        atomic_write(out, content.encode())
 
 
 def chosen_cells(jobs: str, workloads: str) -> list[tuple[Job, Workload]]:

@@ -48,6 +48,22 @@ def test_a_race_without_torch(tmp_path, capsys):
         assert ratio.keys() == {"median", "low", "high", "pairs", "dropped"}
 
 
+def test_a_stopped_run_keeps_the_cells_that_are_done(tmp_path, monkeypatch):
+    real, begun = command.race, []
+
+    def stopped(workload, job, *args, **terms):
+        begun.append(job.name)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return real(workload, job, *args, **terms)
+
+    monkeypatch.setattr(command, "race", stopped)
+    out = tmp_path / "bench.json"
+    flags = ["--workload", "S", "--job", "forward,full", "--threads", "1", "--no-torch"]
+    assert main([*RUN, *flags, "--json", str(out)]) == 130
+    assert [r["job"] for r in json.loads(out.read_text())["results"]] == ["forward"]
+
+
 def test_a_profile(tmp_path, capsys):
     out = tmp_path / "profile.json"
     flags = ["--workload", "S", "--profile", "--no-torch", "--json", str(out)]
