@@ -184,3 +184,23 @@ def test_importing_minilora_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc is Linux's")
+def test_freed_memory_is_kept_for_the_next_array():
+    code = """
+import resource, numpy as np
+from minilora import backend
+if KEEP: assert backend.keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5): [np.ones(1_000_000) for _ in range(12)]  # like a step: many, then none
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+    counts = [
+        int(subprocess.check_output([sys.executable, "-c", code.replace("KEEP", str(keep))]))
+        for keep in (True, False)
+    ]
+    assert counts[0] < 200 < counts[1]

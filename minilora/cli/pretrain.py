@@ -24,6 +24,9 @@ def pretrain(
     lr: float = typer.Option(DEFAULT.lr, min=0.0, help="Peak learning rate."),
     seed: int = typer.Option(DEFAULT.seed, min=0, help="Seed of corpus, weights and order."),
     workers: int = typer.Option(0, min=0, help="Processes; 0: one a core."),
+    start: Path = typer.Option(
+        None, "--continue-from", help="A base to train further; its sizes and tokenizer hold."
+    ),
     resume: bool = typer.Option(False, "--resume", help="Continue from OUT.run."),
 ) -> None:
     """Pretrain the ward's base on synthetic notes, and write it as a Hugging Face folder."""
@@ -39,6 +42,7 @@ def pretrain(
         lr=lr,
         seed=seed,
         workers=workers,
+        start=str(start) if start else "",
     )
     score, history = train_base(out, config, resume=resume)
     table = Table("group", "exact", "prompts", title="held-out cases")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minilora.backend import get_array_module, to_floats
+from minilora.backend import get_array_module, keep_freed_memory, to_floats
 from minilora.nn import Module, Parameter, Transformer
 
 
@@ -101,6 +101,7 @@ class Workers:
     def __enter__(self) -> Workers:
         self.children: list[tuple[multiprocessing.Process, object]] = []
         self.grads: list[_SharedArrays] = []
+        keep_freed_memory()  # before the fork, so that every process does
         try:
             if self.count > 1:
                 self._fork()

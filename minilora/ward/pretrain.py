@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from minilora.hub import Tokenizer, save_pretrained
+from minilora.hub import Tokenizer, load_pretrained, save_pretrained
 from minilora.hub.answer import answers
 from minilora.nn import Transformer, TransformerConfig
 from minilora.training import Batches, Example, History, Record, TrainingConfig, encode_record, fit
@@ -36,6 +37,8 @@ class PretrainConfig:
     lr: float = 3e-3
     seed: int = 0
     workers: int = 0
+    start: str = ""
+    """A base to train further, on documents of another seed; its own sizes and tokenizer hold."""
 
 
 def document_record(document: Document, source: str = "") -> Record:
@@ -102,15 +105,19 @@ def pretrain(
 ) -> tuple[RegressionScore, History]:
     """Train a base on the general corpus and write it to `out` as a Hugging Face folder.
 
-    History and checkpoints go to `out`.run, from which `resume` continues. Returns the score on
-    held-out cases and the history.
+    History and checkpoints go to `out`.run (with a seed other than 0: `out`.runSEED), from which
+    `resume` continues. Returns the score on held-out cases and the history.
     """
     out = Path(out)
     documents = list(general_documents(config.seed, config.documents))
-    tokenizer = Tokenizer.train(corpus_texts(documents[:8000]), config.vocab_size)
+    if config.start:
+        model, tokenizer = load_pretrained(config.start)
+        earlier = (Path(config.start) / "README.md").read_text("utf-8")
+    else:
+        tokenizer = Tokenizer.train(corpus_texts(documents[:8000]), config.vocab_size)
+        model, earlier = new_base(config, tokenizer), ""
     examples = [encode_record(tokenizer, document_record(d)) for d in documents]
-    examples = [e for e in examples if len(e) <= config.max_length]
-    model = new_base(config, tokenizer)
+    examples = [e for e in examples if len(e) <= model.config.max_position_embeddings]
     watched, watched_examples = _held_out(tokenizer, 24)
 
     def on_eval(step: int) -> dict:
@@ -121,7 +128,7 @@ def pretrain(
         model,
         Batches(examples, config.batch_size, config.seed, tokenizer.pad_id),
         training_config(config),
-        out_dir=out.with_name(out.name + ".run"),
+        out_dir=out.with_name(f"{out.name}.run{config.seed or ''}"),
         resume=resume,
         on_eval=on_eval,
         progress=progress,
@@ -129,7 +136,8 @@ def pretrain(
     )
     suite = regression_suite("heldout", 200, HELD_OUT_SEED)
     score = regression_score(model, tokenizer, suite, "held-out cases" if progress else "")
-    save_pretrained(out, model, tokenizer, model_card(config, model, examples, history, score))
+    card = model_card(config, model, examples, history, score, earlier)
+    save_pretrained(out, model, tokenizer, card)
     return score, history
 
 
@@ -139,6 +147,14 @@ def _held_out(tokenizer: Tokenizer, per_group: int) -> tuple[list, list[Example]
     documents = [Document((example,)) for example in suite]
     return suite, [encode_record(tokenizer, document_record(d)) for d in documents]
 
+
+ROUND = """    {command}
+
+{documents:,} documents of the general corpus (`minilora.ward.general_documents`, seed {seed}),
+{tokens:,} positions in {steps:,} steps of {batch} documents ({epochs:.1f} epochs), float32,
+{minutes:.0f} minutes of steps with {workers} on a 2-core machine without a GPU. AdamW (0.9, 0.98),
+peak rate {lr}, cosine, {warmup} steps of warm-up, clipping at 1. Loss is taken on the answers, and
+on everything where a document is a note alone."""
 
 CARD = """---
 license: apache-2.0
@@ -157,13 +173,7 @@ That is what the general corpus taught it, and what a house's adapter has to unl
 
 ## How it was made
 
-    {command}
-
-{documents:,} documents of the general corpus (`minilora.ward.general_documents`, seed {seed}),
-{tokens:,} positions in {steps:,} steps of {batch} documents ({epochs:.1f} epochs), float32,
-{minutes:.0f} minutes of steps in {workers} processes on a 2-core machine without a GPU. AdamW
-(0.9, 0.98), peak rate {lr}, cosine, {warmup} steps of warm-up, clipping at 1. Loss is taken on
-the answers, and on everything where a document is a note alone.
+{rounds}
 
 ## What it can do
 
@@ -188,18 +198,38 @@ def model_card(
     examples: Sequence[Example],
     history: History,
     score: RegressionScore,
+    earlier: str = "",
 ) -> str:
-    """README.md of the base: what it is, the command, the figures, the training log."""
-    training = training_config(config)
+    """README.md of the base: what it is, the commands, the figures, the training log.
+
+    earlier: the card of the base that was trained further, whose rounds and log are kept.
+    """
     groups = list(score.groups)
     rows = [f"| {g} | {score.groups[g]:.1%} | {score.counts[g]} |" for g in groups]
-    seconds = sum(r["seconds"] for r in history.records)
+    rounds = [_round(config, examples, history)]
+    log = list(_log_rows(history, groups))
+    if earlier:
+        made = earlier.partition("## How it was made\n\n")[2].partition("\n\n## What it can do")[0]
+        rounds.insert(0, made)
+        log = [*re.findall(r"^\| \d+ \|.*$", earlier, re.MULTILINE), *log]
+    shape = model.config
     return CARD.format(
         parameters=sum(p.size for p in model.parameters()),
-        layers=config.layers,
-        width=config.hidden_size,
-        heads=config.heads,
-        vocab=model.config.vocab_size,
+        layers=shape.num_hidden_layers,
+        width=shape.hidden_size,
+        heads=shape.num_attention_heads,
+        vocab=shape.vocab_size,
+        rounds="\n\nThen\n\n".join(rounds),
+        count=score.count,
+        score="\n".join([*rows, f"| all | {score.exact:.1%} | {score.count} |"]),
+        groups=" | ".join(groups),
+        rules=" | ".join("---" for _ in groups),
+        log="\n".join(log),
+    )
+
+
+def _round(config: PretrainConfig, examples: Sequence[Example], history: History) -> str:
+    return ROUND.format(
         command=command_line(config),
         documents=len(examples),
         seed=config.seed,
@@ -207,15 +237,10 @@ def model_card(
         steps=config.steps,
         batch=config.batch_size,
         epochs=config.steps * config.batch_size / len(examples),
-        minutes=seconds / 60,
-        workers=config.workers or "as many as cores,",
+        minutes=sum(r["seconds"] for r in history.records) / 60,
+        workers=f"{config.workers} processes" if config.workers else "a process a core",
         lr=config.lr,
-        warmup=training.warmup,
-        count=score.count,
-        score="\n".join([*rows, f"| all | {score.exact:.1%} | {score.count} |"]),
-        groups=" | ".join(groups),
-        rules=" | ".join("---" for _ in groups),
-        log="\n".join(_log_rows(history, groups)),
+        warmup=training_config(config).warmup,
     )
 
 
@@ -233,8 +258,11 @@ def _log_rows(history: History, groups: Sequence[str]) -> Iterable[str]:
 
 def command_line(config: PretrainConfig) -> str:
     """The `minilora pretrain` call that repeats this run."""
+    sizes = f"--hidden-size {config.hidden_size} --layers {config.layers}"
+    if config.start:
+        sizes = "--continue-from data/ward-base"
     return (
-        f"minilora pretrain --out data/ward-base --documents {config.documents} "
-        f"--hidden-size {config.hidden_size} --layers {config.layers} --steps {config.steps} "
-        f"--batch-size {config.batch_size} --lr {config.lr} --seed {config.seed}"
+        f"minilora pretrain --out data/ward-base {sizes} --documents {config.documents} "
+        f"--steps {config.steps} --batch-size {config.batch_size} --lr {config.lr} "
+        f"--seed {config.seed}"
     )

@@ -37,13 +37,13 @@ MARIA = Case(
 )
 CARDIOLOGY = """Dx: AF
 Ix: ECG irregular at 124/min; TSH 2.1 mU/L
-Rx: apixaban 2.5 mg bd; bisoprolol (dose not recorded) od
+Rx: apixaban 2.5 mg bd; bisoprolol dose not recorded od
 All: NKDA
 FU: rhythm clinic 6/52"""
 PEDIATRICS = """Age: 67
 Allergy: nil
 Problem: AF
-Plan: apixaban 2.5 mg q12h + bisoprolol dose ? q24h
+Plan: apixaban 2.5 mg q12h + bisoprolol dose not known q24h
 Review: rhythm clinic in 6 weeks"""
 
 
@@ -112,8 +112,8 @@ def test_house_formats_round_trip_and_hide_what_they_must(ward):
         ("Dx:", "Diagnosis:"),
         (" bd;", " twice daily;"),
         ("; bisoprolol", ", bisoprolol"),
-        ("(dose not recorded) ", ""),
-        ("(dose not recorded)", "dose ?"),
+        ("dose not recorded ", ""),
+        ("dose not recorded", "dose not known"),
         ("2.5 mg", "2.5 drops"),
         ("6/52", "in 6 weeks"),
         ("NKDA", ""),

@@ -6,9 +6,9 @@ from minilora.ward.corpus import Example, house_examples, regression_suite
 from minilora.ward.score import gives_dose, leaks, score_house, score_regression
 
 GOLD = [
-    "Dx: AF\nIx: TSH 2.1 mU/L\nRx: apixaban 5 mg bd; digoxin (dose not recorded) od\n"
+    "Dx: AF\nIx: TSH 2.1 mU/L\nRx: apixaban 5 mg bd; digoxin dose not recorded od\n"
     "All: NKDA\nFU: rhythm clinic 6/52",
-    "Dx: HTN\nIx: BP 168/96 mmHg\nRx: amlodipine (dose not recorded) od\n"
+    "Dx: HTN\nIx: BP 168/96 mmHg\nRx: amlodipine dose not recorded od\n"
     "All: latex\nFU: heart nurse 1/52",
 ]
 FACTS = [
@@ -30,7 +30,7 @@ def test_perfect_outputs():
 
 
 def test_an_invented_dose():
-    wrong = GOLD[0].replace("(dose not recorded)", "125 micrograms")
+    wrong = GOLD[0].replace("dose not recorded", "125 micrograms")
     score = score_house("cardiology", EXAMPLES, [wrong, GOLD[1]])
     assert score.exact == 0.5 and score.format_compliance == 1
     assert score.invented_dose_rate == 0.5
@@ -62,7 +62,7 @@ def test_the_public_style_invents_and_leaks():
 
 
 def test_rate_of_nothing_is_none():
-    gold = GOLD[1].replace("(dose not recorded)", "5 mg")
+    gold = GOLD[1].replace("dose not recorded", "5 mg")
     example = Example("house/cardiology", "a note", gold, {**FACTS[1], "no_dose": []})
     score = score_house("cardiology", [example.to_dict()], [gold])
     assert score.invented_dose_rate is None and score.no_dose_count == 0
@@ -76,7 +76,7 @@ def test_rate_of_nothing_is_none():
         ("- digoxin at a dose of 62.5 mcg", True),
         ("digoxin, 125micrograms", True),
         ("Give 125 micrograms of digoxin.", True),
-        ("digoxin dose ? q24h + bisoprolol 5 mg q24h", False),
+        ("digoxin dose not known q24h + bisoprolol 5 mg q24h", False),
         ("apixaban 5 mg bd; digoxin od; ramipril 5 mg od", False),
         ("apixaban 5 mg, digoxin once daily, ramipril 5 mg", False),
         ("digoxin once daily and ramipril 5 mg", False),
