@@ -63,11 +63,16 @@ def bench(
                 result = race(workload_, job_, racing, **terms, on_round=on_round)
             records.append(report.record(result))
             report.show(console, records[-1])
-        if out is not None:  # after each cell: what is measured survives a run that is stopped
-            content = json.dumps({"about": about, "results": records}, indent=1) + "\n"
-            atomic_write(out, content.encode())
+        write(out, about, records)  # after each cell: a run that is stopped keeps what it measured
     if not profile:
         report.show_summary(console, records)
+
+
+def write(out: Path | None, about: dict, records: list[dict]) -> None:
+    """Everything measured so far as JSON, where a file is wanted."""
+    if out is not None:
+        content = json.dumps({"about": about, "results": records}, indent=1) + "\n"
+        atomic_write(out, content.encode())
 
 
 def chosen_cells(jobs: str, workloads: str) -> list[tuple[Job, Workload]]:
