@@ -90,6 +90,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return Tensor.from_op(y, *inputs)
 
 
+def _check_factors(a: Array, b: Array, w: Array) -> None:
+    if a.shape != (a.shape[0], w.shape[1]) or b.shape != (w.shape[0], a.shape[0]):
+        raise ValueError(
+            f"lora_linear got A {a.shape} and B {b.shape} for W {w.shape}, "
+            f"expected (r, {w.shape[1]}) and ({w.shape[0]}, r)"
+        )
+
+
 def lora_linear(
     x: Tensor,
     weight: Tensor,
@@ -103,19 +111,16 @@ def lora_linear(
 
     With h = x' A^T and u = s g B:   gA = u^T x',   gB = s g^T h,   gx = g W + keep * (u A),
     gW = g^T x where W is trained too. h is made in the backward pass, so x alone is kept for it.
+    Without dropout x' = x and y = x (W + s B A)^T: building W + s B A takes r * in * out
+    multiplications, spares N rows of thin products and a pass over y and gx, and is done where
+    that is less.
     x (..., in), W (out, in), A (r, in), B (out, r); keep: a dropout mask like x, or None.
     """
     _check_linear("lora_linear", x, weight)
     data, w, a, b = x.data, weight.data, lora_A.data, lora_B.data
-    if a.shape != (a.shape[0], w.shape[1]) or b.shape != (w.shape[0], a.shape[0]):
-        raise ValueError(
-            f"lora_linear got A {a.shape} and B {b.shape} for W {w.shape}, "
-            f"expected (r, {w.shape[1]}) and ({w.shape[0]}, r)"
-        )
+    _check_factors(a, b, w)
     dropped = data if keep is None else data * keep
     scaled_b = b * scaling  # scaling the small matrix, not the activations
-    # Without dropout x' = x and y = x (W + s B A)^T. Building W + s B A takes r * in * out
-    # multiplications and spares N * r * (in + out) of thin products, and a pass over y and gx.
     rows = data.size // data.shape[-1]
     folded = keep is None and rows * (w.shape[0] + w.shape[1]) > w.size
     if folded:

@@ -89,12 +89,7 @@ def tour(
     console = Console()
     house_format(ward)
     require_free(out, MARK, FILES, "an earlier tour to replace")
-    train, held_out, suite = (
-        read_examples(DATA / name)
-        for name in (f"{ward}.train.jsonl", f"{ward}.eval.jsonl", "regression.jsonl")
-    )
-    held_out = held_out[:CHECK_ROWS]
-    suite = every(suite, len(suite) // CHECK_ROWS)
+    train, held_out, suite = read_data(ward)
     model, tokenizer = open_base(WARD)
     base = {"parameters": sum(p.size for p in model.parameters()), "print": base_fingerprint(model)}
     shown = show_note(console, held_out, ward)
@@ -125,16 +120,19 @@ def tour(
     next_steps(console, out, seconds)
 
 
+def read_data(ward: str) -> tuple[list[dict], list[dict], list[dict]]:
+    """Training notes, held-out notes, and the base regression suite (a share of each group)."""
+    suite = read_examples(DATA / "regression.jsonl")
+    held_out = read_examples(DATA / f"{ward}.eval.jsonl")[:CHECK_ROWS]
+    step = max(1, len(suite) // CHECK_ROWS)
+    return read_examples(DATA / f"{ward}.train.jsonl"), held_out, suite[::step]
+
+
 def read_examples(path: Path) -> list[dict]:
     """The lines of one of the ward's files. Raises ValueError when it is not there."""
     if not path.is_file():
         raise ValueError(f"{path} is missing; `minilora ward --out {path.parent}` makes it again")
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
-def every(rows: list[dict], n: int) -> list[dict]:
-    """Each n-th row, so that every group of the suite keeps its share."""
-    return rows[:: max(1, n)]
 
 
 def show_note(console: Console, held_out: list[dict], ward: str) -> int:

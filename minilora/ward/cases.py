@@ -100,6 +100,10 @@ def shuffled(rng: Generator, items: Sequence[T]) -> list[T]:
     return out
 
 
+OTHER_ILLNESS_PROBABILITY = 0.4
+"""Chance that a drug after the first is for an illness that the note does not name."""
+
+
 @cache
 def is_held_out_name(first: str, last: str) -> bool:
     """Whether the pair (first, last) is kept for held-out cases; about a tenth of all pairs are."""
@@ -114,13 +118,22 @@ def _draw_name(rng: Generator, names: Sequence[str], split: Split) -> tuple[str,
 
 
 def _draw_drugs(rng: Generator, diagnosis: Diagnosis, split: Split) -> list[str]:
+    """One to three drugs, the first one for the diagnosis, the rest for it or for another one.
+
+    Patients have more than one illness. It also keeps a drug from telling the diagnosis, so that
+    a model has to read both.
+    """
     count = (1, 2, 2, 3)[int(rng.integers(4))]
     held = [drug for drug in diagnosis.drugs if (diagnosis.name, drug) in HELD_OUT_PAIRS]
+    own = shuffled(rng, diagnosis.drugs)
+    others = [d for d in _WARD_DRUGS[diagnosis.ward] if d not in diagnosis.drugs]
+    others = shuffled(rng, others)
     drugs = [pick(rng, held)] if split == "heldout" else []
-    for drug in shuffled(rng, diagnosis.drugs):
+    while len(drugs) < count and (own or others):
+        elsewhere = drugs and rng.random() < OTHER_ILLNESS_PROBABILITY
+        drug = (others if others and (elsewhere or not own) else own).pop()
         fits = split == "heldout" or drug not in held
-        fits = fits and not any(drug == d or are_alternatives(drug, d) for d in drugs)
-        if fits and len(drugs) < count:
+        if fits and not any(drug == d or are_alternatives(drug, d) for d in drugs):
             drugs.append(drug)
     return shuffled(rng, drugs)
 
@@ -182,6 +195,10 @@ def sample_case(rng: Generator, ward: str | None = None, split: Split = "train")
     )
 
 
+_WARD_DRUGS: dict[str, tuple[str, ...]] = {
+    ward: tuple(sorted({drug for d in DIAGNOSES.values() if d.ward == ward for drug in d.drugs}))
+    for ward in WARDS
+}
 _DIAGNOSES: dict[tuple[str, str], tuple[Diagnosis, ...]] = {}
 for _ward in WARDS:
     _all = tuple(d for d in DIAGNOSES.values() if d.ward == _ward)

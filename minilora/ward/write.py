@@ -77,6 +77,7 @@ occurs in train.
 - Questions on the formulary and on abbreviations are fixed knowledge and are not held out.
 - Ages, results and drugs fit a diagnosis but not each other: kidney function, for example, does
   not change a dose.
+- Some drugs are for an illness that the note does not name, as patients have more than one.
 - One language, one spelling of every name, no typing errors.
 """
 

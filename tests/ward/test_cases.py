@@ -81,11 +81,14 @@ def test_about_a_tenth_of_names_and_pairs_is_held_out():
 
 @pytest.mark.parametrize("split", ["train", "heldout"])
 def test_cases_are_plausible(split):
-    drawn = cases(split, 1500, seed=3)
+    drawn, elsewhere = cases(split, 1500, seed=3), 0
     for case in drawn:
         drugs = [p.drug for p in case.prescriptions]
         assert 1 <= len(set(drugs)) == len(drugs) <= 3
-        assert set(drugs) <= set(DIAGNOSES[case.diagnosis].drugs)
+        assert set(drugs) & set(DIAGNOSES[case.diagnosis].drugs)
+        others = [d.drugs for d in DIAGNOSES.values() if d.ward == case.ward]
+        assert set(drugs) <= {drug for row in others for drug in row}
+        elsewhere += not set(drugs) <= set(DIAGNOSES[case.diagnosis].drugs)
         assert not any(are_alternatives(a, b) for a in drugs for b in drugs if a < b)
         if case.allergy == "penicillin":
             assert not any("penicillin" in DRUGS[drug].kind for drug in drugs)
@@ -94,6 +97,7 @@ def test_cases_are_plausible(split):
         assert case.relative.name != case.first
     missing = [p.dose is None for case in drawn for p in case.prescriptions]
     assert 0.25 < np.mean(missing) < 0.35
+    assert 0.4 < elsewhere / len(drawn) < 0.7  # a patient has more than one illness
 
 
 def test_sampling_is_a_function_of_the_seed():
