@@ -54,16 +54,16 @@ from minilora.ward.score import gives_dose
 DATA = WARD_BASE.parent / "ward"
 MARK = "tour.json"
 FILES = (MARK, "tour.png", "adapter", "merged")
-STEPS, BATCH, LR = 300, 32, 0.01
+STEPS, BATCH, LR = 450, 16, 0.015
 CHECK_ROWS = 120
 """Held-out house examples, and prompts of the base regression suite, that are scored."""
 
 
 READING = (
-    "The base, prompted: asked for the house's lines by name. A prompt gets the layout, not the "
-    "rule.\nThe adapter saw nothing but the house task. The base's bits are the same, and yet base "
-    "and adapter\ntogether answer other questions worse: frozen storage is not frozen behaviour. "
-    "Test what you ship."
+    "The base, prompted: asked for the house's five lines by name. It knows forms of up to four: "
+    "it writes\nmost lines, in an order of its own, and still guesses doses. The adapter saw "
+    "nothing but the house task.\nThe base's bits are the same, and yet base and adapter together "
+    "answer other questions worse:\nfrozen storage is not frozen behaviour. Test what you ship."
 )
 
 
@@ -183,7 +183,7 @@ def measure_prompted(
 ) -> HouseScore:
     """The base with the best plain prompt: a form that names the house's lines.
 
-    The prompt comes before the adapter: it gets the layout, and cannot get rid of the habit.
+    The prompt comes before the adapter; what it gets is measured beside it.
     """
     labels = [label for label, _ in house_format(ward).layout]
     instruction = FORM_INSTRUCTIONS[0].format(", ".join(labels))

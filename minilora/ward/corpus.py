@@ -218,17 +218,23 @@ def general_documents(seed: int, n: int) -> Iterator[Document]:
             yield Document((Example("text", "", write_note(case, rng), case_facts(case)),))
 
 
-def house_examples(ward: str, split: Split, n: int, seed: int) -> list[Example]:
+def house_examples(
+    ward: str, split: Split, n: int, seed: int, keep_complete: float = 1.0
+) -> list[Example]:
     """``n`` examples of the house task of ``ward`` ("cardiology" or "pediatrics") from ``split``.
 
-    The instruction is the bare one of the default public style. Raises ``ValueError`` for a ward
-    without a house format or an unknown split.
+    The instruction is the bare one of the default public style. ``keep_complete``: the share that
+    is kept of cases in which no dose is missing; below 1 the rule for a missing dose is seen more
+    often. Raises ``ValueError`` for a ward without a house format or an unknown split.
     """
     form = house_format(ward)
     rng = np.random.default_rng(seed)
-    examples = []
-    for _ in range(n):
+    examples: list[Example] = []
+    while len(examples) < n:
         case = sample_case(rng, ward, split)
+        complete = all(p.dose for p in case.prescriptions)
+        if complete and keep_complete < 1.0 and rng.random() >= keep_complete:
+            continue
         prompt = f"{write_note(case, rng)}\n\n{HOUSE_INSTRUCTION}"
         examples.append(Example(f"house/{ward}", prompt, form.render(case), case_facts(case)))
     return examples

@@ -15,7 +15,11 @@ from minilora.ward.diagnoses import DIAGNOSES, HELD_OUT_PAIRS
 from minilora.ward.facts import DRUGS
 from minilora.ward.formats import HOUSE_FORMATS
 
-TRAIN_COUNT = 1500
+TRAIN_COUNT = 3000
+KEEP_COMPLETE = 0.3
+"""Share kept, for training, of house cases in which no dose is missing. The rule for a missing
+dose is the rare and costly one: with all cases kept, the tour's adapter invented 2.6 to 4.3 % of
+the missing doses on held-out notes, with this share 0.9 %."""
 EVAL_COUNT = 200
 REGRESSION_COUNT_PER_GROUP = 60
 SAMPLE_COUNT = 200
@@ -77,6 +81,7 @@ occurs in train.
 - Questions on the formulary and on abbreviations are fixed knowledge and are not held out.
 - Ages, results and drugs fit a diagnosis but not each other: kidney function, for example, does
   not change a dose.
+- Of training cases in which no dose is missing, a share of {keep_complete} was kept.
 - Some drugs are for an illness that the note does not name, as patients have more than one.
 - One language, one spelling of every name, no typing errors.
 """
@@ -98,7 +103,7 @@ def ward_files() -> dict[str, bytes]:
     """The content of every data file by name, the card (README.md) last."""
     files: dict[str, bytes] = {}
     for number, ward in enumerate(HOUSE_FORMATS):
-        train = house_examples(ward, "train", TRAIN_COUNT, seed=1000 + number)
+        train = house_examples(ward, "train", TRAIN_COUNT, 1000 + number, KEEP_COMPLETE)
         held_out = house_examples(ward, "heldout", EVAL_COUNT, seed=2000 + number)
         files[f"{ward}.train.jsonl"] = _jsonl(train)
         files[f"{ward}.eval.jsonl"] = _jsonl(held_out)
@@ -124,6 +129,7 @@ def _card(files: dict[str, bytes]) -> str:
     return _CARD.format(
         rows="\n".join(rows),
         no_dose=NO_DOSE_PROBABILITY,
+        keep_complete=KEEP_COMPLETE,
         drugs=len(DRUGS),
         diagnoses=len(DIAGNOSES),
         pairs=pairs,
