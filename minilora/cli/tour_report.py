@@ -54,9 +54,9 @@ def plot_tour(path: Path, history: History, figures: dict) -> None:
         label = "base" if when == "before" else "with the adapter"
         right.bar(places, [100 * v for v in values], 0.4, color=colour, label=label)
     right.axvline(len(house) - 0.5, color="black", linewidth=0.5)
-    right.set_xticks(range(len(names)), names, fontsize=8)
+    right.set_xticks(range(len(names)), names, fontsize=8, rotation=25)
     right.set(ylabel="percent", title="House task | what the base could do", ylim=(0, 105))
-    right.legend()
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=2)
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     atomic_write(path, buffer.getvalue())

@@ -18,7 +18,7 @@ def short_tour(tmp_path_factory):
     """One tour of three steps on a dozen prompts: (folder, what it printed)."""
     out = tmp_path_factory.mktemp("tour") / "t"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
-        patch.setattr(tour, "CHECK_ROWS", 10)
+        patch.setattr(tour, "CHECK_ROWS", 24)
         raise SystemExit(app.main(["tour", "--out", str(out), *SHORT]))
     assert stop.value.code == 0
     return out
@@ -28,7 +28,7 @@ def test_tour_writes_adapter_merged_model_plot_and_figures(short_tour):
     figures = json.loads((short_tour / "tour.json").read_text())
     assert figures["ward"] == "cardiology"
     for when in ("before", "after"):
-        assert figures[when]["house"]["count"] == 10
+        assert figures[when]["house"]["count"] == 24
         assert set(figures[when]["base"]["groups"]) >= {"public", "questions", "refusals"}
     assert figures["before"]["house"]["exact"] == 0.0
     assert (short_tour / "tour.png").read_bytes().startswith(b"\x89PNG")

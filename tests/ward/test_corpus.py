@@ -45,7 +45,7 @@ def test_documents_have_every_task_and_fit_the_context(documents):
     assert min(tasks.values()) > 30
     # the first turn alone may pass the mark; nothing is added to it then
     short = [d for d in documents if d.turns[0].task != "copy"]
-    assert max(d.characters for d in short) <= MAX_DOCUMENT_CHARACTERS + 100
+    assert max(d.characters for d in short) <= MAX_DOCUMENT_CHARACTERS + 140
     assert max(sum(len(f"{t.prompt} {t.completion}".split()) for t in d.turns) for d in short) < 160
     assert all(text == text.strip() for t in turns for text in (t.prompt, t.completion))
     assert all(turn.completion for turn in turns)
@@ -142,7 +142,7 @@ def test_written_folder_is_reproducible_and_equals_the_committed_one(tmp_path):
     assert names == [path.name for path in second] == list(ward_files())
     for one, two in zip(first, second, strict=True):
         assert one.read_bytes() == two.read_bytes() == (DATA / one.name).read_bytes()
-        assert one.stat().st_size < 1_000_000
+        assert one.stat().st_size < 2_500_000
 
 
 def test_card_tells_the_counts_and_digests():
@@ -158,9 +158,9 @@ def test_card_tells_the_counts_and_digests():
             assert set(record) in ({"turns"}, {"task", "prompt", "completion", "facts"})
     assert counts == {
         "cardiology.eval.jsonl": 200,
-        "cardiology.train.jsonl": 1500,
+        "cardiology.train.jsonl": 3000,
         "general.sample.jsonl": 200,
         "pediatrics.eval.jsonl": 200,
-        "pediatrics.train.jsonl": 1500,
+        "pediatrics.train.jsonl": 3000,
         "regression.jsonl": 300,
     }
