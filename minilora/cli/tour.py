@@ -287,5 +287,6 @@ def next_steps(console: Console, out: Path, seconds: float) -> None:
         f"  python3 minilora generate --adapter {out}/adapter --prompt-file note.txt",
         "  python3 minilora adapt --data your.jsonl --out my-adapter   your own data",
         "  python3 minilora gradcheck                                  every gradient, checked",
+        "  notebooks/README.md                                         the chapters to come",
     ]
     show.say(console, "\n".join(lines))
