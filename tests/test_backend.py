@@ -101,11 +101,17 @@ def test_device_memory(cupy):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_host_memory_grows_with_an_array():
-    before = backend.device_memory()
-    big = np.ones(8_000_000, dtype=np.float64)  # 64 MB
-    after = backend.device_memory()
-    assert after.used - before.used > 0.8 * big.nbytes
-    assert after.used <= after.peak < after.total
+    code = """
+import numpy as np
+from minilora import backend
+before = backend.device_memory()
+big = np.ones(8_000_000)
+after = backend.device_memory()
+print(after.used - before.used, big.nbytes, after.used <= after.peak < after.total)
+"""  # in a process of its own: here an array may take memory that was freed and kept
+    told = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert int(told[0]) > 0.8 * int(told[1])
+    assert told[2] == "True"
 
 
 @pytest.mark.parametrize(
