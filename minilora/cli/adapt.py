@@ -28,7 +28,7 @@ from minilora.training import (
 )
 
 PASSES, FEWEST_STEPS, MOST_STEPS = 3, 50, 1000
-LR_TIMES_WIDTH, HIGHEST_LR = 0.64, 0.01
+LR_TIMES_WIDTH, HIGHEST_LR = 1.92, 0.015
 LONGEST = 1024
 WATCHED = 32
 """Held-out examples whose loss is taken during the run."""

@@ -60,10 +60,10 @@ CHECK_ROWS = 120
 
 
 READING = (
-    "The base, prompted: asked for the house's five lines by name. It knows forms of up to four: "
-    "it writes\nmost lines, in an order of its own, and still guesses doses. The adapter saw "
-    "nothing but the house task.\nThe base's bits are the same, and yet base and adapter together "
-    "answer other questions worse:\nfrozen storage is not frozen behaviour. Test what you ship."
+    "The base, prompted: asked for the house's five lines by name, where it knows forms of up to "
+    "four.\nThe adapter saw nothing but the house task. The base's bits are the same, and yet base "
+    "and adapter\ntogether answer other questions worse: frozen storage is not frozen behaviour. "
+    "Test what you ship."
 )
 
 

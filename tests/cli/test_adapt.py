@@ -160,7 +160,7 @@ def test_steps_and_rate_have_defaults_from_data_and_base(base, data, tmp_path, c
     assert main([*argv, "--r", "2", "--workers", "1"]) == 0
     known = read_adapter(tmp_path / "out").sidecar["provenance"]["training"]
     assert known["steps"] == 50  # 3 passes would be 6
-    assert known["lr"] == 0.01  # 0.64 / 12 would be more
+    assert known["lr"] == 0.015  # 1.92 / 12 would be more
 
 
 @pytest.mark.parametrize(("count", "steps"), [(300, 51), (9000, 1000)])
