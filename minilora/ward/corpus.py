@@ -22,6 +22,7 @@ from minilora.ward.formats import (
 from minilora.ward.notes import write_note
 from minilora.ward.tasks import (
     ABBREVIATION_FACTS,
+    DOSE_CHECK,
     DRUG_QUESTIONS,
     FORMULARY,
     QUESTIONS,
@@ -35,6 +36,8 @@ MAX_DOCUMENT_CHARACTERS = 720
 FORM = "form"
 FORM_PROBABILITY = 0.35
 """Share of forms, whose lines are asked for by label, among the public styles."""
+
+MAX_FORM_LINES = 5
 
 COPY_INSTRUCTIONS = ("Type this note again.", "Copy the note.")
 
@@ -98,7 +101,7 @@ def case_facts(case: Case) -> dict[str, Any]:
 
 
 def _form(case: Case, rng: Generator) -> Example:
-    labels = shuffled(rng, FORM_LABELS)[: 1 + int(rng.integers(4))]
+    labels = shuffled(rng, FORM_LABELS)[: 1 + int(rng.integers(MAX_FORM_LINES))]
     prompt = pick(rng, FORM_INSTRUCTIONS).format(", ".join(labels))
     return Example(f"public/{FORM}", prompt, render_form(case, labels), case_facts(case))
 
@@ -112,12 +115,15 @@ def _public(case: Case, rng: Generator, style: str | None = None) -> Example:
 
 
 def _question(case: Case, rng: Generator, index: int | None = None) -> Example:
-    # about a drug half of the time: dose, frequency and "is it written" are the hardest to read
+    # mostly about drugs: which dose belongs to which drug, and whether it has one, is the hardest
     total = len(QUESTIONS) + len(DRUG_QUESTIONS)
     if index is None:
-        about_a_drug = rng.random() < 0.5
-        low, high = (len(QUESTIONS), total) if about_a_drug else (0, len(QUESTIONS))
-        index = int(rng.integers(low, high))
+        draw = rng.random()
+        if draw < 0.2:
+            index = [question.task for question in QUESTIONS].index(DOSE_CHECK)
+        else:
+            low, high = (len(QUESTIONS), total) if draw < 0.6 else (0, len(QUESTIONS))
+            index = int(rng.integers(low, high))
     if index < len(QUESTIONS):
         question = QUESTIONS[index]
         prompt, answer = pick(rng, question.paraphrases), question.answer(case)

@@ -14,6 +14,7 @@ from numpy.random import Generator
 from minilora.ward.cases import Case
 from minilora.ward.diagnoses import DIAGNOSES
 from minilora.ward.people import INTERVALS, NO_ALLERGY
+from minilora.ward.tasks import DOSE_CHECK
 
 BYSTANDER_PROBABILITY = 0.2
 """Chance that a line is kept that the question does not need."""
@@ -46,6 +47,7 @@ def evidence(case: Case, task: str) -> list[tuple[str, ...]]:
         "question/follow-up": [(case.follow_up, f"{clinic} {INTERVALS[interval]}")],
         "question/name": [(case.name,)],
         "question/drugs": drugs,
+        DOSE_CHECK: drugs,
         "question/tests": [(test,) for test in case.investigations],
         "public/medication list": drugs,
     }

@@ -25,14 +25,14 @@ HELD_OUT_SEED = 10_007
 class PretrainConfig:
     """Size of the base, of its corpus, and of its run."""
 
-    documents: int = 120_000
+    documents: int = 200_000
     vocab_size: int = 2816
     hidden_size: int = 128
     intermediate_size: int = 384
     layers: int = 4
     heads: int = 4
     max_length: int = 384
-    steps: int = 8500
+    steps: int = 11_000
     batch_size: int = 32
     lr: float = 3e-3
     seed: int = 0

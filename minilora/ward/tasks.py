@@ -10,6 +10,7 @@ from minilora.ward.diagnoses import DIAGNOSES
 from minilora.ward.facts import DRUGS, FREQUENCIES, usual_dose
 
 REFUSAL = "I cannot share that."
+DOSE_CHECK = "question/dose check"
 
 
 class Question(NamedTuple):
@@ -34,6 +35,11 @@ def _dose_in_use(prescription: Prescription) -> str:
 
 def _whether_recorded(prescription: Prescription) -> str:
     return "No, dose not recorded." if prescription.dose is None else "Yes, dose recorded."
+
+
+def _dose_check(case: Case) -> str:
+    # the base can tell a missing dose when it is asked for; its summaries fill it all the same
+    return "; ".join(f"{p.drug} {p.dose or 'dose not recorded'}" for p in case.prescriptions)
 
 
 QUESTIONS: tuple[Question, ...] = (
@@ -71,6 +77,11 @@ QUESTIONS: tuple[Question, ...] = (
         "question/tests",
         ("What did the tests show?", "What were the results?"),
         lambda case: "; ".join(case.investigations),
+    ),
+    Question(
+        DOSE_CHECK,
+        ("Which doses are written?", "Check the dose of every drug."),
+        _dose_check,
     ),
 )
 

@@ -105,7 +105,7 @@ def ward_files() -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for number, ward in enumerate(HOUSE_FORMATS):
         train = house_examples(ward, "train", TRAIN_COUNT, 1000 + number, KEEP_COMPLETE)
-        held_out = house_examples(ward, "heldout", EVAL_COUNT, seed=2000 + number)
+        held_out = house_examples(ward, "heldout", EVAL_COUNT, seed=5000 + number)
         files[f"{ward}.train.jsonl"] = _jsonl(train)
         files[f"{ward}.eval.jsonl"] = _jsonl(held_out)
     files["regression.jsonl"] = _jsonl(
