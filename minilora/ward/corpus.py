@@ -14,6 +14,7 @@ from minilora.ward.excerpts import evidence, excerpt
 from minilora.ward.formats import (
     FORM_INSTRUCTIONS,
     FORM_LABELS,
+    HOUSE_FORMATS,
     HOUSE_INSTRUCTION,
     PUBLIC_STYLES,
     house_format,
@@ -38,6 +39,8 @@ FORM_PROBABILITY = 0.35
 """Share of forms, whose lines are asked for by label, among the public styles."""
 
 MAX_FORM_LINES = 5
+
+_HOUSE_LABELS = [[label for label, _ in form.layout] for form in HOUSE_FORMATS.values()]
 
 COPY_INSTRUCTIONS = ("Type this note again.", "Copy the note.")
 

@@ -63,7 +63,7 @@ def test_house_formats_never_occur_in_the_general_corpus(documents):
     for document in documents:
         for turn in document.turns:
             assert all(form.parse(turn.completion) is None for form in HOUSE_FORMATS.values())
-            if turn.task != "question/written":
+            if turn.task not in ("question/written", "question/dose check"):
                 missing = (form.missing_dose for form in HOUSE_FORMATS.values())
                 assert all(phrase not in turn.completion for phrase in missing)
 
