@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,6 +13,7 @@ from minilora import __version__
 from minilora.backend import get_array_module
 from minilora.lora.attach import AttachError, attach, attachable
 from minilora.lora.config import LoRAConfig
+from minilora.lora.layer import LoRALinear
 from minilora.lora.peft_format import (
     CONFIG,
     FORMAT_VERSION,
@@ -26,8 +26,9 @@ from minilora.lora.peft_format import (
     peft_tensors,
     read_adapter,
 )
+from minilora.lora.peft_options import CHOOSING, shared_scaling
 from minilora.lora.state import adapted_fingerprint, adapter_state, lora_layers
-from minilora.lora.targets import select_linears
+from minilora.lora.targets import linears_by_rule
 from minilora.nn import Linear, Module
 from minilora.storage import atomic_folder, write_safetensors
 
@@ -42,9 +43,10 @@ def save_adapter(
     """Write the model's adapter to `folder`: PEFT's two files, and minilora.json beside them.
 
     minilora.json holds the fingerprint of the adapted base arrays, the scaling, and `provenance`
-    as given (data hash, training settings, evaluation results; JSON values). The folder appears
-    whole or not at all, and equal adapters give equal bytes. Raises AttachError without an
-    adapter, ValueError for tensors that are not finite or provenance that is not JSON.
+    as given (data hash, training settings, evaluation results; JSON values), or None for what the
+    folder said that the adapter was loaded from, untrained since. The folder appears whole or not
+    at all, and equal adapters give equal bytes. Raises AttachError without an adapter, ValueError
+    for tensors that are not finite or provenance that is not JSON.
     """
     layers = lora_layers(model)
     if not layers:
@@ -53,14 +55,16 @@ def save_adapter(
     for name, array in state.items():
         if not bool(get_array_module(array).isfinite(array).all()):
             raise ValueError(f"save_adapter got NaN or infinity in {name}, expected finite numbers")
-    config = _shared_config(layers)
+    config = _config_of(model, layers)
+    if provenance is None:
+        provenance = getattr(model, "_lora_provenance", {})
     sidecar = {
         "format_version": FORMAT_VERSION,
         "minilora_version": __version__,
         "base_name": base_name,
         "base_fingerprint": adapted_fingerprint({n: x.base_weight for n, x in layers.items()}),
-        "scaling": config.scaling,
-        "provenance": dict(provenance or {}),
+        "scaling": shared_scaling(config, layers),
+        "provenance": dict(provenance),
     }
     texts = {CONFIG: config_json(config, list(layers), base_name), SIDECAR: dump_json(sidecar)}
     with atomic_folder(folder) as part:
@@ -70,11 +74,13 @@ def save_adapter(
     return Path(folder)
 
 
-def _shared_config(layers: Mapping) -> LoRAConfig:
-    configs = {layer.config for layer in layers.values()}
-    if len(configs) > 1:
-        raise ValueError(f"save_adapter got {len(configs)} different configs, expected one")
-    return configs.pop()
+def _config_of(model: Module, layers: Mapping[str, LoRALinear]) -> LoRAConfig:
+    """What the layers were made with; those put in by hand must share one config."""
+    config = getattr(model, "_lora_config", next(iter(layers.values())).config)
+    odd = [name for name, layer in layers.items() if layer.config != config.at(name)]
+    if odd:
+        raise ValueError(f"save_adapter got a config of its own at {odd[0]}, expected {config}")
+    return config
 
 
 def load_adapter(
@@ -101,13 +107,15 @@ def load_adapter(
             xp = get_array_module(parameter.data)
             parameter.data = xp.array(found.tensors[f"{name}.{leaf}"], dtype=parameter.dtype)
             parameter.requires_grad = trainable
+    if not trainable:
+        model._lora_provenance = (found.sidecar or {}).get("provenance", {})
     return model
 
 
 def _check_against(model: Module, found: AdapterFolder) -> LoRAConfig:
     """The config to attach with, after every check that needs the model."""
-    config = found.config
-    if found.pattern is not None:
+    config = _without_idle_keys(found)
+    if found.by_rule:
         config = replace(config, target_modules=_matching(model, found))
     chosen = attachable(model, config)
     source, modules = found.path / TENSORS, set(found.modules)
@@ -136,25 +144,34 @@ def _targets(found: AdapterFolder) -> str:
 
 
 def _matching(model: Module, found: AdapterFolder) -> tuple[str, ...]:
-    """Linears whose whole name a pattern matches, as PEFT reads a string."""
-    try:
-        pattern = re.compile(found.pattern)
-    except re.error as error:
-        raise AdapterError(
-            f"{found.path}: {CONFIG} got target_modules {found.pattern!r}, expected names or a "
-            f"regular expression ({error})"
-        ) from None
-    names = tuple(n for n in select_linears(model, "all-linear") if pattern.fullmatch(n))
+    """The Linears that the folder's options choose, as PEFT reads them."""
+    names = linears_by_rule(model, found.options)
     if not names:
+        told = {key: found.options.get(key) for key in ("target_modules", *CHOOSING)}
+        told = ", ".join(f"{key} {value!r}" for key, value in told.items() if value is not None)
         raise AdapterError(
-            f"{found.path}: {CONFIG} got target_modules {found.pattern!r}, which matches no "
-            "Linear of the model; expected a pattern for whole module names"
+            f"{found.path}: {CONFIG} got {told}, which matches no Linear of the model; expected "
+            "names or a regular expression that match some"
         )
     return names
 
 
+def _without_idle_keys(found: AdapterFolder) -> LoRAConfig:
+    """The config less the keys of patterns that fit no module, of which PEFT warns as well."""
+    config = found.config
+    for pattern, idle in config.idle_keys(found.modules).items():
+        warnings.warn(
+            f"{found.path}: {pattern} {', '.join(map(repr, idle))} fit no adapted module and "
+            "change nothing",
+            stacklevel=4,
+        )
+        kept = {key: x for key, x in getattr(config, pattern).items() if key not in idle}
+        config = replace(config, **{pattern: kept})
+    return config
+
+
 def _check_tensors(source: Path, name: str, linear: Linear, found: AdapterFolder) -> None:
-    r, dtype = found.config.r, linear.weight.dtype
+    r, dtype = found.config.at(name).r, linear.weight.dtype
     shapes = {"lora_A": (r, linear.in_features), "lora_B": (linear.out_features, r)}
     for leaf, expected in shapes.items():
         array = found.tensors[f"{name}.{leaf}"]

@@ -10,7 +10,7 @@ import numpy as np
 from minilora.lora.config import LoRAConfig
 from minilora.lora.layer import LoRALinear, MergeError, check_rank, set_writeable
 from minilora.lora.state import is_adapted, lora_layers, merged_weights
-from minilora.lora.targets import select_linears
+from minilora.lora.targets import TargetError, select_linears
 from minilora.nn import Linear, Module, Parameter
 
 
@@ -35,13 +35,14 @@ def attach(model: Module, config: LoRAConfig, rng: np.random.Generator) -> Modul
 
     Outputs stay bit-identical (B = 0). Base parameters get requires_grad False, lose their
     gradients, and their host arrays refuse writes until `detach`. rng draws A. Returns `model`.
-    Raises AttachError for an adapted model, TargetError for targets, ValueError for a rank above
-    a layer's, all before anything changes.
+    Each layer has the rank and alpha that `config.at` gives its name. Raises AttachError for an
+    adapted model, TargetError for targets and pattern keys that fit nothing, ValueError for a
+    rank above a layer's, all before anything changes.
     """
     if not isinstance(rng, np.random.Generator):
         raise ValueError(f"got rng {rng!r}, expected a numpy.random.Generator")
     chosen = attachable(model, config)
-    layers = {name: LoRALinear(linear, config, rng) for name, linear in chosen.items()}
+    layers = {name: LoRALinear(linear, config.at(name), rng) for name, linear in chosen.items()}
     frozen = []
     for parameter in model.parameters():
         writeable = set_writeable(parameter.data, False)
@@ -50,7 +51,7 @@ def attach(model: Module, config: LoRAConfig, rng: np.random.Generator) -> Modul
         parameter.zero_grad()
     for name, layer in layers.items():
         model.set_submodule(name, layer)
-    model._lora_frozen = frozen
+    model._lora_frozen, model._lora_config = frozen, config
     return model
 
 
@@ -62,8 +63,14 @@ def attachable(model: Module, config: LoRAConfig) -> dict[str, Linear]:
             "detach or merge_and_unload it first"
         )
     chosen = select_linears(model, config.target_modules)
+    for pattern, idle in config.idle_keys(chosen).items():
+        known = ", ".join(sorted({name.rpartition(".")[2] for name in chosen}))
+        raise TargetError(
+            f"{pattern} got {', '.join(map(repr, idle))}, which fit no adapted module; expected "
+            f"keys that fit one of: {known}"
+        )
     for name, linear in chosen.items():
-        check_rank(config, linear, name)
+        check_rank(config.at(name), linear, name)
     return chosen
 
 
@@ -92,7 +99,8 @@ def _take_off(model: Module, layers: Mapping[str, LoRALinear]) -> None:
         was.parameter.requires_grad, was.parameter.read_only = was.requires_grad, False
         if was.writeable:
             set_writeable(originals.get(id(was.parameter), was.parameter.data), True)
-    del model._lora_frozen
+    for name in ("_lora_frozen", "_lora_config", "_lora_provenance"):
+        vars(model).pop(name, None)
 
 
 def _adapted_layers(model: Module) -> dict[str, LoRALinear]:

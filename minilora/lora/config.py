@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 
 ALL_LINEAR = "all-linear"
@@ -15,9 +17,12 @@ class LoRAConfig:
     """Rank, alpha and targets of an adapter; field names and meanings are PEFT's.
 
     target_modules: suffixes of dotted module names ("q_proj", "self_attn.q_proj", or a whole
-    path), or "all-linear". Raises ValueError, naming what was got and expected, for a rank below
-    1, an alpha that is not a positive number, a dropout outside [0, 1), or targets that are no
-    names.
+    path), or "all-linear". rank_pattern and alpha_pattern: module -> the r or lora_alpha it has in
+    place of the common one. A key fits a module as in PEFT, where `(.*\\.)?(key)$` matches its
+    dotted name ("q_proj", r"layers\\.[01]\\.mlp\\.up_proj"); of several that fit, the first counts.
+    Raises ValueError, naming what was got and expected, for a rank below 1, an alpha that is not
+    a positive number, a dropout outside [0, 1), targets that are no names, or a key that is no
+    regular expression.
     """
 
     r: int = 8
@@ -25,23 +30,24 @@ class LoRAConfig:
     target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
     lora_dropout: float = 0.0
     use_rslora: bool = False
+    rank_pattern: Mapping[str, int] = field(default_factory=dict, hash=False)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.r, bool) or not isinstance(self.r, Integral) or self.r < 1:
-            raise ValueError(f"got r {self.r!r}, expected a whole number of at least 1")
-        if not _is_number(self.lora_alpha) or not 0 < self.lora_alpha < math.inf:
-            raise ValueError(
-                f"got lora_alpha {self.lora_alpha!r}, expected a finite number above 0"
-            )
         if not _is_number(self.lora_dropout) or not 0 <= self.lora_dropout < 1:
             raise ValueError(f"got lora_dropout {self.lora_dropout!r}, expected 0 <= p < 1")
         if not isinstance(self.use_rslora, bool):
             raise ValueError(f"got use_rslora {self.use_rslora!r}, expected True or False")
-        whole = isinstance(self.lora_alpha, Integral)
-        object.__setattr__(self, "r", int(self.r))
-        object.__setattr__(self, "lora_alpha", (int if whole else float)(self.lora_alpha))
-        object.__setattr__(self, "lora_dropout", float(self.lora_dropout))
-        object.__setattr__(self, "target_modules", _checked_targets(self.target_modules))
+        checked = {
+            "r": _checked_rank(self.r),
+            "lora_alpha": _checked_alpha(self.lora_alpha),
+            "lora_dropout": float(self.lora_dropout),
+            "target_modules": _checked_targets(self.target_modules),
+            "rank_pattern": _checked_pattern("rank_pattern", self.rank_pattern, _checked_rank),
+            "alpha_pattern": _checked_pattern("alpha_pattern", self.alpha_pattern, _checked_alpha),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     @property
     def scaling(self) -> float:
@@ -50,9 +56,72 @@ class LoRAConfig:
         """
         return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
+    @property
+    def has_patterns(self) -> bool:
+        """Whether some modules may have their own rank or alpha."""
+        return bool(self.rank_pattern or self.alpha_pattern)
+
+    def at(self, module: str) -> LoRAConfig:
+        """The config of one module (its dotted name): its own r and lora_alpha, no patterns."""
+        if not self.has_patterns:
+            return self
+        return replace(
+            self,
+            r=next((r for k, r in self.rank_pattern.items() if fits_key(module, k)), self.r),
+            lora_alpha=next(
+                (a for k, a in self.alpha_pattern.items() if fits_key(module, k)), self.lora_alpha
+            ),
+            rank_pattern={},
+            alpha_pattern={},
+        )
+
+    def idle_keys(self, modules: Iterable[str]) -> dict[str, list[str]]:
+        """Pattern's name -> its keys that fit none of these modules; {} where all fit one."""
+        names = list(modules)
+        idle = {
+            name: [k for k in getattr(self, name) if not any(fits_key(m, k) for m in names)]
+            for name in ("rank_pattern", "alpha_pattern")
+        }
+        return {name: keys for name, keys in idle.items() if keys}
+
+
+def fits_key(module: str, key: str) -> bool:
+    """Whether a key of rank_pattern or alpha_pattern means this module (PEFT's get_pattern_key)."""
+    return re.match(_key_rule(key), module) is not None
+
+
+def _key_rule(key: str) -> str:
+    return rf"(.*\.)?({key})$"
+
 
 def _is_number(x: object) -> bool:
     return isinstance(x, Real) and not isinstance(x, bool)
+
+
+def _checked_rank(r: object, name: str = "r") -> int:
+    if isinstance(r, bool) or not isinstance(r, Integral) or r < 1:
+        raise ValueError(f"got {name} {r!r}, expected a whole number of at least 1")
+    return int(r)
+
+
+def _checked_alpha(alpha: object, name: str = "lora_alpha") -> int | float:
+    if not _is_number(alpha) or not 0 < alpha < math.inf:
+        raise ValueError(f"got {name} {alpha!r}, expected a finite number above 0")
+    return (int if isinstance(alpha, Integral) else float)(alpha)
+
+
+def _checked_pattern(name: str, pattern: object, checked: Callable) -> dict:
+    if not isinstance(pattern, Mapping):
+        raise ValueError(f"got {name} {pattern!r}, expected module name -> number")
+    for key in pattern:
+        expected = f"got {name} key {key!r}, expected a module's name or a regular expression"
+        if not isinstance(key, str) or not key:
+            raise ValueError(expected)
+        try:
+            re.compile(_key_rule(key))
+        except re.error as error:
+            raise ValueError(f"{expected} ({error})") from None
+    return {key: checked(value, f"{name}[{key!r}]") for key, value in pattern.items()}
 
 
 def _checked_targets(targets: object) -> tuple[str, ...] | str:

@@ -8,13 +8,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from minilora.backend import Array
-from minilora.lora.config import ALL_LINEAR, LoRAConfig
+from minilora.lora.config import LoRAConfig
+from minilora.lora.peft_options import (
+    check_options,
+    chosen_by_rule,
+    config_of,
+    options_of,
+    shared_scaling,
+)
 from minilora.storage import read_safetensors
 
 CONFIG, TENSORS, SIDECAR, PICKLE = (
@@ -25,16 +32,6 @@ CONFIG, TENSORS, SIDECAR, PICKLE = (
 )
 FORMAT_VERSION = 1
 """Of minilora.json."""
-
-READ = ("r", "lora_alpha", "target_modules")
-OPTIONAL = ("lora_dropout", "use_rslora")
-# Keys that say nothing about what the adapter computes, whatever their value.
-SILENT = {
-    "auto_mapping", "base_model_name_or_path", "inference_mode", "megatron_core", "peft_type",
-    "peft_version", "qalora_group_size", "revision", "task_type",
-}  # fmt: skip
-# The one value of each that means "as usual"; every other key must be empty (null, false, {}).
-USUAL = {"bias": ("none",), "init_lora_weights": (True, False, "gaussian", "orthogonal")}
 
 _TENSOR_NAME = re.compile(r"base_model\.model\.(.+)\.(lora_[AB])\.weight")
 
@@ -47,7 +44,7 @@ class AdapterError(ValueError):
 class AdapterFolder:
     """What an adapter folder holds.
 
-    config: with the targets as written, or the modules of the tensors where they are a pattern.
+    config: with the targets as written, or the modules of the tensors where a rule chose them.
     tensors: "<module>.lora_A" (r, in) and "<module>.lora_B" (out, r), float, finite, in pairs.
     options: adapter_config.json as parsed. sidecar: minilora.json as parsed, or None.
     """
@@ -64,10 +61,14 @@ class AdapterFolder:
         return sorted({name.rpartition(".")[0] for name in self.tensors})
 
     @property
-    def pattern(self) -> str | None:
-        """The regular expression that PEFT matched whole module names with, or None for names."""
-        targets = self.options["target_modules"]
-        return targets if isinstance(targets, str) and targets != ALL_LINEAR else None
+    def by_rule(self) -> bool:
+        """Whether more than names chose the modules: a regular expression, exclude_modules, …"""
+        return chosen_by_rule(self.options)
+
+    @property
+    def scaling(self) -> float | dict[str, float]:
+        """s where all modules share it, else each module's."""
+        return shared_scaling(self.config, self.modules)
 
 
 # ----------------------------------------------------------------------------------------- reading
@@ -82,12 +83,19 @@ def read_adapter(folder: str | Path) -> AdapterFolder:
     """
     path = Path(folder)
     options = _read_json(path / CONFIG)
-    _check_options(path, options)
-    tensors = _read_tensors(path)
-    config = _config(path, options, sorted({n.rpartition(".")[0] for n in tensors}))
-    _check_ranks(path, config.r, tensors)
-    sidecar = _read_sidecar(path, config) if (path / SIDECAR).exists() else None
-    return AdapterFolder(path, config, tensors, options, sidecar)
+    try:
+        check_options(options)
+        tensors = _read_tensors(path)
+        config = config_of(options, sorted({name.rpartition(".")[0] for name in tensors}))
+    except AdapterError:
+        raise
+    except ValueError as error:
+        raise AdapterError(f"{path}: {CONFIG} {error}") from None
+    _check_ranks(path, config, tensors)
+    sidecar = _read_sidecar(path) if (path / SIDECAR).exists() else None
+    found = AdapterFolder(path, config, tensors, options, sidecar)
+    _check_scaling(found)
+    return found
 
 
 def _read_json(path: Path) -> dict:
@@ -100,45 +108,6 @@ def _read_json(path: Path) -> dict:
     if not isinstance(value, dict):
         raise AdapterError(f"{path} holds a {type(value).__name__}, expected an object")
     return value
-
-
-def _check_options(path: Path, options: Mapping) -> None:
-    kind = options.get("peft_type")
-    if kind != "LORA":
-        raise AdapterError(f"{path}: {CONFIG} got peft_type {kind!r}, expected 'LORA'")
-    task = options.get("task_type")
-    if task not in (None, "CAUSAL_LM"):
-        raise AdapterError(f"{path}: {CONFIG} got task_type {task!r}, expected 'CAUSAL_LM'")
-    odd = [
-        f"{key} = {value!r}"
-        for key, value in sorted(options.items())
-        if key not in SILENT and key not in (*READ, *OPTIONAL) and not _is_usual(key, value)
-    ]
-    if odd:
-        raise AdapterError(
-            f"{path}: {CONFIG} got {', '.join(odd)}, which minilora does not support; "
-            "expected these options unset"
-        )
-    missing = [key for key in READ if options.get(key) is None]
-    if missing:
-        raise AdapterError(f"{path}: {CONFIG} has no {', '.join(missing)}, expected all of {READ}")
-
-
-def _is_usual(key: str, value: object) -> bool:
-    if key in USUAL and value is not None:
-        return any(value is usual or value == usual for usual in USUAL[key])
-    return not value
-
-
-def _config(path: Path, options: Mapping, modules: list[str]) -> LoRAConfig:
-    targets = options["target_modules"]
-    if isinstance(targets, str) and targets != ALL_LINEAR:
-        targets = modules
-    given = {key: options[key] for key in OPTIONAL if options.get(key) is not None}
-    try:
-        return LoRAConfig(options["r"], options["lora_alpha"], targets, **given)
-    except ValueError as error:
-        raise AdapterError(f"{path}: {CONFIG} {error}") from None
 
 
 def _read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -169,10 +138,11 @@ def _read_tensors(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _check_ranks(path: Path, r: int, tensors: Mapping[str, np.ndarray]) -> None:
+def _check_ranks(path: Path, config: LoRAConfig, tensors: Mapping[str, np.ndarray]) -> None:
     twin = {"lora_A": "lora_B", "lora_B": "lora_A"}
     for name, array in tensors.items():
         module, _, leaf = name.rpartition(".")
+        r = config.at(module).r
         if f"{module}.{twin[leaf]}" not in tensors:
             raise AdapterError(f"{path / TENSORS}: missing {module}.{twin[leaf]} beside {name}")
         expected = f"({r}, in)" if leaf == "lora_A" else f"(out, {r})"
@@ -182,7 +152,7 @@ def _check_ranks(path: Path, r: int, tensors: Mapping[str, np.ndarray]) -> None:
             )
 
 
-def _read_sidecar(path: Path, config: LoRAConfig) -> dict:
+def _read_sidecar(path: Path) -> dict:
     sidecar = _read_json(path / SIDECAR)
     version = sidecar.get("format_version")
     if version != FORMAT_VERSION:
@@ -192,12 +162,17 @@ def _read_sidecar(path: Path, config: LoRAConfig) -> dict:
     mark = sidecar.get("base_fingerprint")
     if not isinstance(mark, str) or not mark.startswith("sha256:"):
         raise AdapterError(f"{path / SIDECAR} got base_fingerprint {mark!r}, expected 'sha256:...'")
-    if sidecar.get("scaling") != config.scaling:
-        raise AdapterError(
-            f"{path}: {CONFIG} gives scaling {config.scaling}, but {SIDECAR} was written for "
-            f"{sidecar.get('scaling')!r}; expected r, lora_alpha and use_rslora unchanged"
-        )
     return sidecar
+
+
+def _check_scaling(found: AdapterFolder) -> None:
+    if found.sidecar is None or found.sidecar.get("scaling") == found.scaling:
+        return
+    raise AdapterError(
+        f"{found.path}: {CONFIG} gives scaling {found.scaling}, but {SIDECAR} was written for "
+        f"{found.sidecar.get('scaling')!r}; expected r, lora_alpha, use_rslora and the patterns "
+        "unchanged"
+    )
 
 
 def _some(names: list[str]) -> str:
@@ -210,21 +185,7 @@ def _some(names: list[str]) -> str:
 
 def config_json(config: LoRAConfig, modules: list[str], base_name: str) -> str:
     """adapter_config.json, keys and targets sorted, so that equal adapters give equal bytes."""
-    if config.target_modules == ALL_LINEAR:
-        config = replace(config, target_modules=tuple(modules))
-    return dump_json(
-        {
-            **asdict(config),
-            "target_modules": sorted(config.target_modules),
-            "base_model_name_or_path": base_name,
-            "bias": "none",
-            "fan_in_fan_out": False,
-            "inference_mode": True,
-            "init_lora_weights": True,
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-        }
-    )
+    return dump_json(options_of(config, modules, base_name))
 
 
 def peft_tensors(state: Mapping[str, Array]) -> dict[str, Array]:

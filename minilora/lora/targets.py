@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Mapping
 
@@ -41,6 +42,45 @@ def select_linears(model: Module, targets: tuple[str, ...] | str) -> dict[str, L
 
 def _fits(name: str, target: str) -> bool:
     return name == target or name.endswith("." + target)
+
+
+def linears_by_rule(model: Module, options: Mapping) -> tuple[str, ...]:
+    """Names of the Linears that PEFT's options choose, in the model's order; () where none.
+
+    options: target_modules (names, or one regular expression for whole names), exclude_modules
+    (likewise, and stronger), layers_to_transform (numbers of layers), layers_pattern (what stands
+    before the number). Rules of peft 0.21, tuners_utils.check_target_module_exists.
+    """
+    return tuple(name for name in select_linears(model, ALL_LINEAR) if _is_chosen(name, options))
+
+
+def _is_chosen(name: str, options: Mapping) -> bool:
+    targets, exclude = options["target_modules"], options.get("exclude_modules")
+    if exclude and _named(name, exclude):
+        return False
+    if targets == ALL_LINEAR:
+        return True
+    layers = options.get("layers_to_transform")
+    # PEFT looks at the layer only where a suffix chose the module, not its whole name.
+    if layers in (None, []) or isinstance(targets, str) or name in targets:
+        return _named(name, targets)
+    layer = _layer_of(name, options.get("layers_pattern") or "[^.]*")
+    return _named(name, targets) and layer in ([layers] if isinstance(layers, int) else layers)
+
+
+def _named(name: str, names: str | list[str]) -> bool:
+    if isinstance(names, str):
+        return re.fullmatch(names, name) is not None
+    return any(_fits(name, one) for one in names)
+
+
+def _layer_of(name: str, patterns: str | list[str]) -> int | None:
+    """The first number in the name that follows one of the patterns."""
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        match = re.match(rf"(?:^|.*?\.){pattern}\.(?P<layer>\d+)\.", name)
+        if match:
+            return int(match["layer"])
+    return None
 
 
 def _unmatched_message(model: Module, unmatched: list[str], linears: Mapping) -> str:

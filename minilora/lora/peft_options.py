@@ -1,0 +1,150 @@
+"""Which of PEFT's options minilora reads, which it refuses, and the LoRAConfig they make."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from minilora.lora.config import ALL_LINEAR, LoRAConfig
+
+READ = ("r", "lora_alpha", "target_modules")
+OPTIONAL = ("lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern")
+# With target_modules, these choose the modules; see targets.linears_by_rule.
+CHOOSING = ("exclude_modules", "layers_to_transform", "layers_pattern")
+# Keys that say nothing about what the adapter computes, whatever their value.
+SILENT = {
+    "auto_mapping", "base_model_name_or_path", "inference_mode", "megatron_core", "peft_type",
+    "peft_version", "qalora_group_size", "revision", "task_type",
+}  # fmt: skip
+# The one value of each that means "as usual"; every other key must be empty (null, false, {}).
+USUAL = {"bias": ("none",), "init_lora_weights": (True, False, "gaussian", "orthogonal")}
+
+
+def check_options(options: Mapping) -> None:
+    """Raise ValueError, naming the option, for what minilora would not compute as PEFT does."""
+    kind, task = options.get("peft_type"), options.get("task_type")
+    if kind != "LORA":
+        raise ValueError(f"got peft_type {kind!r}, expected 'LORA'")
+    if task not in (None, "CAUSAL_LM"):
+        raise ValueError(f"got task_type {task!r}, expected 'CAUSAL_LM'")
+    known = {*SILENT, *READ, *OPTIONAL, *CHOOSING}
+    odd = [
+        f"{key} = {value!r}"
+        for key, value in sorted(options.items())
+        if key not in known and not _is_usual(key, value)
+    ]
+    if odd:
+        raise ValueError(
+            f"got {', '.join(odd)}, which minilora does not support; expected these options unset"
+        )
+    missing = [key for key in READ if options.get(key) is None]
+    if missing:
+        raise ValueError(f"has no {', '.join(missing)}, expected all of {READ}")
+    for key in ("target_modules", "exclude_modules", "layers_pattern"):
+        _check_names(key, options.get(key))
+    _check_layers(options)
+
+
+def _is_usual(key: str, value: object) -> bool:
+    if key in USUAL and value is not None:
+        return any(value is usual or value == usual for usual in USUAL[key])
+    return not value
+
+
+def _check_names(key: str, value: object) -> None:
+    names = [value] if isinstance(value, str) else value or []
+    expected = f"got {key} {value!r}, expected names or a regular expression"
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(expected)
+    # The entries of a list are plain names, but for layers_pattern.
+    for rule in names if isinstance(value, str) or key == "layers_pattern" else ():
+        try:
+            re.compile(rule)
+        except re.error as error:
+            raise ValueError(f"{expected} ({error})") from None
+
+
+def _check_layers(options: Mapping) -> None:
+    """As PEFT's own config does: layers only beside a list of names, a pattern only with layers."""
+    layers, targets = options.get("layers_to_transform"), options["target_modules"]
+    numbers = layers if isinstance(layers, list) else [layers] if _is_set(layers) else []
+    if not all(isinstance(n, int) and not isinstance(n, bool) for n in numbers):
+        raise ValueError(f"got layers_to_transform {layers!r}, expected numbers of layers")
+    if numbers and isinstance(targets, str):
+        raise ValueError(
+            f"got layers_to_transform {layers!r} beside target_modules {targets!r}, expected "
+            "target_modules to be a list of names"
+        )
+    if _is_set(options.get("layers_pattern")) and not numbers:
+        raise ValueError("got layers_pattern without layers_to_transform, expected both")
+
+
+def _is_set(value: object) -> bool:
+    """Whether a choosing option says anything; layer 0 does."""
+    return value is not None and value != [] and value != ""
+
+
+def chosen_by_rule(options: Mapping) -> bool:
+    """Whether more than names chose the modules: a regular expression, or one of CHOOSING."""
+    targets = options["target_modules"]
+    is_expression = isinstance(targets, str) and targets != ALL_LINEAR
+    return is_expression or any(_is_set(options.get(key)) for key in CHOOSING)
+
+
+def config_of(options: Mapping, modules: list[str]) -> LoRAConfig:
+    """The config; `modules` are its targets where a rule chose them. Raises ValueError."""
+    targets = modules if chosen_by_rule(options) else options["target_modules"]
+    given = {key: options[key] for key in OPTIONAL if options.get(key) is not None}
+    return LoRAConfig(options["r"], options["lora_alpha"], targets, **given)
+
+
+def shared_scaling(config: LoRAConfig, modules: Iterable[str]) -> float | dict[str, float]:
+    """s where all these modules share it, else module -> s, sorted."""
+    scalings = {name: config.at(name).scaling for name in sorted(modules)}
+    values = set(scalings.values())
+    return values.pop() if len(values) == 1 else scalings
+
+
+def options_of(config: LoRAConfig, modules: list[str], base_name: str) -> dict:
+    """What adapter_config.json says of an adapter on these modules."""
+    targets = modules if config.target_modules == ALL_LINEAR else config.target_modules
+    config = _in_any_order(config, modules)
+    patterns = {"rank_pattern": config.rank_pattern, "alpha_pattern": config.alpha_pattern}
+    return {
+        "r": config.r,
+        "lora_alpha": config.lora_alpha,
+        "lora_dropout": config.lora_dropout,
+        "use_rslora": config.use_rslora,
+        "target_modules": sorted(targets),
+        **{name: dict(pattern) for name, pattern in patterns.items() if pattern},
+        "base_model_name_or_path": base_name,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+    }
+
+
+def _in_any_order(config: LoRAConfig, modules: list[str]) -> LoRAConfig:
+    """A config that means the same with its keys sorted, as they are in a file of PEFT's and ours.
+
+    The first key that fits counts, so where keys overlap whole module names replace them.
+    """
+    ordered = replace(
+        config,
+        rank_pattern=dict(sorted(config.rank_pattern.items())),
+        alpha_pattern=dict(sorted(config.alpha_pattern.items())),
+    )
+    own = {name: config.at(name) for name in modules}
+    if all(ordered.at(name) == one for name, one in own.items()):
+        return ordered
+    return replace(
+        config,
+        rank_pattern={n: one.r for n, one in own.items() if one.r != config.r},
+        alpha_pattern={
+            n: one.lora_alpha for n, one in own.items() if one.lora_alpha != config.lora_alpha
+        },
+    )
