@@ -9,19 +9,25 @@ from pathlib import Path
 import typer
 
 from minilora.hub import Tokenizer, load_pretrained
+from minilora.hub.smollm import KNOWN, find_known, known_model
 from minilora.lora import load_adapter, read_adapter
 from minilora.nn import Transformer
 
 WARD = "ward-base"
 WARD_BASE = Path(__file__).resolve().parents[2] / "data" / WARD
-BASE_HELP = f"Base model: {WARD} or a Hugging Face folder (./{WARD} for a folder of that name)."
+NAMES = (WARD, *KNOWN)
+BASE_HELP = (
+    f"Base model: {', '.join(NAMES)}, a Hugging Face folder or a .gguf file (./{WARD} for a folder "
+    "of that name)."
+)
 BASE_OF_ADAPTER_HELP = f"{BASE_HELP} Default: the one the adapter names, else {WARD}."
 
 
 def find_base(name: str) -> Path:
-    """The folder of a base; `ward-base` is the one in data/ of a checkout.
+    """The folder or .gguf file of a base; `ward-base` is the one in data/ of a checkout.
 
-    Raises ValueError when that is not there, or `name` is no folder.
+    A known model goes by its short name and by its hub id, and is the one in the cache. Raises
+    ValueError when that is not there, or `name` is none of these.
     """
     if name == WARD:
         if not (WARD_BASE / "model.safetensors").is_file():
@@ -30,9 +36,26 @@ def find_base(name: str) -> Path:
                 "name a Hugging Face folder with --base"
             )
         return WARD_BASE
-    if not Path(name).is_dir():
-        raise ValueError(f"got --base {name}, expected {WARD} or a Hugging Face model folder")
+    known = known_model(name)
+    if known is not None:
+        return find_known(known)
+    if not is_model_path(Path(name)):
+        raise ValueError(
+            f"got --base {name}, expected {', '.join(NAMES)}, a Hugging Face model folder or a "
+            ".gguf file"
+        )
     return Path(name)
+
+
+def is_model_path(path: Path) -> bool:
+    """Whether a model could be here: a folder, or a file that says it is a GGUF."""
+    return path.is_dir() or (path.suffix.lower() == ".gguf" and path.is_file())
+
+
+def public_name(name: str) -> str:
+    """What an adapter calls its base: a known model's hub id, as PEFT expects, else the name."""
+    known = known_model(name)
+    return name if known is None else known.hub_id
 
 
 def open_base(name: str) -> tuple[Transformer, Tokenizer]:
@@ -48,9 +71,9 @@ def base_of(name: str | None, adapter: Path | None) -> str:
     if name is not None or adapter is None:
         return WARD if name is None else name
     named = read_adapter(adapter).options.get("base_model_name_or_path") or WARD
-    if named != WARD and not Path(named).is_dir():
+    if named != WARD and known_model(named) is None and not is_model_path(Path(named)):
         raise ValueError(
-            f"{adapter} was made for base {named!r}, which is no folder here; name it with --base"
+            f"{adapter} was made for base {named!r}, which is no model here; name it with --base"
         )
     return named
 

@@ -11,9 +11,10 @@ from rich.console import Console
 
 from minilora.cli import show
 from minilora.cli.app import describe
-from minilora.cli.bases import BASE_HELP, open_adapter, open_base
+from minilora.cli.bases import BASE_HELP, NAMES, find_base, is_model_path, open_adapter, open_base
 from minilora.cli.merge import MARK
-from minilora.hub import load_pretrained
+from minilora.hub import GGUFFile, load_pretrained
+from minilora.hub.smollm import known_model
 from minilora.lora import read_adapter
 from minilora.lora.peft_format import CONFIG
 from minilora.storage import fingerprint
@@ -22,7 +23,9 @@ CARD_LINES = 6
 
 
 def info(
-    paths: list[Path] = typer.Argument(..., metavar="PATH...", help="Adapter or model folders."),
+    paths: list[Path] = typer.Argument(
+        ..., metavar="PATH...", help="Adapters and models: folders, .gguf files, known names."
+    ),
     base: str = typer.Option(None, "--base", help=f"Check adapters against it. {BASE_HELP}"),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON list, for programs."),
 ) -> None:
@@ -48,9 +51,11 @@ def about(path: Path, base: str | None = None) -> dict:
     """What is known of a folder, JSON-ready. Raises ValueError for one that is neither kind."""
     if (path / CONFIG).exists():
         return about_adapter(path, base)
-    if (path / "config.json").exists():
+    if (path / "config.json").exists() or (path.is_file() and is_model_path(path)):
         return about_model(path)
     if not path.exists():
+        if path.as_posix() in NAMES or known_model(path.as_posix()):
+            return about_model(find_base(path.as_posix()))
         raise ValueError(f"{path} does not exist, expected an adapter or model folder")
     raise ValueError(
         f"{path} has neither {CONFIG} nor config.json, expected an adapter or model folder"
@@ -91,6 +96,7 @@ def about_model(path: Path) -> dict:
     """Config, sizes, fingerprint, and what the card begins with, of a model folder."""
     model, tokenizer = load_pretrained(path)
     state = model.state_dict()
+    stored = GGUFFile(path).stored_types() if path.is_file() else None
     readme = path / "README.md"
     mark = path / MARK
     told = {
@@ -101,6 +107,7 @@ def about_model(path: Path) -> dict:
         "parameters": sum(a.size for a in state.values()),
         "bytes": sum(a.nbytes for a in state.values()),
         "fingerprint": fingerprint(state),
+        **({"stored": stored} if stored else {}),
         "card": card_lines(readme.read_text("utf-8")) if readme.is_file() else [],
     }
     if mark.is_file():
@@ -130,6 +137,9 @@ def rows_of(told: dict) -> list[tuple[str, object]]:
         return [("kind", "adapter (PEFT)"), *_adapter_rows(told), *common, *_origin_rows(told)]
     config = [(key, value) for key, value in told["config"].items() if value is not None]
     rows = [("kind", told["kind"]), *config, ("tokenizer", f"{told['tokens']:,} tokens"), *common]
+    if "stored" in told:
+        counts = ", ".join(f"{count} {kind}" for kind, count in told["stored"].items())
+        rows.append(("stored as", f"{counts} tensors"))
     if "merge" in told:
         merged = told["merge"]
         rows += [

@@ -1,0 +1,75 @@
+"""config.json of a Hugging Face folder: what this decoder runs, and what it refuses by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from minilora.nn import TransformerConfig
+
+EXPECTED = {
+    "architectures": (["LlamaForCausalLM"],),
+    "model_type": ("llama",),
+    "hidden_act": ("silu",),
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "rope_scaling": (None,),
+    "rope_interleaved": (False,),
+    "partial_rotary_factor": (1.0,),
+    "quantization_config": (None,),
+}
+# What a LlamaConfig means by a setting that its config.json leaves out.
+DEFAULTS = {"tie_word_embeddings": False, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file. Raises ValueError naming the file that holds none."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a JSON {type(values).__name__}, expected an object")
+    return values
+
+
+def read_config(folder: Path | str) -> TransformerConfig:
+    """The TransformerConfig of a folder's config.json.
+
+    Raises ValueError naming every setting that this decoder does not have, and what it has.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} has no config.json, expected a Hugging Face folder")
+    values = read_json(path)
+    odd = odd_settings(values)
+    if odd:
+        allowed = {key: EXPECTED[key] for key in odd if key in EXPECTED}
+        raise ValueError(f"{path}: got {odd}, supported is the plain Llama family {allowed}")
+    given = {key: _first(value) for key, value in values.items() if value is not None}
+    try:
+        return TransformerConfig.from_dict({**DEFAULTS, **given})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def odd_settings(values: dict) -> dict:
+    """The settings of a config.json that this decoder would get wrong."""
+    odd = {
+        key: values[key]
+        for key, allowed in EXPECTED.items()
+        if values.get(key) is not None and values[key] not in allowed
+    }
+    for key in ("rope_scaling", "rope_parameters"):  # older and newer folders
+        rope = values.get(key)
+        if isinstance(rope, dict):
+            odd.pop(key, None)
+            kind = rope.get("rope_type", rope.get("type", "default"))
+            if kind != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
+                odd[key] = rope
+    return odd
+
+
+def _first(value: object) -> object:
+    """The first of several end tokens."""
+    return value[0] if isinstance(value, list) and value else value

@@ -1,0 +1,161 @@
+"""The tensors of a Hugging Face folder, one at a time: model.safetensors, or its shards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from minilora.hub.config import read_json
+from minilora.hub.mapped import MappedFile
+from minilora.nn import Transformer
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+class Weights(Protocol):
+    """Named tensors that are read when they are asked for."""
+
+    path: Path
+    shapes: dict[str, tuple[int, ...]]
+
+    def read(self, name: str) -> np.ndarray:
+        """A fresh float32 array."""
+
+
+class SafetensorsFile:
+    """The tensors of one safetensors file: `shapes` by name, and `read`.
+
+    Raises ValueError naming the file when it is not whole, or a tensor that is no float.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        try:
+            with safe_open(str(self.path), framework="np"):  # checks the header and every offset
+                pass
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ValueError(f"{self.path} is not a whole safetensors file: {error}") from None
+        self.file = MappedFile(self.path)
+        self.start = 8 + int.from_bytes(self.file.bytes[:8], "little")
+        self.entries = json.loads(self.file.bytes[8 : self.start])
+        self.entries.pop("__metadata__", None)
+        self.shapes = {name: tuple(entry["shape"]) for name, entry in self.entries.items()}
+        odd = {n: e["dtype"] for n, e in self.entries.items() if e["dtype"] not in DTYPES}
+        if odd:
+            raise ValueError(f"{self.path}: got {first_of(odd)}, expected one of {list(DTYPES)}")
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor as a fresh float32 array; float16 and bfloat16 widen exactly."""
+        entry = self.entries[name]
+        begin, end = (self.start + offset for offset in entry["data_offsets"])
+        raw = self.file.view(begin, end - begin).view(DTYPES[entry["dtype"]])
+        if entry["dtype"] == "BF16":  # the upper half of a float32
+            bits = raw.astype(np.uint32)
+            bits <<= 16
+            array = bits.view(np.float32)
+        else:
+            with np.errstate(over="ignore"):  # a float64 beyond float32 is reported as Inf
+                array = raw.astype(np.float32)
+        self.file.release(begin, end - begin)
+        return array.reshape(entry["shape"])
+
+
+class Shards:
+    """The tensors of several safetensors files, as model.safetensors.index.json places them.
+
+    Raises ValueError naming a shard that is missing, and a tensor that is in no shard, in
+    another than the index says, or in two.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.places = self._read_index(path)
+        self.files: dict[str, SafetensorsFile] = {}
+        for name in sorted(set(self.places.values())):
+            if not (path.parent / name).is_file():
+                raise ValueError(f"{path} names the shard {name}, which is not there")
+            self.files[name] = SafetensorsFile(path.parent / name)
+        found: dict[str, str] = {}
+        for shard, file in self.files.items():
+            for name in file.shapes:
+                if name in found:
+                    raise ValueError(f"{path}: {name} is in two shards, {found[name]} and {shard}")
+                found[name] = shard
+        for name, shard in self.places.items():
+            if found.get(name) != shard:
+                raise ValueError(
+                    f"{path} places {name} in {shard}, which has no such tensor "
+                    f"(it is in {found.get(name, 'no shard')})"
+                )
+        extra = sorted(found.keys() - self.places.keys())
+        if extra:
+            raise ValueError(f"{path} does not list {extra[:3]} of {found[extra[0]]}")
+        self.shapes = {name: self.files[s].shapes[name] for name, s in self.places.items()}
+
+    @staticmethod
+    def _read_index(path: Path) -> dict[str, str]:
+        places = read_json(path).get("weight_map")
+        if not isinstance(places, dict) or not places:
+            raise ValueError(f"{path} has no weight_map, expected tensor names and their shards")
+        for name, shard in places.items():
+            if not isinstance(shard, str) or Path(shard).name != shard:
+                raise ValueError(f"{path} places {name} in {shard!r}, expected a file beside it")
+        return places
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor as a fresh float32 array."""
+        return self.files[self.places[name]].read(name)
+
+
+def open_weights(folder: Path) -> Weights:
+    """The weights of a folder. Raises ValueError where there are none that can be read."""
+    if (folder / WEIGHTS).is_file():
+        return SafetensorsFile(folder / WEIGHTS)
+    if (folder / INDEX).is_file():
+        return Shards(folder / INDEX)
+    pickles = sorted(p.name for p in folder.glob("*.bin"))
+    found = f"; it has {pickles[0]}, a pickle, which could run code" if pickles else ""
+    raise ValueError(f"{folder} has no {WEIGHTS}, expected one or {INDEX}{found}")
+
+
+def fill_model(model: Transformer, weights: Weights) -> None:
+    """Read every tensor into the model, one by one: the peak is the model and one tensor.
+
+    Raises ValueError naming missing and unexpected tensors and shapes that differ, before any is
+    read, and the first tensor that holds NaN or Inf.
+    """
+    shapes = dict(weights.shapes)
+    # Some exports write a tied embedding twice.
+    repeated = model.lm_head is None and shapes.pop(HEAD, None) is not None
+    own = {name: p.shape for name, p in model.named_parameters()}
+    missing, extra = sorted(own.keys() - shapes.keys()), sorted(shapes.keys() - own.keys())
+    if missing or extra:
+        raise ValueError(
+            f"{weights.path}: missing {missing or 'none'}, unexpected {extra or 'none'}"
+        )
+    wrong = [f"{n} got {shapes[n]}, expected {s}" for n, s in own.items() if shapes[n] != s]
+    if wrong:
+        raise ValueError(f"{weights.path}: {'; '.join(wrong)}")
+    for name, parameter in model.named_parameters():
+        array = weights.read(name)
+        if not np.isfinite(array).all():
+            raise ValueError(f"{weights.path} holds NaN or Inf in {name}, expected finite weights")
+        parameter.data = array
+    if repeated and not np.array_equal(weights.read(HEAD), model.head_weight.data):
+        raise ValueError(
+            f"{weights.path}: got an {HEAD} that differs from the embedding, expected the same "
+            "numbers, as config.json has tie_word_embeddings true"
+        )
+
+
+def first_of(odd: dict[str, object]) -> str:
+    """The first three of several findings, and how many there are."""
+    shown = ", ".join(f"{name}: {value}" for name, value in list(odd.items())[:3])
+    return shown + (f" and {len(odd) - 3} more" if len(odd) > 3 else "")
