@@ -167,10 +167,6 @@ def test_a_half_precision_adapter_works_here(tmp_path, dtype):
     ("settings", "option"),
     [
         ({"use_dora": True}, "use_dora"),
-        ({"rank_pattern": {"layers.0.self_attn.q_proj": 2}}, "rank_pattern"),
-        ({"alpha_pattern": {"v_proj": 7}}, "alpha_pattern"),
-        ({"layers_to_transform": [1]}, "layers_to_transform"),
-        ({"exclude_modules": ["layers.0.self_attn.q_proj"]}, "exclude_modules"),
         ({"modules_to_save": ["norm"]}, "modules_to_save"),
         ({"lora_bias": True}, "lora_bias"),
         ({"bias": "all"}, "bias"),
@@ -178,6 +174,8 @@ def test_a_half_precision_adapter_works_here(tmp_path, dtype):
         ({"init_lora_weights": "pissa"}, "init_lora_weights"),
         ({"init_lora_weights": "olora"}, "init_lora_weights"),
         ({"target_parameters": ["self_attn.q_proj.weight"]}, "target_parameters"),
+        ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication"),
+        ({"alora_invocation_tokens": [3]}, "alora_invocation_tokens"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
