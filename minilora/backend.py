@@ -45,6 +45,8 @@ def to_device(x: Any, device: str) -> Array:
     """
     if device not in DEVICES:
         raise ValueError(f"device must be one of {DEVICES}, got {device!r}")
+    if hasattr(x, "moved_to"):  # stored weights, which know where they can live
+        return x.moved_to(device)
     if device == "cpu":
         return to_numpy(x)
     if get_array_module(x) is not np:

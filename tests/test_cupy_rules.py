@@ -28,6 +28,8 @@ HOST_FILES = {
     "autograd/gradcases.py": "inputs are drawn on the host",
     "autograd/gradcheck.py": "finite differences in float64, on the host",
     "autograd/mutants.py": "planted mistakes for the checker",
+    "autograd/quantize.py": "stored weights are made on the host",
+    "autograd/stored.py": "stored weights live on the host",
     "nn/gradcases.py": "inputs are drawn on the host",
     "training/data.py": "batches are made on the host",
 }
@@ -35,7 +37,7 @@ HOST_FILES = {
 # "file: function or class" -> the NumPy functions that it may call.
 HOST_CALLS = {
     # Tables and masks of positions, which are host integers; moved by the caller.
-    "autograd/attention.py: rope_tables": {"arange", "asarray", "cos", "sin"},
+    "autograd/attention.py: rope_tables": {"arange", "asarray", "concatenate", "cos", "sin"},
     "autograd/attention.py: _causal_keep": {"tri"},
     # Under `xp is np`: what CuPy lacks.
     "autograd/functional.py: embedding": {"add", "argsort", "diff", "flatnonzero"},
@@ -48,6 +50,7 @@ HOST_CALLS = {
     # Sampling works on logits that were brought to the host, one copy a token.
     "nn/generate.py: sample_token": {"argsort", "cumsum", "exp", "take_along_axis"},
     "nn/generate.py: _left_padded": {"array", "zeros"},
+    "nn/generate.py: _last_logits": {"arange"},
     "nn/generate.py: generate": {"concatenate", "flatnonzero", "isin", "ones"},
     # Weights start on the host.
     "nn/layers.py: normal": {"zeros"},

@@ -2,7 +2,9 @@
 
 This module is also the one to import from: it lists every fused op of the engine
 (`from minilora.autograd import functional as F`). Arrays run (..., C); a linear map flattens the
-leading axes into rows, so that BLAS sees one tall matrix instead of a loop over the batch.
+leading axes into rows, so that BLAS sees one tall matrix instead of a loop over the batch. A
+frozen weight may be a `StoredArray`: its numbers are then made for each product, and never kept
+from the forward to the backward pass.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from minilora.autograd.pointwise import (
     softmax,
     swiglu,
 )
+from minilora.autograd.stored import StoredArray, Update, times, times_transpose
 from minilora.autograd.tensor import Tensor
 from minilora.backend import Array, get_array_module
 
@@ -33,6 +36,7 @@ __all__ = [
     "dropout_mask",
     "embedding",
     "gelu",
+    "labelled_positions",
     "layer_norm",
     "linear",
     "linear_cross_entropy",
@@ -66,6 +70,18 @@ def _times(x: Array, m: Array) -> Array:
     return out
 
 
+def _through(x: Array, w: Array | StoredArray, update: Update = None) -> Array:
+    """x (..., in) W^T -> (..., out), or x (W + b a)^T with a stored W and its update (b, a)."""
+    if isinstance(w, StoredArray):
+        return times_transpose(x, w, update)
+    return _times(x, w.T)
+
+
+def _back(g: Array, w: Array | StoredArray, update: Update = None) -> Array:
+    """g (..., out) W -> (..., in): the vjp of `_through` for x."""
+    return times(g, w, update) if isinstance(w, StoredArray) else _times(g, w)
+
+
 def _check_linear(name: str, x: Tensor, weight: Tensor) -> None:
     if weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
@@ -80,8 +96,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     _check_linear("linear", x, weight)
     data, w = x.data, weight.data
-    y = _times(data, w.T)
-    inputs = [(x, lambda g: _times(g, w)), (weight, lambda g: _rows(g).T @ _rows(data))]
+    y = _through(data, w)
+    inputs = [(x, lambda g: _back(g, w)), (weight, lambda g: _rows(g).T @ _rows(data))]
     if bias is not None:
         if bias.shape != (w.shape[0],):
             raise ValueError(f"linear got bias {bias.shape}, expected ({w.shape[0]},)")
@@ -96,6 +112,11 @@ def _check_factors(a: Array, b: Array, w: Array) -> None:
             f"lora_linear got A {a.shape} and B {b.shape} for W {w.shape}, "
             f"expected (r, {w.shape[1]}) and ({w.shape[0]}, r)"
         )
+
+
+def _fold(w: Array | StoredArray, b: Array, a: Array) -> tuple[Array | StoredArray, Update]:
+    """W + b a for both passes; a stored W gets it in each, in the numbers just made."""
+    return (w, (b, a)) if isinstance(w, StoredArray) else (w + b @ a, None)
 
 
 def lora_linear(
@@ -123,9 +144,8 @@ def lora_linear(
     scaled_b = b * scaling  # scaling the small matrix, not the activations
     rows = data.size // data.shape[-1]
     folded = keep is None and rows * (w.shape[0] + w.shape[1]) > w.size
-    if folded:
-        w = w + scaled_b @ a
-    y = _times(data, w.T)
+    w, update = _fold(w, scaled_b, a) if folded else (w, None)
+    y = _through(data, w, update)
     if not folded:
         y += _times(_times(dropped, a.T), scaled_b.T)
 
@@ -134,7 +154,7 @@ def lora_linear(
 
     def grad_x(gu: tuple[Array, Array]) -> Array:
         g, u = gu
-        gx = _times(g, w)
+        gx = _back(g, w, update)
         if not folded:
             through = _times(u, a)
             if keep is not None:
@@ -190,6 +210,8 @@ def embedding(weight: Tensor, ids: Array) -> Tensor:
         gw[ordered[starts]] = np.add.reduceat(rows[order], starts, axis=0)
         return gw
 
+    if isinstance(w, StoredArray):
+        return Tensor(w.take(ids))
     return Tensor.from_op(w[ids], (weight, vjp))
 
 
@@ -205,15 +227,19 @@ def _check_labels(labels: Array, shape: tuple[int, ...], vocab: int) -> None:
             )
 
 
-def _labelled(labels: Array, xp: ModuleType) -> tuple[Array, Array]:
-    """Places (n,) of the labels that are not IGNORE, and these labels, as arrays of `xp`.
+def labelled_positions(labels: Array) -> Array:
+    """Numbers (n,) of the positions, counted through all axes, whose label is not IGNORE.
 
-    They are picked out where the labels are. A device would make the caller wait for how many
-    there are, so a training step hands its labels over on the host.
+    They are found where the labels are. A device would make the caller wait for how many there
+    are, so a training step hands its labels over on the host.
     """
-    flat = labels.reshape(-1)
-    where = get_array_module(flat).flatnonzero(flat != IGNORE)
-    return xp.asarray(where), xp.asarray(flat[where])
+    return get_array_module(labels).flatnonzero(labels.reshape(-1) != IGNORE)
+
+
+def _labelled(labels: Array, xp: ModuleType) -> tuple[Array, Array]:
+    """Positions (n,) of the labels that are not IGNORE, and these labels, as arrays of `xp`."""
+    where = labelled_positions(labels)
+    return xp.asarray(where), xp.asarray(labels.reshape(-1)[where])
 
 
 def _softmax_loss_(logits: Array, labels: Array, normalizer: float) -> tuple[Array, Array]:
@@ -266,11 +292,11 @@ def linear_cross_entropy(
     where, targets = _labelled(labels, xp)
     count = _count(where, normalizer)
     picked = _rows(h.data)[where]
-    loss, p = _softmax_loss_(picked @ w.T, targets, count)
+    loss, p = _softmax_loss_(_through(picked, w), targets, count)
 
     def grad_h(g: Array) -> Array:
         gh = xp.zeros(shape, dtype=picked.dtype)
-        _rows(gh)[where] = (p @ w) * g
+        _rows(gh)[where] = _back(p, w) * g
         return gh
 
     return Tensor.from_op(loss, (h, grad_h), (weight, lambda g: (p.T @ picked) * g))

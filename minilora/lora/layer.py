@@ -8,6 +8,7 @@ import numpy as np
 
 from minilora.autograd import Tensor, is_grad_enabled
 from minilora.autograd import functional as F
+from minilora.autograd.stored import StoredArray
 from minilora.backend import Array, get_array_module, to_device
 from minilora.lora.config import LoRAConfig
 from minilora.nn import Linear, Module, Parameter
@@ -47,7 +48,7 @@ class LoRALinear(Module):
         self.lora_B = Parameter(xp.zeros((self.out_features, config.r), dtype=weight.dtype))
         self.base_layer = base_layer
         self.dropout_rng = np.random.default_rng(int(rng.integers(2**63)))
-        self._original: Array | None = None  # W while the base holds W + ΔW
+        self._original: Array | StoredArray | None = None  # W while the base holds W + ΔW
         self.train(base_layer.training)
 
     @property
@@ -61,8 +62,8 @@ class LoRALinear(Module):
         return self._original is not None
 
     @property
-    def base_weight(self) -> Array:
-        """W (out, in) as it was before any merge."""
+    def base_weight(self) -> Array | StoredArray:
+        """W (out, in) as it was before any merge; a StoredArray over a stored base."""
         return self.base_layer.weight.data if self._original is None else self._original
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,10 +92,16 @@ class LoRALinear(Module):
         return (self.lora_B.data * self.scaling) @ self.lora_A.data
 
     def merged_weight(self) -> Array:
-        """W + ΔW as a new array. Raises MergeError where that is not finite."""
+        """W + ΔW as a new array, float32 where W is stored in fewer bits.
+
+        Raises MergeError where that is not finite.
+        """
         _require_finite("lora_A", self.lora_A.data)
         _require_finite("lora_B", self.lora_B.data)
-        total = self.base_weight + self.delta_weight()
+        weight = self.base_weight
+        if isinstance(weight, StoredArray):
+            weight = weight.dense()
+        total = weight + self.delta_weight()
         _require_finite("merged weight", total)
         return total
 

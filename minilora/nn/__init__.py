@@ -3,16 +3,28 @@
 from minilora.nn.generate import generate
 from minilora.nn.layers import Embedding, Linear, RMSNorm
 from minilora.nn.module import Module, ModuleList, Parameter
+from minilora.nn.stored import (
+    BASE_DTYPES,
+    StoredParameter,
+    resident_bytes,
+    storage,
+    store_base,
+)
 from minilora.nn.transformer import Transformer, TransformerConfig
 
 __all__ = [
+    "BASE_DTYPES",
     "Embedding",
     "Linear",
     "Module",
     "ModuleList",
     "Parameter",
     "RMSNorm",
+    "StoredParameter",
     "Transformer",
     "TransformerConfig",
     "generate",
+    "resident_bytes",
+    "storage",
+    "store_base",
 ]

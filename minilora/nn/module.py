@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from minilora.autograd import Tensor
+from minilora.autograd.stored import StoredArray
 from minilora.backend import Array, get_array_module, to_device, to_numpy
 
 
@@ -98,15 +99,25 @@ class Module:
     # -- state -----------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Name -> NumPy array of every Parameter (the arrays themselves when on the CPU)."""
+        """Name -> NumPy array of every Parameter (the arrays themselves when on the CPU).
+
+        Weights of a stored base come as new float32 arrays.
+        """
         return {name: to_numpy(p.data) for name, p in self.named_parameters()}
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """Copy arrays in by name. All is checked before anything changes.
 
-        Raises ValueError naming missing and unexpected names, and shapes that differ.
+        Raises ValueError naming missing and unexpected names, and shapes that differ, and for
+        weights that are stored in fewer bits.
         """
         own = dict(self.named_parameters())
+        stored = [name for name, p in own.items() if isinstance(p.data, StoredArray)]
+        if stored:
+            raise ValueError(
+                f"load_state_dict got a model with {len(stored)} stored weights ({stored[0]}, ...),"
+                " expected a float32 one; load first, then store_base"
+            )
         missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or extra:
             raise ValueError(

@@ -1,0 +1,137 @@
+"""Numbers to stored blocks: float16, q8 and q4 of a float matrix, and a GGUF file's own blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from minilora.autograd.stored import BLOCK, Fields, StoredArray
+
+LARGEST = float(np.finfo(np.float16).max)
+Q4_1_BYTES, Q8_0_BYTES = 4 + BLOCK // 2, 2 + BLOCK
+"""Bytes of a block of 32 numbers in a GGUF file: d, m and 16 bytes of codes; d and 32 codes."""
+
+
+def quantize(weight: np.ndarray, format: str) -> StoredArray:
+    """W (out, in) float, stored in a format: each number rounded to the nearest it can be.
+
+    Largest errors, apart from float32 rounding: float16, 2^-11 of the number (2^-25 below 2^-14).
+    q8, d/2, with 127 d at or just above the block's largest magnitude. q4, d/2, with m at or just
+    below the block's least number and m + 15 d at or just above its largest: 1/30 of its range.
+    Raises ValueError for numbers that are not finite or beyond float16, and for q8 and q4 where
+    `in` is not a multiple of 32.
+    """
+    if weight.ndim != 2:
+        raise ValueError(f"got a weight of shape {weight.shape}, expected (out, in)")
+    if format not in _FIELDS:
+        raise ValueError(f"got storage format {format!r}, expected one of {list(_FIELDS)}")
+    largest = float(np.abs(weight).max()) if weight.size else 0.0
+    if not largest <= LARGEST:
+        raise ValueError(f"got weights up to {largest}, expected finite ones up to {LARGEST:g}")
+    if format != "float16" and weight.shape[1] % BLOCK:
+        raise ValueError(
+            f"got a weight of shape {weight.shape} for {format}, expected inputs in blocks of "
+            f"{BLOCK}"
+        )
+    transposed = np.ascontiguousarray(weight.T, dtype=np.float32)
+    return StoredArray(format, _FIELDS[format](transposed), weight.shape)
+
+
+def _blocks(wt: np.ndarray) -> np.ndarray:
+    return wt.reshape(-1, BLOCK, wt.shape[1])
+
+
+def _float16(wt: np.ndarray) -> Fields:
+    return (wt.astype(np.float16),)
+
+
+def _q8(wt: np.ndarray) -> Fields:
+    blocks = _blocks(wt)
+    largest = np.abs(blocks).max(axis=1)
+    d = _step(largest, np.float32(127), np.float32(0))
+    codes = np.rint(blocks * _inverse(d)[:, None])
+    return np.clip(codes, -127, 127).astype(np.int8), d
+
+
+def _q4(wt: np.ndarray) -> Fields:
+    blocks = _blocks(wt)
+    least, largest = blocks.min(axis=1), blocks.max(axis=1)
+    m = least.astype(np.float16)
+    m = np.where(m > least, np.nextafter(m, np.float16(-np.inf)), m)
+    minimum = m.astype(np.float32)
+    d = _step(largest, np.float32(15), minimum)
+    codes = np.rint((blocks - minimum[:, None]) * _inverse(d)[:, None])
+    codes = np.clip(codes, 0, 15).astype(np.uint8)
+    half = BLOCK // 2
+    return codes[:, :half] | (codes[:, half:] << 4), d, m
+
+
+def _step(largest: np.ndarray, codes: np.float32, minimum: np.ndarray) -> np.ndarray:
+    """d in float16: the nearest to (largest - minimum) / codes, or the next above it.
+
+    Up only where the largest number is out of reach: what was stored once keeps its d.
+    """
+    d = ((largest - minimum) / codes).astype(np.float16)
+    reach = d.astype(np.float32) * codes + minimum
+    return np.where(reach < largest, np.nextafter(d, np.float16(np.inf)), d)
+
+
+def _inverse(d: np.ndarray) -> np.ndarray:
+    """1/d in float32, 0 where d is 0: all numbers of such a block are the same."""
+    wide = d.astype(np.float32)
+    return (wide != 0) / np.where(wide == 0, np.float32(1), wide)
+
+
+_FIELDS: dict[str, Callable[[np.ndarray], Fields]] = {
+    "float16": _float16,
+    "q8": _q8,
+    "q4": _q4,
+}
+
+
+# -- a GGUF file's blocks --------------------------------------------------------------------------
+
+
+def from_q4_1_blocks(blocks: np.ndarray, shape: tuple[int, int]) -> StoredArray:
+    """A GGUF tensor of type Q4_1 as it is: no number is rounded again.
+
+    blocks uint8 (out, in / 32 * 20), each block d and m in float16 and 16 bytes of codes.
+    Raises ValueError for another dtype or shape, and for scales that are not finite.
+    """
+    cut = _cut(blocks, shape, Q4_1_BYTES, "Q4_1")
+    d, m = _half(cut[..., 0:2], "Q4_1"), _half(cut[..., 2:4], "Q4_1")
+    return StoredArray("q4", (_outputs_last(cut[..., 4:]), d, m), shape)
+
+
+def from_q8_0_blocks(blocks: np.ndarray, shape: tuple[int, int]) -> StoredArray:
+    """A GGUF tensor of type Q8_0 as it is: blocks uint8 (out, in / 32 * 34), d and 32 int8 codes.
+
+    Raises ValueError as `from_q4_1_blocks` does.
+    """
+    cut = _cut(blocks, shape, Q8_0_BYTES, "Q8_0")
+    codes = _outputs_last(cut[..., 2:]).view(np.int8)
+    return StoredArray("q8", (codes, _half(cut[..., 0:2], "Q8_0")), shape)
+
+
+def _cut(blocks: np.ndarray, shape: tuple[int, int], size: int, kind: str) -> np.ndarray:
+    """blocks as (out, blocks a row, bytes a block), checked."""
+    expected = (shape[0], shape[1] // BLOCK * size)
+    if blocks.dtype != np.uint8 or blocks.shape != expected or shape[1] % BLOCK:
+        raise ValueError(
+            f"got {kind} blocks {blocks.dtype} {blocks.shape} for a weight of shape "
+            f"{tuple(shape)}, expected uint8 {expected} and inputs in blocks of {BLOCK}"
+        )
+    return blocks.reshape(shape[0], -1, size)
+
+
+def _outputs_last(cut: np.ndarray) -> np.ndarray:
+    """(out, blocks, bytes) -> (blocks, bytes, out), contiguous."""
+    return np.ascontiguousarray(cut.transpose(1, 2, 0))
+
+
+def _half(cut: np.ndarray, kind: str) -> np.ndarray:
+    half = np.ascontiguousarray(cut).view("<f2")[..., 0]
+    if not np.isfinite(half).all():
+        raise ValueError(f"got {kind} blocks with NaN or Inf scales, expected finite ones")
+    return np.ascontiguousarray(half.T, dtype=np.float16)
