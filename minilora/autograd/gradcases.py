@@ -116,9 +116,15 @@ def _frozen(*shape: int) -> Draw:
     return lambda rng: Tensor(rng.standard_normal(shape))
 
 
-def _angle(curve: np.ufunc, *shape: int) -> Draw:
-    """cos or sin of the same angles, whatever has been drawn before."""
-    return lambda rng: curve(np.random.default_rng(3).uniform(-3.0, 3.0, shape))
+def _rotations(curve: np.ufunc, *shape: int) -> Draw:
+    """A table of `rope` for 5 heads: cos or sin of the same angles, whatever was drawn before."""
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        half = curve(np.random.default_rng(3).uniform(-3.0, 3.0, shape))
+        first = half if curve is np.cos else -half
+        return np.concatenate([first, half] * 5, axis=-1)
+
+    return draw
 
 
 # -- primitives ------------------------------------------------------------------------------
@@ -184,8 +190,8 @@ for _shape, _variant in (((3, 2), "one table"), ((2, 3, 2), "a table per row")):
         F.rope,
         _variant,
         {"x": (2, 3, 5, 4)},
-        cos=_angle(np.cos, *_shape),
-        sin=_angle(np.sin, *_shape),
+        cos=_rotations(np.cos, *_shape),
+        sin=_rotations(np.sin, *_shape),
     )
 
 _lora = {"x": (2, 3, 5), "lora_A": (2, 5), "lora_B": (7, 2)}
@@ -212,6 +218,7 @@ _attention = F.causal_attention
 _case(_attention, "heads alike", {n: (2, 5, 3, 4) for n in "qkv"})
 _case(_attention, "grouped", {"q": (2, 5, 6, 2), "k": (2, 5, 3, 2), "v": (2, 5, 3, 2)})
 _case(_attention, "one group, cache", {"q": (2, 3, 3, 4), "k": (2, 7, 1, 4), "v": (2, 7, 1, 4)})
+_case(_attention, "two blocks of queries", {n: (1, 97, 1, 2) for n in "qkv"})
 _case(_attention, "one query", {"q": (2, 1, 4, 2), "k": (2, 5, 2, 2), "v": (2, 5, 2, 2)})
 _padded = {"q": (3, 5, 4, 2), "k": (3, 5, 2, 2), "v": (3, 5, 2, 2)}
 _case(_attention, "left padding", _padded, start=lambda rng: np.array([0, 3, 1]))

@@ -95,7 +95,7 @@ def rope(x: Tensor, cos: Array, sin: Array) -> Tensor:
     """Two halves, turned and joined again."""
     half = x.shape[-1] // 2
     low, high = x[..., :half], x[..., half:]
-    c, s = Tensor(cos[..., None, :]), Tensor(sin[..., None, :])
+    c, s = Tensor(cos[..., None, :half]), Tensor(sin[..., None, half : 2 * half])
     return ops.concatenate([low * c - high * s, high * c + low * s], axis=-1)
 
 

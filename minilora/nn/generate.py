@@ -66,9 +66,10 @@ def _left_padded(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]
 
 
 def _last_logits(model: Transformer, ids: Array, start: Array | None, caches: list | None) -> Array:
-    hidden = model.hidden(ids, start, caches)
-    last = type(hidden)(hidden.data[:, -1])
-    return to_numpy(F.linear(last, model.head_weight).data)
+    batch, time = ids.shape
+    last = np.arange(time - 1, batch * time, time)
+    hidden = model.hidden(ids, start, caches, rows=last)
+    return to_numpy(F.linear(hidden, model.head_weight).data)
 
 
 def new_caches(model: Transformer, batch: int, length: int) -> list[LayerCache]:

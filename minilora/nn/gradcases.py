@@ -83,7 +83,8 @@ def model_cases(seed: int = 0) -> list[Case]:
     rng, config = np.random.default_rng([seed, 1]), tiny_config()
     ids, labels = token_batch(rng, config.vocab_size)
     x = rng.standard_normal((BATCH, TIME, config.hidden_size))
-    tables = F.rope_tables(np.arange(TIME), config.head_dim, config.rope_theta)
+    heads = config.num_attention_heads
+    tables = F.rope_tables(np.arange(TIME), config.head_dim, config.rope_theta, heads)
 
     def new(make: Callable[..., Module], *sizes: object, **options: object) -> Module:
         return randomise_(make(*sizes, **options), rng)

@@ -169,9 +169,14 @@ class Block(Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config, rng)
 
-    def forward(self, x: Tensor, at: Positions, layer: int) -> Tensor:
-        """x (B, T, C) -> (B, T, C)."""
+    def forward(self, x: Tensor, at: Positions, layer: int, rows: Array | None = None) -> Tensor:
+        """x (B, T, C) -> (B, T, C); with `rows`, numbers among the B T positions, (len(rows), C).
+
+        Nothing after the attention mixes positions, so the rest is computed at `rows` alone.
+        """
         x = x + self.self_attn(self.input_layernorm(x), at, layer)
+        if rows is not None:
+            x = F.embedding(ops.reshape(x, (-1, x.shape[-1])), rows)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -185,11 +190,12 @@ class Decoder(Module):
         self.layers = ModuleList([Block(config, rng) for _ in range(config.num_hidden_layers)])
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, ids: Array, at: Positions) -> Tensor:
-        """ids (B, T) -> hidden states (B, T, C)."""
+    def forward(self, ids: Array, at: Positions, rows: Array | None = None) -> Tensor:
+        """ids (B, T) -> hidden states (B, T, C), or (len(rows), C) of the positions `rows`."""
         x = self.embed_tokens(ids)
+        last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
-            x = layer(x, at, i)
+            x = layer(x, at, i, rows if i == last else None)
         return self.norm(x)
 
 
@@ -215,10 +221,16 @@ class Transformer(Module):
         return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
     def hidden(
-        self, ids: Array, start: Array | None = None, caches: list[LayerCache] | None = None
+        self,
+        ids: Array,
+        start: Array | None = None,
+        caches: list[LayerCache] | None = None,
+        rows: Array | None = None,
     ) -> Tensor:
         """Last hidden states (B, T, C); `start` and `caches` as in `causal_attention`, `generate`.
 
+        With `rows`, numbers of positions in the flattened (B T), only theirs: (len(rows), C), and
+        the last block's MLP, a tenth of a small model's work, is spared at the others.
         Raises ValueError for ids that are not (B, T), or longer than max_position_embeddings.
         """
         seen = caches[0].length if caches else 0
@@ -228,11 +240,13 @@ class Transformer(Module):
                 f"T up to max_position_embeddings = {self.config.max_position_embeddings}"
             )
         places = np.arange(seen, seen + ids.shape[1])
-        cos, sin = F.rope_tables(places, self.config.head_dim, self.config.rope_theta)
+        config = self.config
+        heads = max(config.num_attention_heads, config.num_key_value_heads)
+        cos, sin = F.rope_tables(places, config.head_dim, config.rope_theta, heads)
         weight = self.model.embed_tokens.weight.data
         xp = get_array_module(weight)
         cos, sin = xp.asarray(cos, weight.dtype), xp.asarray(sin, weight.dtype)
-        return self.model(ids, Positions(cos, sin, start, caches))
+        return self.model(ids, Positions(cos, sin, start, caches), rows)
 
     def forward(self, ids: Array) -> Tensor:
         """Token ids (B, T) -> logits (B, T, V)."""
@@ -244,4 +258,13 @@ class Transformer(Module):
         labels (B, T): labels[b, t] is the token after ids[b, t]. `normalizer` replaces the number
         of labels, so that micro-batches of one step add up to the step's mean.
         """
-        return F.linear_cross_entropy(self.hidden(ids), self.head_weight, labels, normalizer)
+        if labels.shape != ids.shape:
+            raise ValueError(f"got labels of shape {labels.shape}, expected {ids.shape}")
+        rows = F.labelled_positions(labels)
+        if 0 < rows.size < labels.size:
+            labels = labels.reshape(-1)[rows]
+        else:
+            rows = None
+        return F.linear_cross_entropy(
+            self.hidden(ids, rows=rows), self.head_weight, labels, normalizer
+        )

@@ -43,8 +43,8 @@ def leaf(*shape, seed=0, requires_grad=True, dtype=np.float32):
         (lambda: F.dropout(leaf(3), 1.0, np.random.default_rng()), "got dropout probability 1.0"),
         (lambda: F.rope_tables(np.arange(3), 5, 1e4), "head_dim 5, expected an even number"),
         (
-            lambda: F.rope(leaf(2, 3, 5, 4), np.ones((4, 2)), np.ones((4, 2))),
-            r"x \(2, 3, 5, 4\) and cos \(4, 2\), expected",
+            lambda: F.rope(leaf(2, 3, 5, 4), np.ones((4, 20)), np.ones((4, 20))),
+            r"x \(2, 3, 5, 4\) and cos \(4, 20\), expected",
         ),
         (
             lambda: F.causal_attention(leaf(2, 3, 4, 2), leaf(2, 3, 3, 2), leaf(2, 3, 3, 2)),

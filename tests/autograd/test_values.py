@@ -99,9 +99,26 @@ def test_rotary_positions_keep_lengths_and_tell_only_distances():
 def test_rope_tables_are_the_paper_s_angles():
     cos, sin = F.rope_tables(np.array([[0, 3], [7, 1]]), 4, 100.0)
     angles = np.array([[0, 3], [7, 1]])[..., None] * np.array([1.0, 0.1])
-    np.testing.assert_allclose(cos, np.cos(angles), atol=1e-6)
-    np.testing.assert_allclose(sin, np.sin(angles), atol=1e-6)
+    np.testing.assert_allclose(cos, np.concatenate([np.cos(angles)] * 2, axis=-1), atol=1e-6)
+    both = np.concatenate([-np.sin(angles), np.sin(angles)], axis=-1)
+    np.testing.assert_allclose(sin, both, atol=1e-6)
+    one, five = (F.rope_tables(np.arange(3), 4, 9.0, heads) for heads in (1, 5))
+    np.testing.assert_array_equal(five, np.tile(one, 5))
     assert cos.dtype == sin.dtype == np.float32
+
+
+@pytest.mark.parametrize("start", [None, np.array([0, 70])])
+@pytest.mark.parametrize(("queries", "keys"), [(150, 150), (129, 200), (64, 64), (97, 98)])
+def test_attention_in_blocks_of_queries_sees_the_same_keys(queries, keys, start):
+    q, k, v = draw(2, queries, 4, 2), draw(2, keys, 2, 2, seed=1), draw(2, keys, 2, 2, seed=2)
+    results = []
+    for op in (F.causal_attention, twins.causal_attention):
+        leaves = [Tensor(x.astype(np.float64), requires_grad=True) for x in (q, k, v)]
+        out = op(*leaves, start)
+        out.backward(draw(*out.shape, seed=3).astype(np.float64))
+        results.append([out.data, *(leaf.grad for leaf in leaves)])
+    for fused, slow in zip(*results, strict=True):
+        np.testing.assert_allclose(fused, slow, atol=1e-12)
 
 
 def test_unlabelled_rows_change_neither_loss_nor_gradient():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from minilora.autograd import IGNORE
+from minilora.autograd import functional as F
 from minilora.nn import Transformer, TransformerConfig
 from minilora.nn.gradcases import tiny_config
 from minilora.nn.transformer import LayerCache
@@ -124,6 +125,26 @@ def test_the_loss_is_the_mean_over_labels_of_the_logits_cross_entropy():
     loss = model.loss(IDS, labels)
     assert loss.shape == ()
     assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_positions_without_a_label_are_spared_and_change_no_gradient(monkeypatch):
+    labels = labels_with_gaps()
+    spared, whole = lively_model(), lively_model()
+    sizes = []
+    act = F.swiglu
+    monkeypatch.setattr(F, "swiglu", lambda *xs: sizes.append(xs[0].shape[:-1]) or act(*xs))
+    spared.loss(IDS, labels).backward()
+    F.linear_cross_entropy(whole.hidden(IDS), whole.head_weight, labels).backward()
+    count = int((labels != IGNORE).sum())
+    assert sizes == [IDS.shape, (count,), IDS.shape, IDS.shape]
+    for (name, one), other in zip(whole.named_parameters(), spared.parameters(), strict=True):
+        assert one.grad.any()
+        np.testing.assert_allclose(other.grad, one.grad, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_labels_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"labels of shape \(3, 6\), expected \(3, 7\)"):
+        lively_model().loss(IDS, labels_with_gaps()[:, 1:])
 
 
 def test_micro_batches_with_a_normalizer_add_up_to_the_step():
