@@ -9,12 +9,14 @@ import numpy as np
 import typer
 
 from minilora.backend import blas_threads, recommended_blas_threads
-from minilora.cli.bases import BASE_OF_ADAPTER_HELP, base_of, open_adapter, open_base
+from minilora.cli.adapters import BASE, base_of_all, in_turn, named_adapters
+from minilora.cli.bases import BASE_OF_ADAPTER_HELP, open_base
 from minilora.hub import Tokenizer
 from minilora.hub.answer import stop_ids
 from minilora.nn import generate as continue_prompts
 
 MOST_TOKENS = 256
+SEVERAL_HELP = f"Several answer in turn, each under its name; {BASE} is the base without one."
 
 
 def generate(
@@ -23,7 +25,9 @@ def generate(
         None, "--prompt-file", help="UTF-8 file with the prompt (default: standard input)."
     ),
     base: str = typer.Option(None, "--base", help=BASE_OF_ADAPTER_HELP),
-    adapter: Path = typer.Option(None, "--adapter", help="Adapter folder to answer with."),
+    adapter: list[str] = typer.Option(
+        [], "--adapter", metavar="[NAME=]DIR", help=f"Adapter to answer with. {SEVERAL_HELP}"
+    ),
     max_new_tokens: int = typer.Option(
         None, "--max-new-tokens", help=f"Default: {MOST_TOKENS}, or what the context has room for."
     ),
@@ -31,37 +35,55 @@ def generate(
     top_p: float = typer.Option(1.0, "--top-p", help="Sample among this much probability."),
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of the sampling."),
 ) -> None:
-    """Answer a prompt on standard output, as the tokens come; nothing else is written there."""
+    """Answer a prompt on standard output, as the tokens come; nothing else is written there.
+
+    With several adapters, each answers under a line with its name.
+    """
     text = read_prompt(prompt, prompt_file)
-    model, tokenizer = open_base(base_of(base, adapter))
-    if adapter is not None:
-        open_adapter(model, adapter)
-    is_chat = bool(tokenizer.config.get("chat_template"))
-    ids = tokenizer.encode_prompt(text) if is_chat else tokenizer.encode(text)
+    chosen = named_adapters(adapter)
+    model, tokenizer = open_base(base_of_all(base, chosen))
+    ids = prompt_ids(tokenizer, text)
     room = model.config.max_position_embeddings - len(ids)
     if room < 1:
         limit = model.config.max_position_embeddings
         raise ValueError(f"got a prompt of {len(ids)} tokens, expected fewer than {limit}")
-    stream = Stream(tokenizer)
+    count = min(MOST_TOKENS, room) if max_new_tokens is None else max_new_tokens
     with blas_threads(recommended_blas_threads(model.config.hidden_size)):
-        continue_prompts(
-            model,
-            [ids],
-            min(MOST_TOKENS, room) if max_new_tokens is None else max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            rng=np.random.default_rng(seed),
-            stop_ids=stop_ids(model, tokenizer),
-            on_token=lambda token: stream.add(int(token[0])),
-        )
-    stream.end()
+        for number, one in enumerate(in_turn(model, chosen)):
+            stream = Stream(tokenizer, heading(one.name, number) if len(chosen) > 1 else "")
+            continue_prompts(
+                model,
+                [ids],
+                count,
+                temperature=temperature,
+                top_p=top_p,
+                rng=np.random.default_rng(seed),
+                stop_ids=stop_ids(model, tokenizer),
+                on_token=lambda token, stream=stream: stream.add(int(token[0])),
+            )
+            stream.end()
+
+
+def heading(name: str, number: int) -> str:
+    """The line above an answer where there are several, with an empty one before it."""
+    return ("\n" if number else "") + f"== {name} ==\n"
+
+
+def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The prompt as the base was taught to be asked: by its chat template where it has one."""
+    is_chat = bool(tokenizer.config.get("chat_template"))
+    return tokenizer.encode_prompt(text) if is_chat else tokenizer.encode(text)
 
 
 class Stream:
-    """Writes tokens to standard output as UTF-8, each character once all its bytes are there."""
+    """Writes tokens to standard output as UTF-8, each character once all its bytes are there.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    The heading goes out with the first of them, or at the end: not before an answer has begun.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, heading: str = "") -> None:
         self.tokenizer = tokenizer
+        self.heading = heading
         self.ids: list[int] = []
         self.written = 0
 
@@ -75,6 +97,9 @@ class Stream:
         self._write(self.tokenizer.decode(self.ids) + "\n")
 
     def _write(self, text: str) -> None:
+        if self.heading:
+            typer.echo(self.heading.encode("utf-8"), nl=False)
+            self.heading = ""
         if len(text) > self.written:
             typer.echo(text[self.written :].encode("utf-8"), nl=False)  # bytes: whatever the locale
             self.written = len(text)

@@ -1,0 +1,102 @@
+"""Adapters given on a command line by name, and the one base that they take turns on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from minilora.cli.bases import base_of, find_base, open_adapter
+from minilora.lora import detach, load_adapter
+from minilora.nn import Transformer
+
+BASE = "__base__"
+"""The name of "no adapter"."""
+
+
+@dataclass(frozen=True)
+class NamedAdapter:
+    """A name and the adapter's folder, or None for the base itself."""
+
+    name: str
+    folder: Path | None
+
+
+def named_adapters(texts: Sequence[str]) -> list[NamedAdapter]:
+    """What `--adapter` was given, in order: NAME=DIR, a DIR by its own name, or `__base__`.
+
+    Nothing given means the base. Raises ValueError for a name that is given twice, is empty or
+    unprintable, or is `__base__` for a folder.
+    """
+    chosen = [_named(text) for text in texts] or [NamedAdapter(BASE, None)]
+    first: dict[str, NamedAdapter] = {}
+    for one in chosen:
+        other = first.setdefault(one.name, one)
+        if other is not one:
+            raise ValueError(
+                f"got --adapter {one.name!r} twice, for {other.folder or 'the base'} and "
+                f"{one.folder or 'the base'}; expected a name for each, as in NAME=DIR"
+            )
+    return chosen
+
+
+def _named(text: str) -> NamedAdapter:
+    if text == BASE:
+        return NamedAdapter(BASE, None)
+    name, mark, folder = text.partition("=")
+    if not mark or Path(text).exists():  # a folder's own name may hold "="
+        name, folder = Path(text).resolve().name, text
+    if not name or not folder or not name.isprintable():
+        raise ValueError(f"got --adapter {text!r}, expected DIR, NAME=DIR or {BASE}")
+    if name == BASE:
+        raise ValueError(
+            f"got --adapter {text!r}, whose name stands for the base without an adapter; "
+            "expected another, as in NAME=DIR"
+        )
+    return NamedAdapter(name, Path(folder).expanduser())  # NAME=~/x is not the shell's to expand
+
+
+def base_of_all(base: str | None, chosen: Sequence[NamedAdapter]) -> str:
+    """The base to open: as asked, else the one that all the adapters name, else ward-base.
+
+    Raises ValueError as `base_of` does, or naming two adapters that name different bases.
+    """
+    if base is not None:
+        return base
+    named = [(one, base_of(None, one.folder)) for one in chosen if one.folder is not None]
+    if not named:
+        return base_of(None, None)
+    first, expected = named[0]
+    for one, got in named[1:]:
+        if got != expected and find_base(got).resolve() != find_base(expected).resolve():
+            raise ValueError(
+                f"--adapter {first.name} was made for base {expected!r} and {one.name} for "
+                f"{got!r}; expected adapters of one base, or --base to say which"
+            )
+    return expected
+
+
+def in_turn(model: Transformer, chosen: Sequence[NamedAdapter]) -> Iterator[NamedAdapter]:
+    """Each adapter while it is on the model, and the model plain again after the last.
+
+    Where there are several, all are put on once before the first is given, so that what is wrong
+    with one raises before any has answered. Raises what `load_adapter` does.
+    """
+    several = len(chosen) > 1
+    for one in chosen if several else ():
+        if one.folder is not None:
+            open_adapter(model, one.folder)
+            detach(model)
+    for one in chosen:
+        if one.folder is None:
+            yield one
+            continue
+        if several:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # told above
+                load_adapter(model, one.folder)
+        else:
+            open_adapter(model, one.folder)
+        yield one
+        detach(model)
