@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from minilora.nn import Transformer
 
 BASE = "__base__"
 """The name of "no adapter"."""
+PATTERNS = ("rank_pattern", "alpha_pattern")
 
 
 @dataclass(frozen=True)
@@ -100,3 +102,18 @@ def in_turn(model: Transformer, chosen: Sequence[NamedAdapter]) -> Iterator[Name
             open_adapter(model, one.folder)
         yield one
         detach(model)
+
+
+def scaling_text(scaling: float | Mapping[str, float]) -> str:
+    """The scaling that all modules share, or the different ones with how many modules have each."""
+    if not isinstance(scaling, Mapping):
+        return f"{scaling:g}"
+    counts = Counter(scaling.values())
+    return ", ".join(
+        f"{value:g} ({counts[value]} of {len(scaling)} modules)" for value in sorted(counts)
+    )
+
+
+def pattern_text(pattern: Mapping[str, float]) -> str:
+    """`key: number` of each, in the order in which they count."""
+    return ", ".join(f"{key}: {value:g}" for key, value in pattern.items())

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from minilora.cli import show
+from minilora.cli.adapters import PATTERNS, pattern_text, scaling_text
 from minilora.cli.app import describe
 from minilora.cli.bases import BASE_HELP, NAMES, find_base, is_model_path, open_adapter, open_base
 from minilora.cli.merge import MARK
@@ -70,7 +71,7 @@ def about_adapter(path: Path, base: str | None) -> dict:
         "path": str(path),
         "kind": "adapter",
         **asdict(found.config),
-        "scaling": found.config.scaling,
+        "scaling": found.scaling,
         "modules": found.modules,
         "parameters": sum(a.size for a in found.tensors.values()),
         "bytes": sum(a.nbytes for a in found.tensors.values()),
@@ -155,7 +156,8 @@ def _adapter_rows(told: dict) -> list[tuple[str, object]]:
     return [
         ("r", told["r"]),
         ("lora_alpha", told["lora_alpha"]),
-        ("scaling", f"{told['scaling']:g}" + (" (rsLoRA)" if told["use_rslora"] else "")),
+        *[(name, pattern_text(told[name])) for name in PATTERNS if told[name]],
+        ("scaling", scaling_text(told["scaling"]) + (" (rsLoRA)" if told["use_rslora"] else "")),
         ("lora_dropout", told["lora_dropout"]),
         ("target_modules", targets if isinstance(targets, str) else ", ".join(targets)),
         ("modules", f"{len(told['modules'])}: {told['modules'][0]} ... {told['modules'][-1]}"),

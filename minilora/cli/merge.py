@@ -12,6 +12,7 @@ from rich.console import Console
 from minilora import __version__
 from minilora.autograd import no_grad
 from minilora.cli import show
+from minilora.cli.adapters import PATTERNS, pattern_text, scaling_text
 from minilora.cli.bases import BASE_OF_ADAPTER_HELP, base_of, open_adapter, open_base, require_free
 from minilora.hub import save_pretrained
 from minilora.lora import AdapterFolder, base_fingerprint, merge_and_unload, read_adapter
@@ -105,8 +106,8 @@ base_model: {base}
 ---
 # {base} with {adapter} merged in
 
-W + ΔW, ΔW = {scaling:g} · B · A, float32, in {count} linear layers: {targets}.
-LoRA r {r}, lora_alpha {lora_alpha}, use_rslora {use_rslora}. Made by minilora {version}.
+W + ΔW, ΔW = s · B · A with s = {scaling}, float32, in {count} linear layers: {targets}.
+LoRA r {r}, lora_alpha {lora_alpha}, use_rslora {use_rslora}{patterns}. Made by minilora {version}.
 
 | | |
 | --- | --- |
@@ -132,7 +133,12 @@ def card(about: dict, found: AdapterFolder) -> str:
         base=about["base"],
         adapter=about["adapter"],
         version=__version__,
-        scaling=config.scaling,
+        scaling=scaling_text(found.scaling),
+        patterns="".join(
+            f", {name} {pattern_text(getattr(config, name))}"
+            for name in PATTERNS
+            if getattr(config, name)
+        ),
         count=len(found.modules),
         targets=targets if isinstance(targets, str) else ", ".join(targets),
         r=config.r,

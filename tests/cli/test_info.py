@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from minilora.cli.app import main
 from minilora.hub import load_pretrained
-from minilora.lora import read_adapter
+from minilora.lora import LoRAConfig, attach, read_adapter, save_adapter
 from minilora.storage import fingerprint
 
 
@@ -36,6 +37,25 @@ def test_an_adapter(base, adapter, capsys):
     ):  # fmt: skip
         assert words in said
     assert "does not fit" not in said
+
+
+def test_an_adapter_with_patterns(base, tmp_path, capsys):
+    model, _ = load_pretrained(base)
+    patterns = dict(rank_pattern={r"layers\.0\..*": 3}, alpha_pattern={"q_proj": 6, "v_proj": 0.5})
+    config = LoRAConfig(r=2, lora_alpha=4, **patterns)
+    attach(model, config, np.random.default_rng(0))
+    folder = save_adapter(model, tmp_path / "a", base_name=str(base))
+    (one,) = as_json(capsys, folder, "--base", base)
+    assert one["fits"] and {name: one[name] for name in patterns} == patterns
+    scalings = [0.5 / 3, 0.5 / 2, 6 / 3, 6 / 2]
+    assert sorted(one["scaling"].values()) == scalings and len(one["modules"]) == 4
+    assert main(["info", str(folder)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for words in (
+        r"r 2 lora_alpha 4 rank_pattern layers\.0\..*: 3 alpha_pattern q_proj: 6, v_proj: 0.5",
+        "scaling 0.166667 (1 of 4 modules), 0.25 (1 of 4 modules), 2 (1 of 4 modules)",
+    ):
+        assert words in said
 
 
 def test_a_base(base, capsys):

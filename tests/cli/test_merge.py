@@ -11,7 +11,14 @@ import numpy as np
 from minilora.cli import merge as command
 from minilora.cli.app import main
 from minilora.hub import load_pretrained
-from minilora.lora import LoRAConfig, attach, base_fingerprint, load_adapter, save_adapter
+from minilora.lora import (
+    LoRAConfig,
+    adapter_state,
+    attach,
+    base_fingerprint,
+    load_adapter,
+    save_adapter,
+)
 from minilora.storage import fingerprint
 
 IDS = np.array([[3, 14, 15, 92, 65, 35], [89, 79, 32, 3, 84, 6]])
@@ -50,6 +57,23 @@ def test_the_card_says_what_was_merged(base, adapter, tmp_path):
         str(loss), "my.jsonl", "q_proj, v_proj", "LoRA r 2",
     ):  # fmt: skip
         assert words in card
+
+
+def test_an_adapter_with_patterns_is_merged_and_told(base, tmp_path):
+    model, _ = load_pretrained(base)
+    config = LoRAConfig(r=2, lora_alpha=4, rank_pattern={"q_proj": 3}, alpha_pattern={".*1.*": 9})
+    attach(model, config, np.random.default_rng(0))
+    for array in adapter_state(model).values():
+        array += np.random.default_rng(1).standard_normal(array.shape).astype(np.float32)
+    adapted = model(IDS).data
+    save_adapter(model, tmp_path / "a", base_name=str(base))
+    assert merge(base, tmp_path / "a", tmp_path / "merged") == 0
+    np.testing.assert_allclose(
+        load_pretrained(tmp_path / "merged")[0](IDS).data, adapted, rtol=1e-4, atol=1e-4
+    )
+    card = (tmp_path / "merged" / "README.md").read_text("utf-8")
+    assert "use_rslora False, rank_pattern q_proj: 3, alpha_pattern .*1.*: 9." in card
+    assert "s = 1.33333 (1 of 4 modules), 2 (1 of 4 modules), 3 (1 of 4 modules), 4.5 (1" in card
 
 
 def test_a_merged_model_is_replaced_by_a_new_one(base, adapter, tmp_path):
