@@ -79,7 +79,7 @@ def store_base(
 
 def _stored(name: str, parameter: Parameter, format: str) -> StoredArray:
     try:
-        return quantize(to_numpy(parameter.data), format)
+        return quantize(to_numpy(parameter.data), format).astype(parameter.dtype)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 
