@@ -190,7 +190,7 @@ class GGUFFile:
         rows, dim = info.shape[0], self.config.head_dim
         if rows != heads * dim:
             raise ValueError(
-                f"{self.path}: {info.stored_name} has {rows} rows, expected {heads * dim}"
+                f"{self.path}: {info.stored_name} has {rows} rows, expected {heads} heads of {dim}"
             )
         # Stored row 2 j + i of a head is row i dim/2 + j of ours (i: which half).
         return np.arange(rows).reshape(heads, dim // 2, 2).swapaxes(1, 2).reshape(-1)

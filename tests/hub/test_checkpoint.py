@@ -79,6 +79,11 @@ def test_other_float_types_are_read_as_float32(saved, dtype):
         ({"mlp_bias": True}, "'mlp_bias': True"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_parameters"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "rope_parameters"),
+        ({"partial_rotary_factor": 0.25}, "'partial_rotary_factor': 0.25"),
+        ({"rope_interleaved": True}, "'rope_interleaved': True"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"hidden_size": ...}, "no hidden_size"),
         ({"hidden_size": "16"}, "expected positive integers"),
@@ -109,6 +114,7 @@ def test_all_odd_settings_are_named_at_once(saved):
         ({"head_dim": ...}, "head_dim", 4),
         ({"eos_token_id": [3, 9]}, "eos_token_id", 3),
         ({"model_type": ...}, "hidden_size", 16),
+        ({"rope_scaling": {"rope_type": "default"}}, "rope_theta", 5000.0),
     ],
 )
 def test_what_a_config_leaves_out_means_what_a_llama_config_means(saved, changes, attribute, value):
