@@ -82,7 +82,9 @@ def wanted_extras(argv):
     if argv[:1] == ["test"]:
         extras.add("test")
         if "--all" in argv:
-            extras.add("interop")
+            extras.update(("interop", "notebooks"))
+    if argv[:1] == ["learn"] and "--no-open" not in argv:
+        extras.add("notebooks")
     return extras
 
 

@@ -11,14 +11,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that needs a download is 
 
 import pytest  # noqa: E402
 
-ONLY_WITH_ALL = ("interop", "gpu")
+ONLY_WITH_ALL = ("interop", "gpu", "solved")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--all",
         action="store_true",
-        help="also run tests marked interop, and gpu where there is one",
+        help="also run tests marked interop and solved, and gpu where there is one",
     )
 
 
@@ -54,5 +54,5 @@ def _left_out(config: pytest.Config) -> tuple[str, ...]:
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     if _left_out(config):
-        marks = " and ".join(_left_out(config))
+        marks = ", ".join(_left_out(config))
         terminalreporter.write_line(f"left out: tests marked {marks} (--all runs them)")

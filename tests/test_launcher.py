@@ -80,7 +80,9 @@ def test_the_first_run_installs_and_later_ones_do_not(launcher):
     ("argv", "variable", "extras"),
     [
         (["test"], "", "[test]"),
-        (["test", "--all", "-x"], "", "[interop,test]"),
+        (["test", "--all", "-x"], "", "[interop,notebooks,test]"),
+        (["learn", "1"], "", "[notebooks]"),
+        (["learn", "--no-open"], "", ""),
         (["info", "test"], "", ""),
         (["tour"], "gpu, notebooks", "[gpu,notebooks]"),
     ],

@@ -15,7 +15,7 @@ CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def test(ctx: typer.Context) -> None:
-    """Run the tests; what follows goes to pytest, and --all adds those against PyTorch and PEFT."""
+    """Run the tests; the rest goes to pytest, and --all adds PyTorch, PEFT and solved chapters."""
     if not (ROOT / "tests").is_dir():
         raise ValueError(f"the tests belong to a checkout of the project; found none in {ROOT}")
     if importlib.util.find_spec("pytest") is None:

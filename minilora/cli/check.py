@@ -1,0 +1,74 @@
+"""`minilora check`: checks a learner's exercises from the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from minilora.cli.learn import FOLDER_HELP
+from minilora.course import hint as give_hint
+from minilora.course import progress
+from minilora.course.answers import check_answers
+from minilora.course.checking import UNWRITTEN, Outcome
+from minilora.course.exercises import Exercise, find_exercise
+from minilora.course.source import find_chapter, find_chapters
+
+COLOURS = {"passed": "green", "unwritten": "dim", "wrong": "red", "failed": "red"}
+
+
+def check(
+    what: str = typer.Argument("", metavar="[N.M]", help="Exercise 1.2, or chapter 1, or all."),
+    folder: Path | None = typer.Option(None, "--folder", help=FOLDER_HELP),
+    hint: bool = typer.Option(False, "--hint", help="Give the next hint for N.M."),
+    solution: bool = typer.Option(False, "--solution", help="Show our solution of N.M."),
+) -> None:
+    """Check your answers, as they are saved in your notebooks."""
+    folder = folder or progress.default_folder()
+    exercises = chosen(what)
+    if hint or solution:
+        if len(exercises) != 1:
+            raise ValueError("--hint and --solution expect one exercise, such as 1.2")
+        help_with(exercises[0], folder, hint)
+        return
+    if not folder.is_dir():
+        raise ValueError(f"there is no {folder} yet; minilora learn makes it")
+    console = Console()
+    outcomes = check_answers(folder, exercises)
+    for outcome in outcomes:
+        colour = COLOURS[outcome.status]
+        console.print(str(outcome), style=colour, markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(int(any(map(counts_as_failure, outcomes)) or missing(what, outcomes)))
+
+
+def chosen(what: str) -> list[Exercise]:
+    """The exercises that "1.2", "1" or "" stand for. Raises ValueError for anything else."""
+    if "." in what:
+        return [find_exercise(what)]
+    if what and not what.isdecimal():
+        raise ValueError(f"got {what!r}, expected an exercise like 1.2 or a chapter like 1")
+    chapters = [find_chapter(int(what))] if what else find_chapters()
+    return [entry for chapter in chapters for entry in chapter.exercises.values()]
+
+
+def counts_as_failure(outcome: Outcome) -> bool:
+    """Wrong answers do; what is not written yet does not, when many are asked for."""
+    return not outcome.passed and outcome.status != UNWRITTEN
+
+
+def missing(what: str, outcomes: list[Outcome]) -> bool:
+    """Whether one exercise was asked for and is not solved."""
+    return "." in what and not outcomes[0].passed
+
+
+def help_with(exercise: Exercise, folder: Path, hint: bool) -> None:
+    """Print the next hint, counted in the learner's folder, or the solution."""
+    if not folder.is_dir():
+        raise ValueError(f"there is no {folder} yet; minilora learn makes it")
+    if not hint:
+        progress.update(folder, exercise.id, solution=True)
+        print(exercise.solution)
+        return
+    given = progress.read_progress(folder).get(exercise.id, progress.Record()).hints
+    give_hint(exercise.id, after=given, folder=folder)

@@ -1,0 +1,21 @@
+"""The course: chapters, exercises, claims, and what a learner has done.
+
+A chapter is one percent-format file, `notebooks/src/chNN_name.py`; its exercises are entries in
+`minilora/course/chNN.py`; `python -m minilora.course.build NN` executes it and writes
+`notebooks/NN_name.ipynb` with outputs. notebooks/WRITING.md says how to write one.
+"""
+
+from minilora.course.claims import claim, refuted
+from minilora.course.notebook import answer, check, data_folder, hint, slider, solution, style
+
+__all__ = [
+    "answer",
+    "check",
+    "claim",
+    "data_folder",
+    "hint",
+    "refuted",
+    "slider",
+    "solution",
+    "style",
+]

@@ -1,0 +1,146 @@
+"""`python -m minilora.course.build [N ...] [--check]`: chapters' sources to committed notebooks.
+
+Without --check each chapter is executed and its notebook written with outputs. With --check
+nothing is written: the committed notebook must have the source's cells, have run from top to
+bottom, hold figures and nothing of the machine it was built on, and the chapter must run again.
+Output digits are never compared, because they differ between BLAS kernels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+from minilora.course.execute import Notebook, execute, figures, make_notebook, output_faults
+from minilora.course.source import (
+    Chapter,
+    ChapterError,
+    find_chapter,
+    find_chapters,
+    measured_claims,
+    written_claims,
+)
+from minilora.storage import atomic_write
+
+BYTES = 1_000_000
+"""Larger notebooks are not shown by code hosts."""
+
+
+def build(chapter: Chapter) -> Notebook:
+    """Execute a chapter and write its notebook. Raises ChapterError and writes nothing else."""
+    require(chapter, source_faults(chapter))
+    notebook = execute(make_notebook(chapter), chapter.path.name)
+    require(chapter, notebook_faults(chapter, notebook))
+    atomic_write(chapter.notebook, notebook_bytes(notebook))
+    return notebook
+
+
+def check(chapter: Chapter) -> Notebook:
+    """Check a committed notebook and execute its chapter again; returns the new run."""
+    require(chapter, source_faults(chapter))
+    require(chapter, committed_faults(chapter))
+    notebook = execute(make_notebook(chapter), chapter.path.name)
+    require(chapter, notebook_faults(chapter, notebook))
+    return notebook
+
+
+def require(chapter: Chapter, faults: Iterator[str]) -> None:
+    """Raise ChapterError with all faults, if there are any."""
+    found = list(faults)
+    if found:
+        raise ChapterError("\n".join(f"{chapter.path.name}: {fault}" for fault in found))
+
+
+def notebook_bytes(notebook: Notebook) -> bytes:
+    """The notebook as it is committed."""
+    return (json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
+
+
+def source_faults(chapter: Chapter) -> Iterator[str]:
+    """What a chapter's source lacks: a numbered title, claims that are measured, exercises."""
+    if not chapter.title.startswith(f"{chapter.number}. "):
+        yield f"got the title {chapter.title!r}, expected it to begin '{chapter.number}. '"
+    written, measured = written_claims(chapter.cells), measured_claims(chapter.cells)
+    if not written:
+        yield "got no '> **Claim.** …' line in the text, expected one or more"
+    for sentence in set(written) - set(measured):
+        yield f"the text claims, and the claims cell does not measure: {sentence}"
+    for sentence in set(measured) - set(written):
+        yield f"the claims cell measures, and the text does not claim: {sentence}"
+    for sentence in written:
+        if not re.search(r"\d", sentence):
+            yield f"a claim without a number: {sentence}"
+    if not 3 <= len(chapter.exercises) <= 6:
+        yield f"got {len(chapter.exercises)} exercises, expected 3 to 6"
+    code = [cell.role for cell in chapter.cells if cell.kind == "code"]
+    if code.count("claims") != 1 or code[-1] != "claims":
+        yield "expected one '# %% claims' cell, and no code after it"
+
+
+def notebook_faults(chapter: Chapter, notebook: Notebook) -> Iterator[str]:
+    """What is wrong with a notebook that has run."""
+    yield from output_faults(notebook)
+    counts = [c["execution_count"] for c in notebook["cells"] if c["cell_type"] == "code"]
+    if counts != list(range(1, len(counts) + 1)):
+        yield "the cells were not run once each from top to bottom"
+    if figures(notebook) == 0:
+        yield "got no figure, expected one or more"
+    size = len(notebook_bytes(notebook))
+    if size > BYTES:
+        yield f"the notebook has {size:,} bytes, expected at most {BYTES:,}"
+
+
+def committed_faults(chapter: Chapter) -> Iterator[str]:
+    """Where the committed notebook and the source differ, and what is wrong with it."""
+    path = chapter.notebook
+    again = f"python -m minilora.course.build {chapter.number}"
+    if not path.is_file():
+        yield f"{path.name} is missing; {again}"
+        return
+    committed = json.loads(path.read_text(encoding="utf-8"))
+    wanted = make_notebook(chapter)
+    keys = ("id", "cell_type", "metadata", "source")
+    found_cells = [{key: cell[key] for key in keys} for cell in committed["cells"]]
+    wanted_cells = [{key: cell[key] for key in keys} for cell in wanted["cells"]]
+    if found_cells != wanted_cells or committed["metadata"] != wanted["metadata"]:
+        odd = [c for c in found_cells if c not in wanted_cells]
+        odd += [c for c in wanted_cells if c not in found_cells]
+        first = f", first at {odd[0]['source'][:60]!r}" if odd else ""
+        yield f"{path.name} is not made from this source{first}; {again}"
+    yield from notebook_faults(chapter, committed)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build or check chapters; 1 where one fails."""
+    parser = argparse.ArgumentParser(prog="python -m minilora.course.build", description=__doc__)
+    parser.add_argument("chapters", nargs="*", type=int, metavar="N", help="all by default")
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    options = parser.parse_args(argv)
+    failed = False
+    try:
+        chapters = [find_chapter(n) for n in options.chapters] or find_chapters()
+    except ChapterError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for chapter in chapters:
+        began = time.perf_counter()
+        try:
+            notebook = check(chapter) if options.check else build(chapter)
+        except ChapterError as error:
+            failed = True
+            print(error, file=sys.stderr)
+            continue
+        seconds = time.perf_counter() - began
+        word = "checked" if options.check else "built"
+        size = len(notebook_bytes(notebook)) // 1000
+        print(f"{word} {chapter.notebook.name}: {figures(notebook)} figures, {size} kB, ", end="")
+        print(f"{seconds:.0f} s")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""What a chapter calls: check, hint, solution, answer, slider, style, data_folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from minilora.course import progress
+from minilora.course.checking import PASSED, UNWRITTEN, run_check
+from minilora.course.exercises import find_exercise
+from minilora.course.source import ROOT
+
+PLAIN_VARIABLE = "MINILORA_PLAIN_NOTEBOOK"  # set where nobody can move a slider
+
+_solved: dict[str, Callable[..., Any]] = {}
+_hints: dict[str, int] = {}
+
+
+def check(id: str, function: Callable[..., Any]) -> None:
+    """Check your answer to exercise `id`, print what was found, and note it in your folder."""
+    exercise = find_exercise(id)
+    outcome = run_check(exercise, function)
+    _solved.pop(id, None)
+    if outcome.status == PASSED:
+        _solved[id] = function
+    print(outcome)
+    if outcome.status != UNWRITTEN:
+        _note(lambda folder: progress.note_try(folder, id, outcome.passed))
+
+
+def answer(id: str) -> Callable[..., Any]:
+    """Your function for exercise `id` where its check has passed in this session, else ours."""
+    return _solved.get(id) or find_exercise(id).reference
+
+
+def hint(id: str, *, after: int | None = None, folder: Path | None = None) -> None:
+    """Print the next of the three hints for exercise `id`.
+
+    after: how many were given before, where that is known from elsewhere than this session;
+    folder: where to note it, the notebook's own by default.
+    """
+    hints = find_exercise(id).hints
+    given = min((_hints.get(id, 0) if after is None else after) + 1, len(hints))
+    _hints[id] = given
+    print(f"Hint {given} of {len(hints)} for {id}: {hints[given - 1]}")
+    if given == len(hints):
+        print(f'That was the last one. solution("{id}") shows ours.')
+    _note(lambda folder: progress.update(folder, id, hints=given), folder)
+
+
+def solution(id: str) -> None:
+    """Print our solution of exercise `id`."""
+    print(find_exercise(id).solution)
+    _note(lambda folder: progress.update(folder, id, solution=True))
+
+
+def _note(write: Callable[[Path], object], folder: Path | None = None) -> None:
+    folder = folder or progress.current_folder()
+    if folder is None:
+        return
+    try:
+        write(folder)
+    except (OSError, ValueError) as error:
+        print(f"(your progress was not saved: {error})")
+
+
+def slider(draw: Callable[..., Any], **ranges: Any) -> None:
+    """Show sliders that call `draw` again, after a figure that already says the same.
+
+    ranges: as for ipywidgets' `interact`: (low, high), (low, high, step) or a list of choices.
+    Without ipywidgets or a live kernel nothing is shown. Where chapters are built and tested,
+    `draw` runs once at the lowest values, unseen, so that a mistake in it is found.
+    """
+    if os.environ.get(PLAIN_VARIABLE):
+        _draw_unseen(draw, {name: _first(choice) for name, choice in ranges.items()})
+        return
+    if _shell() is None:
+        return
+    try:
+        from ipywidgets import interact
+    except ImportError:
+        return
+    interact(draw, **ranges)
+
+
+def _shell() -> Any | None:
+    """IPython's shell of a live kernel; None in plain Python."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell if getattr(shell, "kernel", None) is not None else None
+
+
+def _first(choice: Any) -> Any:
+    return choice[0] if isinstance(choice, (tuple, list)) else choice
+
+
+def _draw_unseen(draw: Callable[..., Any], values: dict[str, Any]) -> None:
+    from matplotlib import pyplot as plt
+
+    before = set(plt.get_fignums())
+    draw(**values)
+    for number in set(plt.get_fignums()) - before:
+        plt.close(number)
+
+
+def style(*, photographs: bool = False) -> None:
+    """One look for all figures of the course: small, legible in print and on a dark page.
+
+    photographs: keep figures as JPEG, a tenth of the size of PNG for them.
+    """
+    from matplotlib import pyplot as plt
+
+    if photographs and _shell() is not None:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 88})
+
+    plt.rcParams.update(
+        {
+            "figure.figsize": (6.4, 3.4),
+            "figure.dpi": 96,
+            "figure.constrained_layout.use": True,
+            "figure.facecolor": "white",
+            "axes.grid": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": 11,
+            "axes.labelsize": 10,
+            "grid.alpha": 0.3,
+            "legend.frameon": False,
+            "lines.linewidth": 1.8,
+        }
+    )
+
+
+def data_folder(name: str) -> Path:
+    """The folder `data/NAME` of the checkout: `ward-base`, `ward`. Raises ValueError if absent."""
+    folder = ROOT / "data" / name
+    if not folder.is_dir():
+        raise ValueError(f"got no folder {folder}; the course needs a checkout of the project")
+    return folder

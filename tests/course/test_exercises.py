@@ -1,0 +1,80 @@
+"""Every exercise: the solution passes, the stub fails politely, wrong answers get their words."""
+
+from __future__ import annotations
+
+import pytest
+
+from minilora.course.checking import PASSED, UNWRITTEN, WRONG, run_check
+from minilora.course.judge import Judge
+from minilora.course.source import find_chapters
+
+CHAPTERS = find_chapters()
+ENTRIES = [
+    pytest.param(entry, id=entry.id, marks=getattr(pytest.mark, f"ch{chapter.number:02d}"))
+    for chapter in CHAPTERS
+    for entry in chapter.exercises.values()
+]
+WRONG_ANSWERS = [
+    pytest.param(
+        entry, answer, id=f"{entry.id} {answer.name}", marks=getattr(pytest.mark, f"ch{n:02d}")
+    )
+    for n, exercises in ((chapter.number, chapter.exercises) for chapter in CHAPTERS)
+    for entry in exercises.values()
+    for answer in entry.wrong
+]
+SEEDS = range(5)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_the_solution_passes(entry):
+    for seed in SEEDS:
+        outcome = run_check(entry, entry.build(entry.solution), seed)
+        assert outcome.status == PASSED, f"seed {seed}: {outcome}"
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_the_stub_fails_politely(entry):
+    outcome = run_check(entry, entry.build(entry.stub), 0)
+    assert outcome.status == UNWRITTEN
+    assert "not written yet" in str(outcome)
+
+
+@pytest.mark.parametrize(("entry", "answer"), WRONG_ANSWERS)
+def test_a_wrong_answer_gets_its_own_message(entry, answer):
+    others = {other.says for other in entry.wrong} - {answer.says}
+    for seed in SEEDS:
+        outcome = run_check(entry, entry.build(answer.source), seed)
+        assert outcome.status == WRONG, f"seed {seed}: {outcome}"
+        assert answer.says in outcome.message, f"seed {seed}: {outcome}"
+        assert not any(words in outcome.message for words in others), f"seed {seed}: {outcome}"
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_an_entry_is_complete(entry):
+    assert len(set(entry.hints)) == 3 and all(entry.hints)
+    assert len(entry.wrong) >= 2
+    assert len({answer.says for answer in entry.wrong}) == len(entry.wrong)
+    assert len({answer.name for answer in entry.wrong}) == len(entry.wrong)
+    assert 1 <= entry.minutes <= 60
+    assert entry.name in entry.statement  # says what to write
+    assert entry.stub.count("raise NotImplementedError") == 1
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("value", [None, 0.0, "text", ()], ids=repr)
+def test_a_constant_is_no_answer(entry, value):
+    outcome = run_check(entry, lambda *args: value, 0)
+    assert not outcome.passed
+    assert outcome.message
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_a_check_compares_something(entry):
+    judge = Judge(3)
+    entry.check(entry.reference, judge)
+    assert judge.compared > 0
+
+
+def test_every_exercise_is_found_by_its_chapter():
+    numbers = [entry.values[0].id for entry in ENTRIES]
+    assert len(numbers) == len(set(numbers)) >= 3 * len(CHAPTERS)
