@@ -19,6 +19,7 @@ def save_pretrained(
 ) -> None:
     """Write a folder that `transformers` and `load_pretrained` read; whole or not at all.
 
+    Weights of a stored base are written as the float32 numbers that they mean.
     Raises ValueError for a model that still carries adapters (merge_and_unload it first).
     """
     if is_adapted(model):
@@ -32,25 +33,26 @@ def save_pretrained(
             (part / "README.md").write_text(card, "utf-8")
 
 
-def load_pretrained(path: Path | str) -> tuple[Transformer, Tokenizer]:
-    """Model (float32, in eval mode) and tokenizer of a Llama-family folder or GGUF file.
+def load_pretrained(path: Path | str, dtype: str = "float32") -> tuple[Transformer, Tokenizer]:
+    """Model (in eval mode) and tokenizer of a Llama-family folder or GGUF file.
 
     A folder holds config.json, tokenizer.json and model.safetensors, single or in shards, of
-    float32, float16 or bfloat16 tensors. The weights are read tensor by tensor.
+    float32, float16 or bfloat16 tensors. The weights are read tensor by tensor, and kept as
+    dtype says: "float32", or frozen as "float16" or "q4" (see `nn.store_base`).
 
     Raises ValueError for settings this decoder does not have, for a file that is damaged, for
     missing or unexpected tensors, and for NaN or Inf among the weights.
     """
     path = Path(path)
     if path.suffix.lower() == ".gguf" and path.is_file():
-        return load_gguf(path)
+        return load_gguf(path, dtype)
     if not path.is_dir():
         raise ValueError(f"{path} is not a folder, expected a Hugging Face model folder or a .gguf")
     config = read_config(path)
     tokenizer = Tokenizer.from_folder(path)
     require_fit(path, tokenizer, config.vocab_size)
     model = Transformer(config, rng=None)
-    fill_model(model, open_weights(path))
+    fill_model(model, open_weights(path), dtype)
     return model.eval(), tokenizer
 
 

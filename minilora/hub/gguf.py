@@ -16,6 +16,8 @@ from types import ModuleType
 
 import numpy as np
 
+from minilora.autograd.quantize import from_q4_1_blocks, from_q8_0_blocks
+from minilora.autograd.stored import StoredArray
 from minilora.hub.gguf_config import config_of
 from minilora.hub.gguf_header import RawTensor, read_header
 from minilora.hub.gguf_tokenizer import tokenizer_of
@@ -40,6 +42,8 @@ LAYER_NAMES = {
     "ffn_up.weight": "mlp.up_proj.weight",
     "ffn_down.weight": "mlp.down_proj.weight",
 }
+BLOCKS = {"Q4_1": from_q4_1_blocks, "Q8_0": from_q8_0_blocks}
+"""ggml type -> how a matrix of it is kept without rounding any number again."""
 CHUNK = 1 << 20  # numbers dequantized at a time: small beside a model, large beside a call
 
 
@@ -159,6 +163,21 @@ class GGUFFile:
 
     read = dequantize  # as the folders' weights are read
 
+    def stored(self, name: str) -> StoredArray | None:
+        """A matrix in its own blocks, which mean what `dequantize` gives; None for other types.
+
+        Raises ValueError for a name that is not there, or scales that are NaN or Inf.
+        """
+        info = self._info_of(name)
+        if info.type not in BLOCKS or len(info.shape) != 2:
+            return None
+        try:
+            array = BLOCKS[info.type](self.blocks(name)[0], info.shape)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {info.stored_name}: {error}") from None
+        self.file.release(info.offset, info.nbytes)
+        return array
+
     def _floats(self, chunk: np.ndarray, info: TensorInfo) -> np.ndarray:
         package = gguf_package()
         # One long row: a block does not care which row it lies in, and gguf goes row by row.
@@ -212,13 +231,13 @@ def hf_name(name: str) -> str | None:
     return f"model.layers.{number}.{LAYER_NAMES[kind]}"
 
 
-def load_gguf(path: Path | str) -> tuple[Transformer, Tokenizer]:
-    """Model (dequantized to float32, in eval mode) and tokenizer of a GGUF file.
+def load_gguf(path: Path | str, dtype: str = "float32") -> tuple[Transformer, Tokenizer]:
+    """Model (in eval mode) and tokenizer of a GGUF file, its matrices kept as `fill_model` says.
 
     Raises ValueError as GGUFFile does, and for missing tensors, wrong shapes, NaN or Inf.
     """
     file = GGUFFile(path)
     tokenizer = file.tokenizer
     model = Transformer(file.config, rng=None)
-    fill_model(model, file)
+    fill_model(model, file, dtype)
     return model.eval(), tokenizer

@@ -9,9 +9,11 @@ from typing import Protocol
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from minilora.autograd.quantize import quantize
+from minilora.autograd.stored import StoredArray
 from minilora.hub.config import read_json
 from minilora.hub.mapped import MappedFile
-from minilora.nn import Transformer
+from minilora.nn import Transformer, storage_formats, store_base
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -27,6 +29,9 @@ class Weights(Protocol):
 
     def read(self, name: str) -> np.ndarray:
         """A fresh float32 array."""
+
+    def stored(self, name: str) -> StoredArray | None:
+        """The tensor in the file's own blocks, None where a q4 base can't keep these."""
 
 
 class SafetensorsFile:
@@ -65,6 +70,9 @@ class SafetensorsFile:
                 array = raw.astype(np.float32)
         self.file.release(begin, end - begin)
         return array.reshape(entry["shape"])
+
+    def stored(self, name: str) -> None:
+        """None: these files hold no blocks."""
 
 
 class Shards:
@@ -113,6 +121,9 @@ class Shards:
         """A tensor as a fresh float32 array."""
         return self.files[self.places[name]].read(name)
 
+    def stored(self, name: str) -> None:
+        """None: these files hold no blocks."""
+
 
 def open_weights(folder: Path) -> Weights:
     """The weights of a folder. Raises ValueError where there are none that can be read."""
@@ -125,9 +136,11 @@ def open_weights(folder: Path) -> Weights:
     raise ValueError(f"{folder} has no {WEIGHTS}, expected one or {INDEX}{found}")
 
 
-def fill_model(model: Transformer, weights: Weights) -> None:
+def fill_model(model: Transformer, weights: Weights, dtype: str = "float32") -> None:
     """Read every tensor into the model, one by one: the peak is the model and one tensor.
 
+    dtype: how matrices are kept, as `store_base` says it. "q4" keeps a GGUF file's Q4_1 and Q8_0
+    blocks as they are, so the model computes with the same numbers as in float32.
     Raises ValueError naming missing and unexpected tensors and shapes that differ, before any is
     read, and the first tensor that holds NaN or Inf.
     """
@@ -143,16 +156,32 @@ def fill_model(model: Transformer, weights: Weights) -> None:
     wrong = [f"{n} got {shapes[n]}, expected {s}" for n, s in own.items() if shapes[n] != s]
     if wrong:
         raise ValueError(f"{weights.path}: {'; '.join(wrong)}")
+    formats, ready = storage_formats(model, dtype), {}
     for name, parameter in model.named_parameters():
+        blocks = weights.stored(name) if dtype == "q4" and name in formats else None
+        if blocks is not None:
+            ready[name] = blocks
+            continue
         array = weights.read(name)
         if not np.isfinite(array).all():
             raise ValueError(f"{weights.path} holds NaN or Inf in {name}, expected finite weights")
-        parameter.data = array
-    if repeated and not np.array_equal(weights.read(HEAD), model.head_weight.data):
+        if name in formats:
+            ready[name] = _stored(weights, name, array, formats[name])
+        else:
+            parameter.data = array
+    store_base(model, dtype, ready)
+    if repeated and not np.array_equal(weights.read(HEAD), weights.read(EMBEDDING)):
         raise ValueError(
             f"{weights.path}: got an {HEAD} that differs from the embedding, expected the same "
             "numbers, as config.json has tie_word_embeddings true"
         )
+
+
+def _stored(weights: Weights, name: str, array: np.ndarray, format: str) -> StoredArray:
+    try:
+        return quantize(array, format)
+    except ValueError as error:
+        raise ValueError(f"{weights.path}: {name}: {error}") from None
 
 
 def first_of(odd: dict[str, object]) -> str:

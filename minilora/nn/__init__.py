@@ -8,6 +8,7 @@ from minilora.nn.stored import (
     StoredParameter,
     resident_bytes,
     storage,
+    storage_formats,
     store_base,
 )
 from minilora.nn.transformer import Transformer, TransformerConfig
@@ -26,5 +27,6 @@ __all__ = [
     "generate",
     "resident_bytes",
     "storage",
+    "storage_formats",
     "store_base",
 ]

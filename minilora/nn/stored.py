@@ -57,14 +57,11 @@ def store_base(
     Raises ValueError, before anything changes, for another dtype, a model that carries an
     adapter, is on a device or is stored already, and for ready names or shapes it does not have.
     """
-    if dtype not in BASE_DTYPES:
-        raise ValueError(f"got base dtype {dtype!r}, expected one of {', '.join(BASE_DTYPES)}")
-    ready = dict(ready or {})
-    if dtype == "float32" and not ready:
+    formats, ready = storage_formats(model, dtype), dict(ready or {})
+    if not formats and not ready:
         return model
     matrices = {name: p for name, p in model.named_parameters() if p.ndim == 2}
     _check(model, matrices, ready)
-    formats = {} if dtype == "float32" else _formats(model, dtype)
     stored = {name: ready.get(name) for name in matrices if name in ready or name in formats}
     for name, blocks in stored.items():
         stored[name] = _stored(name, matrices[name], formats[name]) if blocks is None else blocks
@@ -105,9 +102,16 @@ def _check(model: Module, matrices: Mapping[str, Parameter], ready: Mapping) -> 
         raise ValueError(f"store_base got {odd}, which are no matrices of this model or its shapes")
 
 
-def _formats(model: Transformer, dtype: str) -> dict[str, str]:
-    """Parameter name -> storage format of the weights of linear layers and embeddings."""
-    formats = {}
+def storage_formats(model: Transformer, dtype: str) -> dict[str, str]:
+    """Parameter name -> the format that `store_base` gives it; {} for "float32".
+
+    Raises ValueError for another dtype.
+    """
+    if dtype not in BASE_DTYPES:
+        raise ValueError(f"got base dtype {dtype!r}, expected one of {', '.join(BASE_DTYPES)}")
+    formats: dict[str, str] = {}
+    if dtype == "float32":
+        return formats
     for name, module in model.named_modules():
         if isinstance(module, (Linear, Embedding)):
             kind = dtype

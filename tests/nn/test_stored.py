@@ -226,7 +226,7 @@ def test_a_weight_beyond_float16_is_refused_by_name_before_anything_changes():
 
 def test_stored_weights_are_frozen():
     model = store_base(make(), "q4")
-    with pytest.raises(ValueError, match="stored base.*adapter"):
+    with pytest.raises(ValueError, match=r"stored base.*adapter"):
         model.requires_grad_(True)
     with pytest.raises(ValueError, match="stored base"):
         model.model.embed_tokens.weight.requires_grad = True
