@@ -112,8 +112,7 @@ def _bytes_below(folder: Path) -> int:
 
 def _last_words(log: Path) -> str:
     lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines()]
-    told = [line for line in lines if line and "WARNING" not in line and "[notice]" not in line]
-    errors = [line for line in told if line.startswith("ERROR")] or told
+    errors = [line for line in lines if line.startswith("ERROR")] or lines
     return " ".join(errors[-2:])[:400] or "the downloader said nothing"
 
 

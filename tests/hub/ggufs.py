@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import gguf
 import numpy as np
+from tokenizers import pre_tokenizers
 
-from minilora.hub.tokenizer import CHAT_TEMPLATE
+from minilora.hub.tokenizer import CHAT_TEMPLATE, Tokenizer
+from minilora.nn import Transformer, TransformerConfig
 
 STORED = {hf: ours for ours, hf in {
     "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head",
@@ -95,3 +99,38 @@ def write_gguf(path, metadata, arrays, kinds, architecture="llama"):
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def digit_tokenizer(texts):
+    """A byte-level BPE that splits digits, as SmolLM2's tokenizer.json says it."""
+    tokenizer = Tokenizer.train(texts, 300)
+    tokenizer.backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), tokenizer.backend.pre_tokenizer]
+    )
+    return tokenizer
+
+
+def parts(tokenizer, **changes):
+    """(model, metadata, arrays by stored name): what a file is written from."""
+    saved = json.loads(tokenizer.backend.to_str())
+    vocab, added = saved["model"]["vocab"], {t["content"] for t in saved["added_tokens"]}
+    tokens = sorted(vocab, key=vocab.get)
+    merges = [m if isinstance(m, str) else " ".join(m) for m in saved["model"]["merges"]]
+    settings = dict(
+        vocab_size=len(tokens), hidden_size=32, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=6, num_key_value_heads=3, head_dim=8, rms_norm_eps=1e-5,
+        max_position_embeddings=64, rope_theta=5000.0, initializer_range=0.3,
+        eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id,
+    )  # fmt: skip
+    config = TransformerConfig(**{**settings, **changes})
+    model = Transformer(config, np.random.default_rng(0)).eval()
+    rng = np.random.default_rng(1)
+    for name, p in model.named_parameters():
+        if "norm" in name:
+            p.data = (1 + 0.3 * rng.standard_normal(p.shape)).astype(np.float32)
+    arrays = {
+        stored_name(name): stored_array(name, array, config)
+        for name, array in model.state_dict().items()
+    }
+    kinds = [3 if token in added else 1 for token in tokens]
+    return model, metadata_of(config, tokens, merges, kinds), arrays

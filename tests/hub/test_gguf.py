@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import numpy as np
@@ -10,9 +9,8 @@ import pytest
 
 gguf = pytest.importorskip("gguf")
 
-from minilora.hub import GGUFFile, Tokenizer, load_pretrained  # noqa: E402
+from minilora.hub import GGUFFile, load_pretrained  # noqa: E402
 from minilora.hub import gguf as ours  # noqa: E402
-from minilora.nn import Transformer, TransformerConfig  # noqa: E402
 
 from . import ggufs  # noqa: E402
 
@@ -24,55 +22,15 @@ Q, K = "model.layers.1.self_attn.q_proj.weight", "model.layers.0.self_attn.k_pro
 
 @pytest.fixture(scope="module")
 def trained():
-    """A byte-level BPE that splits digits, as SmolLM2's tokenizer.json says it."""
-    import tokenizers
-    from tokenizers import pre_tokenizers
-
-    tokenizer = Tokenizer.train([TEXT] * 3, 300)
-    tokenizer.backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), tokenizer.backend.pre_tokenizer]
-    )
-    assert tokenizers.__version__
-    return tokenizer
-
-
-@pytest.fixture(scope="module")
-def parts(trained):
-    """(model, metadata, arrays by stored name): what the files of these tests are written from."""
-    saved = json.loads(trained.backend.to_str())
-    vocab, added = saved["model"]["vocab"], {t["content"] for t in saved["added_tokens"]}
-    tokens = sorted(vocab, key=vocab.get)
-    merges = [m if isinstance(m, str) else " ".join(m) for m in saved["model"]["merges"]]
-    kinds = [3 if token in added else 1 for token in tokens]
-
-    def make(**changes):
-        settings = dict(
-            vocab_size=len(tokens), hidden_size=32, intermediate_size=96, num_hidden_layers=2,
-            num_attention_heads=6, num_key_value_heads=3, head_dim=8, rms_norm_eps=1e-5,
-            max_position_embeddings=64, rope_theta=5000.0, initializer_range=0.3,
-            eos_token_id=trained.eos_id, pad_token_id=trained.pad_id,
-        )  # fmt: skip
-        config = TransformerConfig(**{**settings, **changes})
-        model = Transformer(config, np.random.default_rng(0)).eval()
-        rng = np.random.default_rng(1)
-        for name, p in model.named_parameters():
-            if "norm" in name:
-                p.data = (1 + 0.3 * rng.standard_normal(p.shape)).astype(np.float32)
-        arrays = {
-            ggufs.stored_name(name): ggufs.stored_array(name, array, config)
-            for name, array in model.state_dict().items()
-        }
-        return model, ggufs.metadata_of(config, tokens, merges, kinds), arrays
-
-    return make
+    return ggufs.digit_tokenizer([TEXT] * 3)
 
 
 @pytest.fixture
-def write(parts, tmp_path):
+def write(trained, tmp_path):
     """Write a GGUF file whose metadata (None: left out), tensors and types a test may change."""
 
     def written(metadata=(), arrays=(), kinds=None, architecture="llama", **config):
-        model, keys, tensors = parts(**config)
+        model, keys, tensors = ggufs.parts(trained, **config)
         keys = {**keys, **dict(metadata)}
         keys = {k: v for k, v in keys.items() if v is not None}
         tensors = {k: v for k, v in {**tensors, **dict(arrays)}.items() if v is not None}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors
 from safetensors.numpy import save_file
 
-from minilora.hub import load_pretrained
+from minilora.hub import load_pretrained, save_pretrained
 from minilora.hub.weights import INDEX, WEIGHTS, SafetensorsFile
 from minilora.storage import read_safetensors
 
@@ -202,3 +205,40 @@ def test_only_the_tensor_that_is_asked_for_is_read(saved, monkeypatch):
     with safetensors.safe_open(saved / WEIGHTS, framework="np") as other:
         np.testing.assert_array_equal(file.read(NORM), other.get_tensor(NORM))
     assert taken == [16 * 4]
+
+
+PEAK = """
+import sys
+from minilora.hub import load_pretrained, save_pretrained
+def kilobytes(key):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+load_pretrained(sys.argv[1])
+before = kilobytes("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")
+model, _ = load_pretrained(sys.argv[2])
+size = sum(p.data.nbytes for p in model.parameters())
+largest = max(p.data.nbytes for p in model.parameters())
+print(size, largest, (kilobytes("VmHWM") - before) * 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's /proc")
+@pytest.mark.parametrize("kind", ["folder", "gguf"])
+def test_the_peak_is_one_copy_and_one_tensor(kind, saved, make_model, tokenizer, tmp_path):
+    big = dict(hidden_size=64, intermediate_size=30_000, num_hidden_layers=2)
+    if kind == "folder":
+        small, path = saved, tmp_path / "big"
+        save_pretrained(path, make_model(**big), tokenizer)
+    else:
+        ggufs = pytest.importorskip("tests.hub.ggufs")
+        digits = ggufs.digit_tokenizer(["Pulse 88"])
+        small, path = tmp_path / "small.gguf", tmp_path / "big.gguf"
+        ggufs.write_gguf(small, *ggufs.parts(digits)[1:], {})
+        ggufs.write_gguf(path, *ggufs.parts(digits, **big)[1:], {})
+    out = subprocess.run(
+        [sys.executable, "-c", PEAK, str(small), str(path)], check=True, capture_output=True
+    )
+    size, largest, peak = map(int, out.stdout.split())
+    assert size > 40e6 and size * 0.9 < peak < size + 1.5 * largest
