@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,11 @@ from rich.console import Console
 from minilora.cli import adapt_report as report
 from minilora.cli.adapt_data import File, house_records, read_file, sample_of, split
 from minilora.cli.adapt_run import DIVERGED, FINISHED, Judge, RunFolder, plot_loss
-from minilora.cli.bases import BASE_HELP, WARD, open_base, require_free
+from minilora.cli.bases import BASE_HELP, WARD, open_base, public_name, require_free
 from minilora.hub import Tokenizer
 from minilora.lora import ALL_LINEAR, LoRAConfig, attach, base_fingerprint, save_adapter
 from minilora.lora.peft_format import CONFIG, SIDECAR, TENSORS
-from minilora.nn import Transformer
+from minilora.nn import BASE_DTYPES, Transformer
 from minilora.training import (
     AdamW,
     Batches,
@@ -39,6 +39,10 @@ LR_HELP = (
     f"Peak learning rate. Default: {LR_TIMES_WIDTH} / width of the base, at most {HIGHEST_LR}."
 )
 LENGTH_HELP = f"Tokens of an example. Default: the base's limit, at most {LONGEST}."
+BASE_DTYPE_HELP = (
+    f"How the frozen base is kept: {', '.join(BASE_DTYPES)} (5 bits a number, embedding 8.5); a "
+    "layer's numbers are made for each product."
+)
 TARGETS_HELP = f"Names of linear layers, with commas between, or {ALL_LINEAR}."
 
 
@@ -55,12 +59,14 @@ class Plan:
     held_out: list[Example]
     data: File
     eval_data: File | None
+    base_dtype: str = "float32"
 
     def settings(self, model: Transformer) -> dict:
         """What must be equal to continue a stopped run, JSON-ready."""
         shown = {k: getattr(self.training, k) for k in ("steps", "lr", "seed", "warmup")}
         return {
             "base_fingerprint": base_fingerprint(model),
+            "base_dtype": self.base_dtype,
             "data_sha256": self.data.sha256,
             "eval_sha256": self.eval_data.sha256 if self.eval_data else None,
             **asdict(self.lora),
@@ -75,6 +81,7 @@ def adapt(
     out: Path = typer.Option(..., "--out", help="Adapter folder to write; the run's is OUT.run."),
     eval_data: Path = typer.Option(None, "--eval", help="Default: a tenth of --data, held out."),
     base: str = typer.Option(WARD, "--base", help=BASE_HELP),
+    base_dtype: str = typer.Option("float32", "--base-dtype", help=BASE_DTYPE_HELP),
     r: int = typer.Option(8, "--r", help="Rank."),
     alpha: float = typer.Option(16, "--alpha", help="lora_alpha; the update is times alpha / r."),
     targets: str = typer.Option("q_proj,v_proj", "--targets", help=TARGETS_HELP),
@@ -94,10 +101,11 @@ def adapt(
     run = RunFolder(out)
     run.check(resume)
     lora = LoRAConfig(r, whole(alpha), target_names(targets), dropout, rslora)
-    model, tokenizer = open_base(base)
+    model, tokenizer = open_base(base, base_dtype)
     length = checked_length(max_length, model)
     files = [read_file(p, tokenizer, length, console) for p in (data, eval_data) if p]
     plan = make_plan(base, lora, files, model, (steps, batch_size, lr, length, seed, workers))
+    plan = replace(plan, base_dtype=base_dtype)
     try:
         execute(console, plan, model, tokenizer, run, out, resume)
     except KeyboardInterrupt:
@@ -185,6 +193,7 @@ def execute(
     samples = report.answer_samples(model, tokenizer, pick_samples(plan, tokenizer, limit))
     plot_loss(history, run.path / "loss.png")
     provenance = {
+        "base_dtype": plan.base_dtype,
         "data": plan.data.about(),
         "eval": plan.eval_data.about() if plan.eval_data else None,
         "held_out": len(plan.held_out) if plan.eval_data is None else 0,
@@ -192,9 +201,10 @@ def execute(
         "max_length": plan.max_length,
         "evaluation": evaluation,
     }
-    save_adapter(model, out, base_name=plan.base, provenance=provenance)
+    save_adapter(model, out, base_name=public_name(plan.base), provenance=provenance)
     run.mark(FINISHED)
     report.show_result(console, evaluation, samples)
+    report.show_speed(console, plan, history)
     report.show_files(console, plan, out, run.path)
 
 

@@ -14,8 +14,8 @@ from minilora.cli.adapt_data import SMALLEST_TO_SPLIT, HouseRecords, Sample
 from minilora.hub import Tokenizer
 from minilora.hub.answer import stop_ids
 from minilora.lora import lora_layers, trainable_parameters
-from minilora.nn import Transformer, generate
-from minilora.training import AdamW, Example
+from minilora.nn import Transformer, generate, storage
+from minilora.training import AdamW, Example, History
 from minilora.training.parallel import recommended_workers
 
 if TYPE_CHECKING:
@@ -41,10 +41,15 @@ def judged_on(plan: Plan) -> str:
 
 
 def base_rows(plan: Plan, model: Transformer) -> list[tuple[str, str]]:
-    """The base's row, taken before anything is attached."""
-    numbers = sum(p.size for p in model.parameters())
-    size = show.size(sum(p.data.nbytes for p in model.parameters()))
-    return [("base", f"{plan.base}: {numbers:,} parameters, {size}")]
+    """The base's rows, taken before anything is attached: its size as it is held in memory."""
+    held = storage(model)
+    numbers = sum(count for count, _ in held.values())
+    size = show.size(sum(taken for _, taken in held.values()))
+    rows = [("base", f"{plan.base}: {numbers:,} parameters, {size}")]
+    if plan.base_dtype != "float32":
+        parts = ", ".join(f"{count:,} in {kind}" for kind, (count, _) in held.items())
+        rows.append(("kept as", f"{parts}; float32 would take {show.size(4 * numbers)}"))
+    return rows
 
 
 def show_plan(
@@ -103,6 +108,15 @@ def show_result(console: Console, evaluation: dict, samples: Sequence[tuple[Samp
         shown = [(_end(s.shown), s.expected, answer) for s, answer in samples]
         headings = ("prompt (its end)", "expected", "the adapted model's answer")
         show.grid(console, "Samples", headings, shown)
+
+
+def show_speed(console: Console, plan: Plan, history: History) -> None:
+    """Tokens a second over all steps, on what base."""
+    tokens, seconds = (sum(history.series(key)[1]) for key in ("tokens", "seconds"))
+    rate, base = tokens / max(seconds, 1e-9), f"base in {plan.base_dtype}"
+    show.say(
+        console, f"Trained on {tokens:,} tokens in {seconds:.1f} s: {rate:,.0f} a second, {base}."
+    )
 
 
 def _end(text: str) -> str:

@@ -11,7 +11,7 @@ import typer
 from minilora.hub import Tokenizer, load_pretrained
 from minilora.hub.smollm import KNOWN, find_known, known_model
 from minilora.lora import load_adapter, read_adapter
-from minilora.nn import Transformer
+from minilora.nn import BASE_DTYPES, Transformer
 
 WARD = "ward-base"
 WARD_BASE = Path(__file__).resolve().parents[2] / "data" / WARD
@@ -58,9 +58,20 @@ def public_name(name: str) -> str:
     return name if known is None else known.hub_id
 
 
-def open_base(name: str) -> tuple[Transformer, Tokenizer]:
+def open_base(name: str, dtype: str = "float32") -> tuple[Transformer, Tokenizer]:
     """Model and tokenizer of a base. Raises ValueError as `find_base` and `load_pretrained` do."""
-    return load_pretrained(find_base(name))
+    return load_pretrained(find_base(name), dtype)
+
+
+def base_dtype_of(adapter: Path | None) -> str:
+    """How the base was kept when the adapter was trained: "float32" unless its folder says.
+
+    A base rounded to fewer bits is another base, and the adapter fits that one alone. Raises
+    ValueError for an adapter that can't be read.
+    """
+    sidecar = None if adapter is None else read_adapter(adapter).sidecar
+    dtype = (sidecar or {}).get("provenance", {}).get("base_dtype", "float32")
+    return dtype if dtype in BASE_DTYPES else "float32"
 
 
 def base_of(name: str | None, adapter: Path | None) -> str:

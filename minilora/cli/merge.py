@@ -13,7 +13,14 @@ from minilora import __version__
 from minilora.autograd import no_grad
 from minilora.cli import show
 from minilora.cli.adapters import PATTERNS, pattern_text, scaling_text
-from minilora.cli.bases import BASE_OF_ADAPTER_HELP, base_of, open_adapter, open_base, require_free
+from minilora.cli.bases import (
+    BASE_OF_ADAPTER_HELP,
+    base_dtype_of,
+    base_of,
+    open_adapter,
+    open_base,
+    require_free,
+)
 from minilora.hub import save_pretrained
 from minilora.lora import AdapterFolder, base_fingerprint, merge_and_unload, read_adapter
 from minilora.lora.peft_format import dump_json
@@ -43,7 +50,7 @@ def merge(
     console = Console()
     require_free(out, MARK, (*FILES, MARK), "a merged model of minilora's")
     found, name = read_adapter(adapter), base_of(base, adapter)
-    model, tokenizer = open_base(name)
+    model, tokenizer = open_base(name, base_dtype_of(adapter))
     about = {
         "format_version": 1,
         "minilora_version": __version__,
