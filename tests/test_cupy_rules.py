@@ -48,6 +48,7 @@ HOST_CALLS = {
     # Python numbers and lists, and NumPy's scalars, become host arrays.
     "autograd/tensor.py: Tensor": {"asarray"},
     # Sampling works on logits that were brought to the host, one copy a token.
+    "nn/decode.py: Decoding": {"arange"},
     "nn/generate.py: sample_token": {"argsort", "cumsum", "exp", "take_along_axis"},
     "nn/generate.py: _left_padded": {"array", "zeros"},
     "nn/generate.py: _last_logits": {"arange"},

@@ -105,6 +105,11 @@ class LoRALinear(Module):
         _require_finite("merged weight", total)
         return total
 
+    def matrix(self) -> Array | None:
+        """The matrix (out, in) that `forward` multiplies by outside training; as Linear's."""
+        held = self.base_layer.matrix()
+        return held if held is None or self.merged else held + self.delta_weight()
+
     def merge(self) -> None:
         """Put W + ΔW in the base, in a new array; W itself is kept and never written.
 

@@ -9,6 +9,7 @@ import numpy as np
 from minilora.autograd import functional as F
 from minilora.autograd import no_grad
 from minilora.backend import Array, get_array_module, to_numpy
+from minilora.nn.decode import Decoding
 from minilora.nn.transformer import LayerCache, Transformer
 
 
@@ -104,15 +105,14 @@ def generate(
     padding = xp.asarray(start) if start.any() else None
     new: list[list[int]] = [[] for _ in prompts]
     live = np.ones(len(prompts), dtype=bool)
-    length = ids.shape[1] + max_new_tokens
-    caches = new_caches(model, len(prompts), length) if use_cache else None
+    caches = new_caches(model, len(ids), ids.shape[1] + max_new_tokens) if use_cache else None
     was_training = model.training
     model.eval()
     try:
         with no_grad():
-            feed = ids
-            for _ in range(max_new_tokens):
-                logits = _last_logits(model, feed, padding, caches)
+            logits = _last_logits(model, ids, padding, caches)
+            decoding = None if caches is None else Decoding(model, caches, padding)
+            for left in reversed(range(max_new_tokens)):
                 token = sample_token(logits, temperature, top_p, rng)
                 live &= ~np.isin(token, list(stop_ids))
                 if not live.any():
@@ -121,8 +121,13 @@ def generate(
                     new[i].append(int(token[i]))
                 if on_token is not None:
                     on_token(token)
-                ids = np.concatenate([ids, token[:, None]], axis=1)
-                feed = token[:, None] if use_cache else ids
+                if left == 0:
+                    break
+                if decoding is None:
+                    ids = np.concatenate([ids, token[:, None]], axis=1)
+                    logits = _last_logits(model, ids, padding, None)
+                else:
+                    logits = to_numpy(decoding.step(xp.asarray(token)))
     finally:
         model.train(was_training)
     return new

@@ -6,6 +6,7 @@ import numpy as np
 
 from minilora.autograd import Tensor
 from minilora.autograd import functional as F
+from minilora.autograd.stored import StoredArray
 from minilora.backend import Array
 from minilora.nn.module import Module, Parameter
 
@@ -39,6 +40,11 @@ class Linear(Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out)."""
         return F.linear(x, self.weight, self.bias)
+
+    def matrix(self) -> Array | None:
+        """The matrix (out, in) that `forward` multiplies by; None where it is not just that."""
+        held_as_numbers = not isinstance(self.weight.data, StoredArray)
+        return self.weight.data if self.bias is None and held_as_numbers else None
 
 
 class Embedding(Module):

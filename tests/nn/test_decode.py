@@ -1,0 +1,74 @@
+"""The step of one token on arrays computes what the model computes."""
+
+import numpy as np
+import pytest
+
+from minilora.autograd import no_grad
+from minilora.lora import LoRAConfig, attach, merge
+from minilora.nn import Transformer, TransformerConfig, store_base
+from minilora.nn.decode import Decoding
+from minilora.nn.generate import new_caches
+
+SHAPE = {
+    "vocab_size": 23,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 6,
+}
+
+
+def a_model(kind: str) -> Transformer:
+    """A lively model: plain, untied, with biases, adapted, merged, or over stored blocks."""
+    config = TransformerConfig(**SHAPE, tie_word_embeddings=kind != "untied")
+    rng = np.random.default_rng(0)
+    model = Transformer(config, rng)
+    for parameter in model.parameters():
+        parameter.data = rng.normal(0, 0.4, parameter.shape).astype(np.float32)
+    if kind == "stored":
+        store_base(model, "q4")
+    if kind in ("adapted", "merged", "stored"):
+        attach(model, LoRAConfig(r=3, lora_alpha=7, target_modules=("q_proj", "up_proj")), rng)
+        for name, parameter in model.named_parameters():
+            if name.endswith("lora_B"):
+                parameter.data[...] = rng.normal(0, 0.4, parameter.shape)
+    if kind == "merged":
+        merge(model)
+    return model.eval()
+
+
+@pytest.mark.parametrize("start", [None, np.array([0, 3, 1])])
+@pytest.mark.parametrize("kind", ["plain", "untied", "adapted", "merged", "stored"])
+def test_a_step_gives_the_logits_of_the_whole_row(kind, start):
+    model = a_model(kind)
+    ids = np.random.default_rng(1).integers(0, SHAPE["vocab_size"], (3, 9))
+    with no_grad():
+        whole = model.hidden(ids, start).data @ model_head(model).T
+        caches = new_caches(model, 3, 12)
+        model.hidden(ids[:, :5], start, caches)
+        decoding = Decoding(model, caches, start)
+        for at in range(5, 9):
+            logits = decoding.step(ids[:, at])
+            assert np.abs(whole[:, at] - whole[:, at - 1]).max() > 0.1
+            np.testing.assert_allclose(logits, whole[:, at], rtol=1e-4, atol=1e-4)
+    assert {cache.length for cache in caches} == {9}
+
+
+def model_head(model: Transformer) -> np.ndarray:
+    """The output head as plain numbers."""
+    weight = model.head_weight.data
+    return weight if isinstance(weight, np.ndarray) else weight.dense()
+
+
+def test_an_adapter_is_part_of_the_step():
+    ids = np.array([[3, 1, 4], [1, 5, 9], [2, 6, 5]])
+    logits = []
+    for kind in ("plain", "adapted"):
+        model = a_model(kind)
+        caches = new_caches(model, 3, 4)
+        with no_grad():
+            model.hidden(ids[:, :2], None, caches)
+            logits.append(Decoding(model, caches, None).step(ids[:, 2]))
+    assert np.abs(logits[0] - logits[1]).max() > 0.1
