@@ -17,6 +17,7 @@ from minilora.baselines.workloads import NEW_TOKENS, PROMPT, RANK, Job, Workload
 from minilora.nn import TransformerConfig
 from minilora.training.loop import PIECE_TOKENS, ceil_div
 
+MLP = ("gate_proj", "up_proj", "down_proj")
 ROWS, TURNED, HEADS, HEADS_TURNED = "rows", "turned", "heads", "heads turned"
 
 
@@ -64,16 +65,26 @@ def adapted_names(config: TransformerConfig, job: Job) -> set[str]:
     return set(projections(config)) if job.targets == "all-linear" else set(job.targets)
 
 
+def positions(config: TransformerConfig, layer: int, name: str, count: int, wanted: int) -> int:
+    """Positions that a map works on: the last block's MLP only on those whose output is wanted."""
+    return wanted if layer == config.num_hidden_layers - 1 and name in MLP else count
+
+
 def forward(
-    config: TransformerConfig, rows: int, time: int, keys: int, head_rows: int, adapted: set[str]
-) -> list[Product]:
-    """Products of a forward pass over `time` new positions that see `keys`, logits at head_rows."""
-    count, dim = rows * time, config.head_dim
+    config: TransformerConfig, rows: int, time: int, keys: int, head_rows: int, adapted: set[str],
+    last: int | None = None,
+) -> list[Product]:  # fmt: skip
+    """Products of a forward pass over `time` new positions that see `keys`, logits at head_rows.
+
+    `last`: positions that the last block's MLP works on, all unless told.
+    """
+    total, dim = rows * time, config.head_dim
     heads = (rows, config.num_attention_heads)
     result = []
     for layer in range(config.num_hidden_layers):
         for name, (inside, outside) in projections(config).items():
             weight = f"{layer}.{name}"
+            count = positions(config, layer, name, total, total if last is None else last)
             if name == "o_proj":
                 result += [
                     Product("attention", time, dim, keys, HEADS, HEADS_TURNED, batch=heads),
@@ -100,13 +111,14 @@ def backward(
     config: TransformerConfig, rows: int, time: int, labels: int, adapted: set[str], full: bool
 ) -> list[Product]:
     """Products of a backward pass from `labels` labelled positions; with `full`, every dW."""
-    count, dim, width = rows * time, config.head_dim, config.hidden_size
+    total, dim, width = rows * time, config.head_dim, config.hidden_size
     heads = (rows, config.num_attention_heads)
     result = [Product("head", labels, config.vocab_size, width, ROWS, ROWS, "head")]
     if full:
         result.append(Product("head", config.vocab_size, labels, width, TURNED))
     for layer in reversed(range(config.num_hidden_layers)):
         for name, (inside, outside) in reversed(projections(config).items()):
+            count = positions(config, layer, name, total, labels)
             through = _needs_input_gradient(name, layer, adapted, full)
             weight = f"{layer}.{name}"
             if through:
@@ -188,7 +200,7 @@ def products(workload: Workload, job: Job, pieces: Sequence[int]) -> list[Produc
     result = []
     for rows in pieces:
         labels = rows * workload.labels
-        result += forward(config, rows, time, time, labels, adapted)
+        result += forward(config, rows, time, time, labels, adapted, last=labels)
         result += backward(config, rows, time, labels, adapted, full)
     return result
 

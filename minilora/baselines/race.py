@@ -19,32 +19,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from minilora.baselines.load import FOREIGN, Foreign
 from minilora.baselines.workloads import Job, Workload, write_weights
 
-FOREIGN = 0.12
 SETTLE = 0.1
 """Seconds between turns: BLAS and OpenMP threads spin for some tens of milliseconds after work."""
 WARM_STEPS = 3
-TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
-
-
-def machine_busy() -> float | None:
-    """Core seconds that the machine has worked since it started; None where not known."""
-    try:
-        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
-    except OSError:
-        return None
-    user, nice, system, _, _, irq, softirq, steal = map(int, fields[1:9])
-    return (user + nice + system + irq + softirq + steal) / TICK
-
-
-def process_busy(pid: int) -> float:
-    """Core seconds that a process has used."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / TICK
+OTHER_LOSS = ("matmul", "full")  # these sides compute none, or that of the model without adapter
 
 
 @dataclass(frozen=True)
@@ -88,32 +69,27 @@ class Side:
     def start(self, seconds: float) -> None:
         """Wait for set-up, warm up, and fix the steps of a turn to about `seconds`."""
         self.about = self._read()
-        self._ask({"steps": WARM_STEPS})
-        self.about["loss_after"] = self._ask({"loss": 1})["loss"]
-        once = self._ask({"steps": 1})
+        self.ask({"steps": WARM_STEPS})
+        self.about["loss_after"] = self.ask({"loss": 1})["loss"]
+        once = self.ask({"steps": 1})
         self._workers = once["workers"]
         self.steps = max(1, round(seconds / once["seconds"]))
 
-    def turn(self) -> Turn:
-        """One turn."""
-        time.sleep(SETTLE)
-        began, machine, own = time.perf_counter(), machine_busy(), self._own()
-        answer = self._ask({"steps": self.steps})
-        wall = time.perf_counter() - began
-        foreign = 0.0
-        if machine is not None:
-            foreign = (machine_busy() - machine - (self._own() - own)) / wall
-        return Turn(answer["seconds"] / self.steps, answer["cpu"] / self.steps, foreign)
-
-    def _own(self) -> float:
-        pids = [os.getpid(), self._process.pid, *self._workers]
-        return sum(process_busy(pid) for pid in pids)
+    def turn(self, others: Sequence[int] = (), settle: float = SETTLE) -> Turn:
+        """One turn; the load of the processes `others` is not held to be foreign."""
+        time.sleep(settle)
+        began = time.perf_counter()
+        foreign = Foreign([os.getpid(), self._process.pid, *self._workers, *others])
+        answer = self.ask({"steps": self.steps})
+        load = foreign.cores(time.perf_counter() - began)
+        return Turn(answer["seconds"] / self.steps, answer["cpu"] / self.steps, load)
 
     def memory(self) -> dict[str, int]:
         """Bytes: base, growth and peak."""
-        return self._ask({"memory": 1})
+        return self.ask({"memory": 1})
 
-    def _ask(self, message: dict) -> dict:
+    def ask(self, message: dict) -> dict:
+        """The side's answer; raises ChildProcessError where it has died."""
         try:
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
@@ -140,6 +116,15 @@ class Side:
             self._process.wait()
         self._process.stdout.close()
         self._errors.close()
+
+
+def middle_and_band(values: Sequence[float]) -> dict[str, float | None]:
+    """Median, and the points below which 20 and 80 % lie; None of nothing."""
+    if not values:
+        return {"median": None, "low": None, "high": None}
+    ordered = sorted(values)
+    low, high = (ordered[round(q * (len(ordered) - 1))] for q in (0.2, 0.8))
+    return {"median": statistics.median(ordered), "low": low, "high": high}
 
 
 @dataclass
@@ -178,12 +163,9 @@ class Result:
         """
         pairs = [(r[over], r[under]) for r in self.rounds]
         kept = [p for p in pairs if time == "cpu" or (p[0].clean and p[1].clean)]
-        values = sorted(getattr(a, time) / getattr(b, time) for a, b in kept)
+        values = [getattr(a, time) / getattr(b, time) for a, b in kept]
         count = {"pairs": len(values), "dropped": len(pairs) - len(values)}
-        if not values:
-            return {"median": None, "low": None, "high": None, **count}
-        low, high = (values[round(q * (len(values) - 1))] for q in (0.2, 0.8))
-        return {"median": statistics.median(values), "low": low, "high": high, **count}
+        return {**middle_and_band(values), **count}
 
     def peak(self, name: str) -> dict[str, float]:
         """Median over starts of each figure of memory."""
@@ -196,7 +178,7 @@ class Result:
 
     def check_losses(self) -> None:
         """Raise ValueError where sides that compute a loss do not compute the same one."""
-        told = {n: a for n, a in self.about.items() if not n.startswith("matmul")}
+        told = {n: a for n, a in self.about.items() if n.partition("@")[0] not in OTHER_LOSS}
         for key in ("loss", "loss_after"):
             values = {name: about[key] for name, about in told.items()}
             if max(values.values()) - min(values.values()) > 1e-4 * max(values.values()):
@@ -211,7 +193,6 @@ def race(
     pairs: int,
     starts: int = 2,
     seconds: float = 0.7,
-    extra: dict | None = None,
     on_round: Callable[[Result], None] = lambda result: None,
 ) -> Result:
     """Let `sides` (kind, threads) take turns until `pairs` rounds are clean, or 3 * pairs are over.
@@ -224,7 +205,7 @@ def race(
     result = Result(workload, job)
     with tempfile.TemporaryDirectory() as folder:
         write_weights(workload, job, Path(folder))
-        spec = {"workload": workload.to_dict(), "job": job.name, "folder": folder, **(extra or {})}
+        spec = {"workload": workload.to_dict(), "job": job.name, "folder": folder}
         for start in range(min(starts, pairs)):
             goal = -(-pairs * (start + 1) // min(starts, pairs))
             _one_start(result, sides, spec, seconds, (goal, 3 * goal), on_round)

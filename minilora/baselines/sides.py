@@ -19,6 +19,7 @@ from minilora.autograd import no_grad
 from minilora.backend import blas_threads
 from minilora.baselines import workloads as w
 from minilora.baselines.matmuls import Bare, piece_rows, products
+from minilora.baselines.sweep import serve
 from minilora.baselines.textbook import Textbook
 from minilora.baselines.turns import Stop, Turns
 from minilora.nn import Transformer
@@ -29,12 +30,16 @@ STEPS = 1_000_000  # more than a race lasts
 
 
 def minilora(spec: dict, turns: Turns) -> None:
-    """Our side. A training step is `fit` itself, stopped between steps by its own callback."""
+    """Our side. A training step is `fit` itself, stopped between steps by its own callback.
+
+    Its n cores are n workers of one BLAS thread in a step; the kind "blas" has one worker of n.
+    """
     workload, job = w.Workload.from_dict(spec["workload"]), w.JOBS[spec["job"]]
     model, rows = w.load_model(workload, job, spec["folder"]), workload.examples()
     turns.begin(lambda: evaluate(model, rows, batch_size=max(1, 768 // workload.time)))
     if job.kind == "step":
-        train(model, rows, spec["threads"], lambda step: turns.step_done() or {})
+        workers = 1 if spec["kind"] == "blas" else spec["threads"]
+        train(model, rows, workers, lambda step: turns.step_done() or {})
         return
     ids, prompts = workload.batch()[0], workload.prompts(job.rows).tolist()
     with blas_threads(spec["threads"]), no_grad():
@@ -118,7 +123,15 @@ def _fork(share: list) -> object:
     return ours
 
 
-KINDS = {"minilora": minilora, "textbook": textbook, "matmul": matmul}
+def full(spec: dict, turns: Turns) -> None:
+    """Our full step, beside our LoRA step in one race: the adapter's weights are left unread."""
+    minilora({**spec, "job": "full"}, turns)
+
+
+KINDS = {
+    "minilora": minilora, "blas": minilora, "full": full, "textbook": textbook, "matmul": matmul,
+}  # fmt: skip
+IN_TORCH = ("torch", "torch-labelled", "transformers")
 
 
 def main(argv: list[str]) -> int:
@@ -126,14 +139,16 @@ def main(argv: list[str]) -> int:
     spec = json.loads(argv[1])
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not end up among the answers
-    turns = Turns(sys.stdin, answers)
-    if spec["kind"] == "torch":
+    if spec["kind"] in IN_TORCH:
         run = importlib.import_module("minilora.baselines.torch_peer").run
     else:
         run = KINDS[spec["kind"]]
     np.seterr(all="ignore")
+    if spec.get("sweep"):
+        serve(run, spec, sys.stdin, answers)
+        return 0
     try:
-        run(spec, turns)
+        run(spec, Turns(sys.stdin, answers))
     except Stop:
         return 0
     return 1

@@ -59,9 +59,10 @@ class Workload:
         return cls(**{**values, "config": TransformerConfig(**values["config"])})
 
 
-def _workload(
+def shaped(
     name: str, size: tuple[int, int, int, int], rows: int, time: int, labels: int, **more: object
 ) -> Workload:
+    """A workload from (layers, width, heads, vocabulary); the MLP is 3 d wide unless told."""
     layers, width, heads, vocab = size
     fields = {"intermediate_size": 3 * width, "num_key_value_heads": heads, **more}
     config = TransformerConfig(
@@ -77,11 +78,11 @@ def _workload(
 WORKLOADS = {
     w.name: w
     for w in (
-        _workload("S", (2, 64, 4, 128), rows=32, time=64, labels=64),
-        _workload("W", (4, 128, 4, 1536), rows=32, time=150, labels=40),
-        _workload("M", (4, 128, 4, 512), rows=16, time=128, labels=128),
-        _workload("G", (6, 384, 6, 1024), rows=4, time=256, labels=256),
-        _workload(
+        shaped("S", (2, 64, 4, 128), rows=32, time=64, labels=64),
+        shaped("W", (4, 128, 4, 2816), rows=32, time=150, labels=40),
+        shaped("M", (4, 128, 4, 512), rows=16, time=128, labels=128),
+        shaped("G", (6, 384, 6, 1024), rows=4, time=256, labels=256),
+        shaped(
             "R",
             (30, 576, 9, 49152),
             rows=4,

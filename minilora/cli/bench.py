@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -13,8 +13,10 @@ from rich.console import Console
 from minilora.baselines.op_times import profile as measure_profile
 from minilora.baselines.race import race
 from minilora.baselines.workloads import JOBS, WORKLOADS, Job, Workload, runs
+from minilora.cli import bench_modes as modes
 from minilora.cli import bench_report as report
-from minilora.storage import atomic_write
+from minilora.cli.bench_summary import markdown as in_markdown
+from minilora.cli.bench_summary import show_summary
 
 TEXTBOOK = ("S", "M")
 PEERS = ("torch", "transformers", "peft")
@@ -22,7 +24,7 @@ PEERS = ("torch", "transformers", "peft")
 
 def bench(
     workload: str = typer.Option(
-        "S,W,M,G", "--workload", help="Sizes: S, W, M, G, R with commas between, or all."
+        "", "--workload", help="Sizes: S, W, M, G, R with commas, or all.  [S,W,M,G; --busy: W,M]"
     ),
     job: str = typer.Option(
         "lora-qv", "--job", help=f"Jobs: {', '.join(JOBS)} with commas between, or all."
@@ -32,47 +34,92 @@ def bench(
     starts: int = typer.Option(2, "--starts", min=1, help="Fresh starts of every process."),
     seconds: float = typer.Option(0.7, "--seconds", min=0.01, help="Length of a turn."),
     torch_logits: str = typer.Option(
-        "all", "--torch-logits", help="Where torch makes logits: all positions, or labelled ones."
+        "both", "--torch-logits", help="Where torch makes logits: all, labelled, or both in turn."
     ),
     torch: bool = typer.Option(True, help="Compare with torch and PEFT where installed."),
-    out: Path | None = typer.Option(None, "--json", help="Write every figure to this file."),
+    json_: Path | None = typer.Option(None, "--json", help="Write every figure to this file."),
+    markdown: bool = typer.Option(False, "--markdown", help="End with the summary in Markdown."),
     profile: bool = typer.Option(
         False, "--profile", help="Where the time of a training step goes, by op; no race."
     ),
+    busy: bool = typer.Option(
+        False, "--busy", help="How much a busy neighbour slows each side; no race."
+    ),
+    growth: bool = typer.Option(
+        False, "--growth", help="Speed by batch, length and width, memory by length; no race."
+    ),
+    out: Path = typer.Option(Path("growth.png"), "--out", help="--growth's plot."),
+    again: list[Path] = typer.Option(
+        [], "--from", help="Show the summary of such JSON files again; nothing is measured."
+    ),
 ) -> None:
     """Measure speed and memory beside torch with PEFT, a textbook autograd, the bare matmuls."""
-    counts = thread_counts(threads)
-    if torch_logits not in ("all", "labelled"):
-        raise ValueError(f"got --torch-logits {torch_logits!r}, expected all or labelled")
-    cells = chosen_cells(job, workload)
-    with_torch = torch and not missing_peers()
+    if again:
+        finish(Console(), *modes.read(again), markdown)
+        return
+    if profile + busy + growth > 1:
+        raise ValueError("got more than one of --profile, --busy, --growth, expected one")
+    if torch_logits not in report.LOGITS:
+        raise ValueError(f"got --torch-logits {torch_logits!r}, expected all, labelled or both")
+    counts, missing = thread_counts(threads), missing_peers()
+    kinds = modes.torches(torch_logits) if torch and not missing else ()
+    about = report.about(bool(kinds), missing, torch_logits)
+    terms = modes.Terms(counts, pairs, starts, seconds, kinds, json_, about)
+    cells = chosen_cells(job, workload or ("W,M" if busy else "S,W,M,G"))
+    run = run_profile if profile else modes.run_busy if busy else run_race
+    measure(partial(modes.run_growth, out=out) if growth else run, terms, cells, markdown)
+
+
+def measure(run: Callable, terms: modes.Terms, cells: Sequence, markdown: bool) -> None:
+    """Show the terms, run one of the modes, show what it comes to."""
     console = Console()
-    about = report.about(with_torch, missing_peers(), torch_logits)
-    report.show_about(console, about)
+    report.show_about(console, terms.about)
+    finish(console, terms.about, run(console, terms, cells), markdown)
+
+
+def finish(console: Console, about: dict, records: list[dict], markdown: bool) -> None:
+    """The summary, on the terminal and for a README; nothing for what has none."""
+    show_summary(console, records)
+    if markdown:
+        print(in_markdown(about, records), end="")
+
+
+def run_race(
+    console: Console, terms: modes.Terms, cells: Sequence[tuple[Job, Workload]]
+) -> list[dict]:
+    """Race all sides in each cell."""
+    racing = [sides(workload, job, terms.counts, terms.torches) for job, workload in cells]
+    times = [
+        modes.estimate(workload, job, own, terms)
+        for (job, workload), own in zip(cells, racing, strict=True)
+    ]
+    minutes = f"about {max(1, round(sum(times) / 60))} min on a quiet machine"
+    console.print(f"cells to run: {len(cells)}, {minutes}")
     records = []
-    for job_, workload_ in cells:
-        if profile:
-            measured = measure_profile(workload_, job_)
-            report.show_profile(console, workload_, job_, measured)
-            records.append(report.profile_record(workload_, job_, measured))
-        else:
-            racing = sides(workload_, job_, counts, with_torch)
-            terms = {"pairs": pairs, "starts": starts, "seconds": seconds}
-            with report.progress(workload_, job_, pairs) as on_round:
-                terms["extra"] = {"torch_logits": torch_logits}
-                result = race(workload_, job_, racing, **terms, on_round=on_round)
-            records.append(report.record(result))
-            report.show(console, records[-1])
-        write(out, about, records)  # after each cell: a run that is stopped keeps what it measured
-    if not profile:
-        report.show_summary(console, records)
+    for i, ((job, workload), own) in enumerate(zip(cells, racing, strict=True)):
+        title = f"{workload.name} {job.name}"
+        with report.progress(title, i, len(cells), terms.pairs) as on_round:
+            result = race(
+                workload, job, own, pairs=terms.pairs, starts=terms.starts,
+                seconds=terms.seconds, on_round=on_round,
+            )  # fmt: skip
+        records.append(report.record(result))
+        report.show(console, records[-1])
+        terms.write(records)
+    return records
 
 
-def write(out: Path | None, about: dict, records: list[dict]) -> None:
-    """Everything measured so far as JSON, where a file is wanted."""
-    if out is not None:
-        content = json.dumps({"about": about, "results": records}, indent=1) + "\n"
-        atomic_write(out, content.encode())
+def run_profile(
+    console: Console, terms: modes.Terms, cells: Sequence[tuple[Job, Workload]]
+) -> list[dict]:
+    """Profile the step of each cell."""
+    records = []
+    for job, workload in cells:
+        measured = measure_profile(workload, job)
+        report.show_profile(console, workload, job, measured)
+        records.append(report.profile_record(workload, job, measured))
+        terms.write(records)
+    return records
 
 
 def chosen_cells(jobs: str, workloads: str) -> list[tuple[Job, Workload]]:
@@ -110,11 +157,15 @@ def missing_peers() -> list[str]:
 
 
 def sides(
-    workload: Workload, job: Job, counts: Sequence[int], with_torch: bool
+    workload: Workload, job: Job, counts: Sequence[int], torches: Sequence[str]
 ) -> list[tuple[str, int]]:
-    """(kind, threads) of all that race in a cell."""
-    kinds = ["minilora", "matmul", *(["torch"] if with_torch else [])]
-    result = [(kind, count) for count in counts for kind in kinds]
-    if job.kind == "step" and workload.name in TEXTBOOK:
-        result.append(("textbook", 1))
-    return result
+    """(kind, threads) of all that race in a cell: minilora first."""
+    kinds = ["minilora", "matmul"]
+    if job.kind == "step":
+        everywhere = workload.labels == workload.time  # then both ways are one
+        kinds += torches[:1] if everywhere else torches
+        kinds += ["textbook"] if workload.name in TEXTBOOK else []
+        kinds += ["full"] if job.name == "lora-qv" and runs(workload, JOBS["full"]) else []
+    elif torches:
+        kinds += ["torch", "transformers"] if job.kind == "generate" else ["torch"]
+    return [(kind, count) for count in counts for kind in kinds]

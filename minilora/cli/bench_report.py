@@ -13,12 +13,21 @@ from rich.console import Console
 from tqdm import tqdm
 
 from minilora import __version__, backend
+from minilora.baselines.load import FOREIGN
 from minilora.baselines.op_times import Profile
-from minilora.baselines.race import FOREIGN, Result
+from minilora.baselines.race import OTHER_LOSS, Result
 from minilora.baselines.workloads import Job, Workload
 from minilora.cli import show as shown
 
-KINDS = ("minilora", "torch", "textbook", "matmul")
+KINDS = (
+    "minilora", "torch", "torch-labelled", "transformers", "textbook", "matmul", "full",
+)  # fmt: skip
+UNDER = ("matmul", "full")  # ours over theirs; of all others it is theirs over ours
+LOGITS = {
+    "all": "at all positions, as transformers' own loss makes them",
+    "labelled": "at labelled positions only, as minilora's loss makes them",
+    "both": "at all positions (torch) and at labelled ones only (torch-labelled, where fewer)",
+}
 
 
 def cpu_name() -> str:
@@ -50,18 +59,25 @@ def about(with_torch: bool, missing: Sequence[str], torch_logits: str) -> dict[s
         "cores": "training: n workers with one BLAS thread each; else n BLAS threads; torch: n "
         "threads",
         "torch": peer,
-        "torch's logits": f"{torch_logits} positions; minilora's loss makes the labelled ones",
-        "spoilt": f"turns with more than {FOREIGN:.0%} of a core used by other processes",
+        "torch runs": "eager transformers LlamaForCausalLM under PEFT, its AdamW's defaults, the "
+        "faster of sdpa and eager attention, denormals flushed; generation: a bare loop with a "
+        "cache made once (torch), or the model with DynamicCache (transformers)",
+        "torch's logits": LOGITS[torch_logits],
+        "spoilt": f"turns with more than {FOREIGN:.0%} of a core used by other processes; their "
+        "pairs are dropped, and more are run (up to three times as many)",
+        "memory +": "most above the loaded model, of all processes of a side (steps: with AdamW's "
+        "moments)",
     }
 
 
 @contextmanager
-def progress(workload: Workload, job: Job, pairs: int) -> Iterator[Callable[[Result], None]]:
-    """A bar that counts undisturbed rounds, and names those that were spoilt."""
-    with tqdm(total=pairs, desc=f"{workload.name} {job.name}", unit="round", leave=False) as bar:
+def progress(title: str, done: int, cells: int, pairs: int) -> Iterator[Callable[[Result], None]]:
+    """A bar over the undisturbed rounds of all cells, `done` of which are over."""
+    began, title = done * pairs, f"{title} ({done + 1} of {cells})"
+    with tqdm(total=cells * pairs, initial=began, desc=title, unit="round", leave=False) as bar:
 
         def on_round(result: Result) -> None:
-            bar.update(result.clean_rounds() - bar.n)
+            bar.update(began + min(result.clean_rounds(), pairs) - bar.n)
             bar.set_postfix_str(f"{len(result.rounds) - result.clean_rounds()} spoilt")
 
         yield on_round
@@ -78,6 +94,7 @@ def record(result: Result) -> dict:
             "tokens_per_second": job.tokens(workload) / seconds,
             "cpu_seconds": float(np.median([t.cpu for t in turns])),
             "turns": [vars(r[name]) for r in result.rounds],
+            "clean_turns": sum(r[name].clean for r in result.rounds),
             "memory": result.peak(name),
             **result.about[name],
         }
@@ -94,31 +111,45 @@ def record(result: Result) -> dict:
 
 
 def ratios(result: Result) -> dict[str, dict]:
-    """ "other / minilora" at equal cores, by CPU time at one, and best against best."""
-    pairs = {}
+    """Best against best, "other / minilora" at equal cores, and by CPU time at one core.
+
+    Of the matmuls and the full step it is the other way round, "minilora / other".
+    """
+    pairs, ours = {}, result.best("minilora")
+
+    def add(title: str, kind: str, names: tuple[str, str], time: str = "wall") -> None:
+        over, under = names if kind in UNDER else names[::-1]
+        pairs[title] = {**result.ratio(over, under, time), "over": over, "under": under}
+
+    for kind in KINDS[1:]:
+        best = result.best(kind)
+        if best:
+            add(best_title(kind), kind, (ours, best))
     for name in result.names:
         kind, _, count = name.partition("@")
-        ours = f"minilora@{count}"
-        if kind == "minilora" or ours not in result.names:
+        same = f"minilora@{count}"
+        if kind == "minilora" or same not in result.names:
             continue
-        over, under = (ours, name) if kind == "matmul" else (name, ours)
-        pairs[f"{over} / {under}"] = result.ratio(over, under)
+        title = f"{same} / {name}" if kind in UNDER else f"{name} / {same}"
+        add(title, kind, (same, name))
         if count == "1" and kind != "matmul":
-            pairs[f"{over} / {under}, CPU"] = result.ratio(over, under, "cpu")
-    for kind in ("torch", "matmul"):
-        best, ours = result.best(kind), result.best("minilora")
-        if best:
-            over, under = (ours, best) if kind == "matmul" else (best, ours)
-            title = "minilora / matmul, best" if kind == "matmul" else "torch / minilora, best"
-            pairs[title] = result.ratio(over, under)
+            add(f"{title}, CPU", kind, (same, name), "cpu")
     return pairs
 
 
+def best_title(kind: str) -> str:
+    """The name of a ratio of both sides' best settings."""
+    return f"minilora / {kind}, best" if kind in UNDER else f"{kind} / minilora, best"
+
+
 def spread(ratio: dict) -> str:
-    """A ratio with its 20-80 % band."""
+    """A ratio with its 20-80 % band, its settings where they differ, and its pairs."""
     if ratio["median"] is None:
-        return "no clean pair"
-    return f"{ratio['median']:.2f} [{ratio['low']:.2f}..{ratio['high']:.2f}]"
+        return f"no clean pair of {ratio['dropped']}"
+    text = f"{ratio['median']:.2f} [{ratio['low']:.2f}..{ratio['high']:.2f}]"
+    dropped = f", {ratio['dropped']} dropped" if ratio["dropped"] else ""
+    names = f"  {ratio['over']} / {ratio['under']}" if "over" in ratio else ""
+    return f"{text}{names}, {ratio['pairs']} pairs{dropped}"
 
 
 def show_about(console: Console, values: dict[str, str]) -> None:
@@ -131,17 +162,18 @@ def show(console: Console, cell: dict) -> None:
     rows = []
     for name, side in cell["sides"].items():
         memory, bare = side["memory"], name.startswith("matmul")
+        name += " *" if name in cell["best"].values() else ""
         rows.append(
             (
                 name,
-                f"{side['tokens_per_second']:,.0f}",
+                f"{side['tokens_per_second']:,.0f}{'' if side['clean_turns'] else ' (busy)'}",
                 f"{side['seconds'] * 1e3:,.2f}",
-                f"{side['cpu_seconds'] * 1e3:,.2f}" if name.endswith("@1") else "",
+                f"{side['cpu_seconds'] * 1e3:,.2f}" if "@1" in name else "",
                 "" if bare else shown.size(memory["growth"]),
                 "" if bare else shown.size(memory["peak"]),
             )
         )
-    headings = ("side@cores", "tokens/s", "ms", "CPU ms", "memory +", "peak")
+    headings = ("side@cores, * best", "tokens/s", "ms", "CPU ms", "memory +", "peak")
     shown.grid(console, cell_title(cell), headings, rows, range(1, 6))
     texts = [(name, spread(ratio)) for name, ratio in cell["ratios"].items()]
     texts.append(("rounds undisturbed", f"{cell['clean_rounds']} of {cell['rounds']}"))
@@ -168,48 +200,11 @@ def losses(sides: dict) -> str:
     """The loss of every side at the start and after three turns, and how far they differ."""
     texts = []
     for key, when in (("loss", "at the start"), ("loss_after", "after 3 turns")):
-        values = [side[key] for name, side in sides.items() if not name.startswith("matmul")]
+        told = {n: side[key] for n, side in sides.items() if n.partition("@")[0] not in OTHER_LOSS}
+        values = list(told.values())
         apart = max(values) - min(values)
         texts.append(f"{when} {values[0]:.6f} ({len(values)} sides, {apart:.0e} apart)")
     return ", ".join(texts)
-
-
-def show_summary(console: Console, cells: Sequence[dict]) -> None:
-    """One line a cell, each side at its best setting; the textbook at one core."""
-
-    def middle(ratio: dict | None) -> str:
-        return f"{ratio['median']:.2f}" if ratio and ratio["median"] else ""
-
-    rows = []
-    for cell in cells:
-        ratios_, best, sides = cell["ratios"], cell["best"], cell["sides"]
-        peer = sides[best["torch"]] if "torch" in best else None
-        ratio = ratios_.get("torch / minilora, best")
-        band = f"{ratio['low']:.2f}..{ratio['high']:.2f}" if middle(ratio) else ""
-        rows.append(
-            (
-                f"{cell['workload']['name']} {cell['job']}",
-                f"{sides[best['minilora']]['tokens_per_second']:,.0f}",
-                f"{peer['tokens_per_second']:,.0f}" if peer else "",
-                middle(ratio),
-                band,
-                middle(ratios_["minilora / matmul, best"]),
-                middle(ratios_.get("textbook@1 / minilora@1")),
-                memory_ratio(sides),
-            )
-        )
-    headings = (
-        "", "tokens/s", "torch's", "torch/ours", "20-80 %", "x matmuls", "textbook", "memory",
-    )  # fmt: skip
-    shown.grid(console, "each side at its best setting", headings, rows, range(1, 8))
-
-
-def memory_ratio(sides: dict) -> str:
-    """Growth over the set-up model in one process, ours over torch's."""
-    ours, peer = sides.get("minilora@1"), sides.get("torch@1")
-    if not (ours and peer and peer["memory"]["growth"]):
-        return ""
-    return f"{ours['memory']['growth'] / peer['memory']['growth']:.2f}"
 
 
 def profile_record(workload: Workload, job: Job, profile: Profile) -> dict:

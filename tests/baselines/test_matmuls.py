@@ -22,14 +22,22 @@ def closed_form(workload, job, rows):
     labels = rows * workload.labels
     head = 2 * labels * width * vocab
     if job == "full":
-        return 3 * layers * block + 6 * layers * square + 3 * head
+        spared = 2 * (count - labels) * 3 * width * wide
+        return 3 * (layers * block - spared) + 6 * layers * square + 3 * head
     maps = {"q": (width, inner), "k": (width, shared), "v": (width, shared), "o": (inner, width)}
     maps |= {"gate": (width, wide), "up": (width, wide), "down": (wide, width)}
-    adapted = [maps[n] for n in maps if job == "lora-all" or n in "qv"]
-    assert all(matmuls.folds(count, i, o) for i, o in adapted)
-    # s B A; then u = g B and gB (out), h = x A^T and gA (in).
-    thin = 2 * w.RANK * sum(i * o + 2 * count * (i + o) for i, o in adapted)
-    total = layers * (2 * block + 6 * square + thin) + 2 * head
+    adapted = {n: maps[n] for n in maps if job == "lora-all" or n in "qv"}
+
+    def thin(layer):  # s B A, or x A^T B^T; then u = g B and gB (out), h = x A^T and gA (in)
+        size = 0
+        for name, (i, o) in adapted.items():
+            n = labels if layer == layers - 1 and name in ("gate", "up", "down") else count
+            size += (i * o if n * (i + o) > i * o else n * (i + o)) + 2 * n * (i + o)
+        return 2 * w.RANK * size
+
+    # The last block's MLP works on labelled positions alone.
+    total = layers * (2 * block + 6 * square) + sum(map(thin, range(layers))) + 2 * head
+    total -= 2 * 2 * (count - labels) * 3 * width * wide
     # Below layer 0 nothing is trained: no way to x for q, k, v, and no gradient of k for q, v.
     total -= 2 * count * width * (inner + 2 * shared)
     return total - square if job == "lora-qv" else total

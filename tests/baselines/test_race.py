@@ -1,5 +1,8 @@
 """Turns: which count, what their ratios are, and what happens when a side goes wrong."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from minilora.baselines import race as r
@@ -73,3 +76,20 @@ def test_no_pairs_or_no_start_are_refused(tiny, count):
 def test_workloads_survive_json(tiny):
     for workload in (*w.WORKLOADS.values(), tiny):
         assert w.Workload.from_dict(workload.to_dict()) == workload
+
+
+def test_the_full_step_beside_a_lora_step_has_another_loss(tiny):
+    sides = [("minilora", 1), ("full", 1), ("blas", 2)]
+    made = r.race(tiny, LORA, sides, pairs=1, starts=1, seconds=0.01)
+    lora, full, threads = (made.about[name] for name in ("minilora@1", "full@1", "blas@2"))
+    assert lora["loss"] != full["loss"] and lora["loss"] == threads["loss"]
+    assert lora["loss_after"] == pytest.approx(threads["loss_after"], rel=1e-6)
+    assert made.best("minilora") == "minilora@1"
+
+
+def test_the_ward_base_is_a_workload():
+    path = Path(__file__).resolve().parents[2] / "data" / "ward-base" / "config.json"
+    shipped, measured = json.loads(path.read_text()), w.WORKLOADS["W"].config.to_dict()
+    for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+                 "num_attention_heads", "num_key_value_heads", "head_dim"):  # fmt: skip
+        assert measured[name] == shipped[name], name

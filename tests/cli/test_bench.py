@@ -1,10 +1,11 @@
 """`minilora bench`: a tiny race from end to end, and what it refuses. No time is judged."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from minilora.baselines import workloads
+from minilora.baselines import growth, workloads
 from minilora.cli import bench as command
 from minilora.cli.app import main
 from minilora.nn import TransformerConfig
@@ -31,10 +32,11 @@ def test_a_race_without_torch(tmp_path, capsys):
     assert found["about"]["dtype"] == "float32"
     step, generation = found["results"]
     numpy_sides = {"minilora@1", "minilora@2", "matmul@1", "matmul@2"}
-    assert step["sides"].keys() == numpy_sides | {"textbook@1"}
+    more = {f"{kind}@{count}" for kind in ("textbook", "full") for count in (1, 2)}
+    assert step["sides"].keys() == numpy_sides | more
     assert generation["sides"].keys() == numpy_sides
     assert step["job"] == "lora-qv" and step["workload"]["config"]["hidden_size"] == 16
-    assert step["best"].keys() == {"minilora", "matmul", "textbook"}
+    assert step["best"].keys() == {"minilora", "matmul", "textbook", "full"}
     side = step["sides"]["minilora@2"]
     assert side.keys() >= {"seconds", "tokens_per_second", "cpu_seconds", "turns", "memory"}
     assert side["turns"][0].keys() == {"wall", "cpu", "foreign"}
@@ -44,8 +46,10 @@ def test_a_race_without_torch(tmp_path, capsys):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     ratios = step["ratios"]
     assert {"minilora@1 / matmul@1", "textbook@1 / minilora@1, CPU"} < ratios.keys()
-    for ratio in ratios.values():
-        assert ratio.keys() == {"median", "low", "high", "pairs", "dropped"}
+    assert {"minilora / full, best", "textbook / minilora, best"} < ratios.keys()
+    for title, ratio in ratios.items():
+        assert ratio.keys() == {"median", "low", "high", "pairs", "dropped", "over", "under"}
+        assert ratio["over"].partition("@")[0] == title.split(" / ")[0].partition("@")[0]
 
 
 def test_a_stopped_run_keeps_the_cells_that_are_done(tmp_path, monkeypatch):
@@ -59,9 +63,54 @@ def test_a_stopped_run_keeps_the_cells_that_are_done(tmp_path, monkeypatch):
 
     monkeypatch.setattr(command, "race", stopped)
     out = tmp_path / "bench.json"
-    flags = ["--workload", "S", "--job", "forward,full", "--threads", "1", "--no-torch"]
+    flags = ["--workload", "S", "--job", "full,forward", "--threads", "1", "--no-torch"]
     assert main([*RUN, *flags, "--json", str(out)]) == 130
-    assert [r["job"] for r in json.loads(out.read_text())["results"]] == ["forward"]
+    assert [r["job"] for r in json.loads(out.read_text())["results"]] == ["full"]
+
+
+def test_a_busy_neighbour(tmp_path, capsys):
+    out = tmp_path / "busy.json"
+    flags = ["--busy", "--workload", "S", "--no-torch", "--json", str(out), "--markdown"]
+    assert main([*RUN, *flags]) == 0
+    text = capsys.readouterr().out
+    assert "fair share" in text and "| S | lora-qv | slow-down of minilora@2" in text
+    cell = json.loads(out.read_text())["results"][0]
+    assert cell["slowdowns"].keys() == {"minilora@2", "blas@2"} == cell["pairs"].keys()
+    assert cell["fair"] > 1
+    for pairs in cell["pairs"].values():
+        assert pairs[0].keys() == {"alone", "busy"}
+
+
+def test_growth(tmp_path, capsys, monkeypatch):
+    axes = {"batch": (1, 3), "length": (8, 16), "width": (32, 64)}
+    monkeypatch.setattr(growth, "AXES", axes)
+    monkeypatch.setattr(growth, "BASE", {"batch": 3, "length": 8, "width": 32})
+    monkeypatch.setattr(growth, "TRIES", 1)
+    out, plot = tmp_path / "growth.json", tmp_path / "growth.png"
+    flags = ["--growth", "--no-torch", "--threads", "1", "--json", str(out), "--out", str(plot)]
+    assert main([*RUN, *flags]) == 0
+    assert "tokens/s by width" in capsys.readouterr().out
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    found = json.loads(out.read_text())["results"][0]
+    assert {axis: tuple(columns["values"]) for axis, columns in found["axes"].items()} == axes
+    length = found["axes"]["length"]
+    for job in ("lora-qv", "full"):
+        rates = length[f"minilora {job} tokens/s"]
+        assert min(rates) > 0 and length[f"expected {job} tokens/s"][0] == pytest.approx(rates[0])
+    assert [m["growth"] >= 0 for m in found["memory"]["minilora"]] == [True, True]
+
+
+def test_a_file_is_shown_again(tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    flags = ["--workload", "S", "--no-torch", "--threads", "1", "--json", str(out)]
+    assert main([*RUN, *flags]) == 0
+    capsys.readouterr()
+    assert main(["bench", "--from", str(out), "--markdown"]) == 0
+    text = capsys.readouterr().out
+    assert "| S lora-qv |" in text and "| S | lora-qv | time / own full step | ≤ 0.7 |" in text
+    out.write_text('{"other": 1}')
+    assert main(["bench", "--from", str(out)]) == 1
+    assert "expected JSON of minilora bench" in capsys.readouterr().err
 
 
 def test_a_profile(tmp_path, capsys):
@@ -82,6 +131,8 @@ def test_a_profile(tmp_path, capsys):
         (["--torch-logits", "some"], ("'some'", "labelled")),
         (["--workload", "R", "--job", "full"], ("full step of R",)),
         (["--profile", "--job", "forward"], ("forward", "training step")),
+        (["--busy", "--job", "forward"], ("forward", "training step")),
+        (["--busy", "--growth"], ("--busy", "expected one")),
     ],
 )
 def test_a_wrong_option_is_one_line(flags, words, capsys):
@@ -92,8 +143,16 @@ def test_a_wrong_option_is_one_line(flags, words, capsys):
 
 
 def test_torch_races_where_it_is_installed(monkeypatch):
-    small, job = workloads.WORKLOADS["S"], workloads.JOBS["full"]
-    kinds = [kind for kind, _ in command.sides(small, job, [1, 2], True)]
-    assert kinds.count("torch") == 2 and kinds.count("textbook") == 1
+    small, ward, jobs = workloads.WORKLOADS["S"], workloads.WORKLOADS["W"], workloads.JOBS
+    both = ("torch", "torch-labelled")
+
+    def raced(workload, job, torches):
+        return {kind for kind, _ in command.sides(workload, jobs[job], [1, 2], torches)}
+
+    assert raced(ward, "lora-qv", both) == {"minilora", "matmul", "full", *both}
+    every = replace(small, labels=small.time)  # all positions are labelled: one side is enough
+    assert raced(every, "full", both) == {"minilora", "matmul", "textbook", "torch"}
+    assert raced(ward, "generate-1", both) == {"minilora", "matmul", "torch", "transformers"}
+    assert raced(ward, "generate-1", ()) == {"minilora", "matmul"}
     monkeypatch.setattr(command, "PEERS", ("torch", "no_such_package"))
     assert "no_such_package" in command.missing_peers()

@@ -57,11 +57,13 @@ def test_both_attention_kernels_give_the_same_loss(tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.parametrize("bare", [True, False])
 @pytest.mark.parametrize("name", ["generate-1", "generate-8"])
-def test_greedy_tokens_are_equal(tmp_path, name):
+def test_greedy_tokens_are_equal(tmp_path, name, bare):
     job = w.JOBS[name]
     w.write_weights(TINY, job, tmp_path)
-    ours, theirs = w.load_model(TINY, job, tmp_path), Work(TINY, job, str(tmp_path), 0)
+    ours, theirs = w.load_model(TINY, job, tmp_path), Work(TINY, job, str(tmp_path), 0, bare)
+    assert (theirs.decoder is not None) == bare
     prompts = TINY.prompts(job.rows)
     expected = generate(ours, prompts.tolist(), w.NEW_TOKENS)
     got = theirs.generate().numpy()
@@ -70,11 +72,10 @@ def test_greedy_tokens_are_equal(tmp_path, name):
 
 
 def test_a_race_finds_equal_losses_before_and_after_three_steps():
-    sides = [("minilora", 1), ("torch", 1)]
-    extra = {"torch_logits": "labelled"}
+    sides = [("minilora", 1), ("torch-labelled", 1), ("full", 1)]
     job = w.JOBS["lora-all"]
-    result = race(TINY, job, sides, pairs=1, starts=1, seconds=0.01, extra=extra)
-    ours, theirs = result.about["minilora@1"], result.about["torch@1"]
+    result = race(TINY, job, sides, pairs=1, starts=1, seconds=0.01)
+    ours, theirs = result.about["minilora@1"], result.about["torch-labelled@1"]
     assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
     assert ours["loss_after"] == pytest.approx(theirs["loss_after"], rel=1e-5)
     assert abs(ours["loss"] - ours["loss_after"]) > 1e-4
