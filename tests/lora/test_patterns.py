@@ -212,6 +212,7 @@ def test_keys_that_fit_nothing_are_told_and_dropped_on_loading(tiny, tmp_path):
         ((Q2,), {"exclude_modules": ["up_proj", "0.self_attn.q_proj", "1.self_attn.q_proj"]}),
         ((Q0, "layers.0.mlp.up_proj"), {"layers_to_transform": 0}),
         ((UP, "layers.1.self_attn.q_proj"), {"layers_to_transform": [1]}),
+        (("0.self_attn.q_proj", Q2), {"layers_to_transform": [0, 2], "exclude_modules": ".*up.*"}),
         ((UP,), {"layers_to_transform": [1], "layers_pattern": "layers",
                  "exclude_modules": ["self_attn.q_proj"]}),
     ],
