@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minilora.cli.bases import base_of, find_base, open_adapter
+from minilora.cli.bases import base_dtype_of, base_of, find_base, open_adapter
 from minilora.lora import detach, load_adapter
 from minilora.nn import Transformer
 
@@ -77,6 +77,23 @@ def base_of_all(base: str | None, chosen: Sequence[NamedAdapter]) -> str:
                 f"{got!r}; expected adapters of one base, or --base to say which"
             )
     return expected
+
+
+def base_dtype_of_all(dtype: str | None, chosen: Sequence[NamedAdapter]) -> str:
+    """How to keep the base: as asked, else as it was when all the adapters were trained.
+
+    Raises ValueError naming two adapters that differ in it.
+    """
+    if dtype is not None:
+        return dtype
+    kept = {base_dtype_of(one.folder): one.name for one in chosen if one.folder is not None}
+    if len(kept) > 1:
+        (first, one), (second, other), *_ = kept.items()
+        raise ValueError(
+            f"--adapter {one} was trained over a base in {first} and {other} over one in {second}; "
+            "expected adapters of one base"
+        )
+    return next(iter(kept), "float32")
 
 
 def in_turn(model: Transformer, chosen: Sequence[NamedAdapter]) -> Iterator[NamedAdapter]:

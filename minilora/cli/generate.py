@@ -9,13 +9,17 @@ import numpy as np
 import typer
 
 from minilora.backend import blas_threads, recommended_blas_threads
-from minilora.cli.adapters import BASE, base_of_all, in_turn, named_adapters
+from minilora.cli.adapters import BASE, base_dtype_of_all, base_of_all, in_turn, named_adapters
 from minilora.cli.bases import BASE_OF_ADAPTER_HELP, open_base
 from minilora.hub import Tokenizer
 from minilora.hub.answer import stop_ids
+from minilora.nn import BASE_DTYPES
 from minilora.nn import generate as continue_prompts
 
 MOST_TOKENS = 256
+BASE_DTYPE_HELP = (
+    f"How the base is kept: {', '.join(BASE_DTYPES)}. Default: as the adapter was trained over."
+)
 SEVERAL_HELP = f"Several answer in turn, each under its name; {BASE} is the base without one."
 
 
@@ -25,6 +29,7 @@ def generate(
         None, "--prompt-file", help="UTF-8 file with the prompt (default: standard input)."
     ),
     base: str = typer.Option(None, "--base", help=BASE_OF_ADAPTER_HELP),
+    base_dtype: str = typer.Option(None, "--base-dtype", help=BASE_DTYPE_HELP),
     adapter: list[str] = typer.Option(
         [], "--adapter", metavar="[NAME=]DIR", help=f"Adapter to answer with. {SEVERAL_HELP}"
     ),
@@ -41,7 +46,7 @@ def generate(
     """
     text = read_prompt(prompt, prompt_file)
     chosen = named_adapters(adapter)
-    model, tokenizer = open_base(base_of_all(base, chosen))
+    model, tokenizer = open_base(base_of_all(base, chosen), base_dtype_of_all(base_dtype, chosen))
     ids = prompt_ids(tokenizer, text)
     room = model.config.max_position_embeddings - len(ids)
     if room < 1:

@@ -25,14 +25,15 @@ from minilora.lora import (
 PROMPT = ["--prompt", "Dose of aspirin?", "--max-new-tokens", "12"]
 
 
-def make_adapter(base, folder, seed, **settings):
-    model, _ = load_pretrained(base)
+def make_adapter(base, folder, seed, dtype="float32", **settings):
+    model, _ = load_pretrained(base, dtype)
     config = LoRAConfig(**{"r": 2, **settings})
     attach(model, config, np.random.default_rng(seed))
     rng = np.random.default_rng(seed)
     for array in adapter_state(model).values():
         array += 0.6 * rng.standard_normal(array.shape).astype(np.float32)
-    return save_adapter(model, folder, base_name=str(base))
+    said = {"base_dtype": dtype}
+    return save_adapter(model, folder, base_name=str(base), provenance=said)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,9 @@ def test_the_base_is_opened_once_and_named_by_the_adapters(
     base, adapter, peds, capfdbinary, monkeypatch
 ):
     opened, real = [], command.open_base
-    monkeypatch.setattr(command, "open_base", lambda name: opened.append(name) or real(name))
+    monkeypatch.setattr(
+        command, "open_base", lambda name, *more: opened.append(name) or real(name, *more)
+    )
     out, _ = run(capfdbinary, "--adapter", adapter, "--adapter", f"b={peds}")
     assert opened == [str(base)] and out.startswith("== out ==\n") and "\n\n== b ==\n" in out
 
@@ -103,6 +106,20 @@ def test_a_heading_comes_with_the_first_token_and_an_empty_answer_has_one(
     assert capfdbinary.readouterr().out == b"== a ==\nx"
     command.Stream(tokenizer, "== b ==\n").end()
     assert capfdbinary.readouterr().out == b"== b ==\n\n"
+
+
+def test_the_base_is_kept_as_when_the_adapters_were_trained(base, adapter, tmp_path, capfdbinary):
+    half = make_adapter(base, tmp_path / "half", 7, dtype="float16")
+    out, _ = run(capfdbinary, "--adapter", half, "--adapter", "__base__")
+    assert out.startswith("== half ==\n")
+    assert run(capfdbinary, "--base-dtype", "float16", "--adapter", half)[0] == (
+        out.partition("\n\n== ")[0].removeprefix("== half ==\n") + "\n"
+    )
+    err = failed(capfdbinary, "--base-dtype", "float32", "--adapter", half)
+    assert "was made for base" in err
+    err = failed(capfdbinary, "--adapter", f"a={adapter}", "--adapter", half)
+    assert "a was trained over a base in float32 and half over one in float16" in err
+    assert "'int3', expected" in failed(capfdbinary, "--base", base, "--base-dtype", "int3")
 
 
 # ----------------------------------------------------------------------------------------- mistakes
