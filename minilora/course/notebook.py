@@ -125,6 +125,7 @@ def style(*, photographs: bool = False) -> None:
             "figure.constrained_layout.use": True,
             "figure.facecolor": "white",
             "axes.grid": True,
+            "axes.axisbelow": True,
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.titlesize": 11,

@@ -1,0 +1,226 @@
+"""Exercises 1.1, 1.2 and 1.5: the vjps of a linear map, of broadcasting, and of softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from minilora.autograd import Tensor, no_grad
+from minilora.course.exercises import exercise, mistake
+from minilora.course.judge import Judge
+
+
+def check_linear_vjps(fn: Callable, judge: Judge) -> None:
+    for n, in_features, out_features in ((5, 3, 4), (2, 7, 6)):
+        x, W = judge.normal(n, in_features), judge.normal(out_features, in_features)
+        g = judge.normal(n, out_features)
+        out = judge.call(fn, g=g, x=x, W=W)
+        judge.true(
+            isinstance(out, tuple) and len(out) == 2, "return two gradients, `return gx, gW`."
+        )
+        judge.true(
+            tuple(map(np.shape, out)) != (W.shape, x.shape),
+            "gx and gW are swapped: each has the shape of its own array.",
+        )
+        judge.gradient("gx", out[0], lambda v, W=W, g=g: (g * (v @ W.T)).sum(), x)
+        judge.gradient(
+            "gW",
+            out[1],
+            lambda v, x=x, g=g: (g * (x @ v.T)).sum(),
+            W,
+            factors={"divided by the batch size, and that mean belongs to the loss": 1 / n},
+        )
+
+
+@exercise(
+    "1.1",
+    "The vjps of a linear map",
+    minutes=12,
+    difficulty=2,
+    check=check_linear_vjps,
+    statement=r"""
+    A linear map takes rows $x$ of shape `(n, in)` to $y = x W^\top$, with $W$ of shape
+    `(out, in)`. Somebody has handed you `g`, the gradient of the loss with respect to $y$, of
+    shape `(n, out)`. Write `linear_vjps(g, x, W)` and return `gx, gW`. Entry by entry,
+
+    $$y_{no} = \sum_i x_{ni} W_{oi}, \qquad
+    (g_x)_{ni} = \sum_o g_{no}\, \frac{\partial y_{no}}{\partial x_{ni}}, \qquad
+    (g_W)_{oi} = \sum_n g_{no}\, \frac{\partial y_{no}}{\partial W_{oi}} .$$
+    """,
+    hints=(
+        "A gradient has the shape of its own array. Which product of g and W has the shape of x?",
+        "The derivative of y[n, o] by x[n, i] is W[o, i]: sum g[n, o] * W[o, i] over o. For gW it "
+        "is x[n, i]: sum g[n, o] * x[n, i] over n.",
+        "gx = g @ W. For gW the sum runs over the rows, so n has to be the inner side of the "
+        "product: g.T @ x.",
+    ),
+    wrong=(
+        mistake("transposed", "transposed", change=("g.T @ x", "x.T @ g")),
+        mistake("swapped", "gx and gW are swapped", change=("return gx, gW", "return gW, gx")),
+        mistake("batch left", "batch axis", change=("g.T @ x", "g[:, :, None] * x[:, None, :]")),
+        mistake("mean", "divided by the batch size", change=("g.T @ x", "g.T @ x / len(x)")),
+    ),
+)
+def linear_vjps(g: np.ndarray, x: np.ndarray, W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """gx (n, in) and gW (out, in) of y = x W^T, from g (n, out)."""
+    gx = g @ W
+    gW = g.T @ x
+    return gx, gW
+
+
+def check_unbroadcast(fn: Callable, judge: Judge) -> None:
+    cases = (((3,), (5, 4, 3)), ((5, 1, 3), (2, 5, 4, 3)), ((1, 6), (4, 6)), ((), (2, 7)))
+    for shape, big in (*cases, ((4, 3), (4, 3))):
+        g = judge.normal(*big)
+        out = np.asarray(judge.call(fn, g=g, shape=shape))
+        said = f"from {big} back to {shape}"
+        judge.true(
+            out.ndim <= len(shape),
+            f"{said}: your shape is {out.shape}, so there are axes left in front that an array "
+            f"of shape {shape} never had; sum them away.",
+        )
+        judge.true(
+            out.ndim >= len(shape),
+            f"{said}: your shape is {out.shape}, so an axis of length 1 is gone; sum over it with "
+            "keepdims=True.",
+        )
+        repeated = [i for i, n in enumerate(shape) if n == 1 and out.shape[i] != 1]
+        judge.true(
+            not repeated,
+            f"{said}: your shape is {out.shape}; axis {repeated} was repeated from length 1, so "
+            "sum over it as well.",
+        )
+        judge.gradient(
+            said,
+            out,
+            lambda v, g=g, big=big: (g * np.broadcast_to(v, big)).sum(),
+            judge.normal(*shape),
+            factors={"averaged where it must be added up": np.prod(shape) / np.prod(big)},
+        )
+
+
+@exercise(
+    "1.2",
+    "Undo a broadcast",
+    minutes=12,
+    difficulty=2,
+    check=check_unbroadcast,
+    statement=r"""
+    Write `unbroadcast(g, shape)`. An array of shape `shape` was broadcast to `g`'s shape; `g` is
+    the gradient of the loss with respect to the repeated entries. Return the gradient of the array
+    itself: each entry was used several times, so it collects the sum over its copies.
+
+    NumPy broadcasts in two ways, and both must be undone: it puts new axes in front, and it
+    repeats axes of length 1. `shape` may be `()`, and it may be `g.shape`.
+    """,
+    hints=(
+        "First the axes in front: there are g.ndim - len(shape) of them.",
+        "Then the axes where shape has a 1. The result must still have them, with length 1.",
+        "g.sum(axis=(0, 1)) sums over two axes at once; g.sum(axis=(1,), keepdims=True) keeps the "
+        "axis. Both take an empty tuple.",
+    ),
+    wrong=(
+        mistake(
+            "front axes only",
+            "repeated from length 1",
+            change=("return g.sum(axis=ones, keepdims=True)", "return g"),
+        ),
+        mistake("ones only", "axes left in front", change=("range(extra)", "range(0)")),
+        mistake("axis lost", "is gone", change=("keepdims=True", "keepdims=False")),
+        mistake(
+            "mean",
+            "averaged",
+            body="""
+            extra = g.ndim - len(shape)
+            g = g.mean(axis=tuple(range(extra)))
+            ones = tuple(i for i, n in enumerate(shape) if n == 1)
+            return g.mean(axis=ones, keepdims=True)
+            """,
+        ),
+    ),
+)
+def unbroadcast(g: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Sum g over the axes along which an array of `shape` was repeated."""
+    extra = g.ndim - len(shape)
+    g = g.sum(axis=tuple(range(extra)))
+    ones = tuple(i for i, n in enumerate(shape) if n == 1)
+    return g.sum(axis=ones, keepdims=True)
+
+
+def check_softmax(fn: Callable, judge: Judge) -> None:
+    for shape in ((3, 4), (2, 5, 3)):
+        x = judge.normal(*shape)
+        e = np.exp(x)
+        p = e / e.sum(axis=-1, keepdims=True)
+        with no_grad():
+            judge.close(
+                "the value",
+                judge.call(fn, x=Tensor(x)),
+                p,
+                instead={"the sum runs over the whole array; each row sums to 1.": e / e.sum()},
+            )
+        judge.recorded_gradients(fn, {"x": x}, instead={"x": lambda g, p=p: _near_misses(g, p)})
+    with no_grad(), np.errstate(all="ignore"):
+        large = judge.call(fn, x=Tensor(judge.normal(2, 3) + 800.0))
+        judge.true(
+            np.isfinite(large.data).all(),
+            "for entries near 800 exp overflows: subtract each row's largest entry first, which "
+            "changes nothing else.",
+        )
+
+
+def _near_misses(g: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:
+    pull = (g * p).sum(axis=-1, keepdims=True)
+    return {
+        "that is p (1 - p) g, the diagonal alone; raising one entry also lowers all others of its "
+        "row.": p * (1 - p) * g,
+        "the factor p in front is missing.": g - pull,
+        "what is subtracted is one sum over the whole array; it is one a row.": p
+        * (g - (g * p).sum()),
+        "the sum that is subtracted is missing.": p * g,
+    }
+
+
+@exercise(
+    "1.5",
+    "An op of your own",
+    minutes=15,
+    difficulty=3,
+    check=check_softmax,
+    statement=r"""
+    Write `softmax(x)` for a Tensor, over the last axis, with its vjp recorded by
+    `Tensor.from_op`. With $p = \mathrm{softmax}(x)$ in one row,
+
+    $$\frac{\partial p_i}{\partial x_j} = p_i\,(\delta_{ij} - p_j), \qquad
+    (g_x)_j = \sum_i g_i\, p_i\, (\delta_{ij} - p_j) .$$
+
+    Simplify the sum before you write it. Large entries must not overflow.
+    """,
+    hints=(
+        "Split the sum at the minus sign. The first half is g p; what is left in the second?",
+        "gx = p * (g - s), where s is the sum of g * p over the row, one number a row.",
+        "Compute p from x.data (minus the row's maximum), then return Tensor.from_op(p, (x, "
+        "lambda g: p * (g - (g * p).sum(axis=-1, keepdims=True)))).",
+    ),
+    wrong=(
+        mistake(
+            "the diagonal",
+            "the diagonal alone",
+            change=("p * (g - (g * p).sum(axis=-1, keepdims=True))", "p * (1 - p) * g"),
+        ),
+        mistake("no p", "factor p in front", change=("lambda g: p * (g - ", "lambda g: (g - ")),
+        mistake(
+            "one sum for all",
+            "sum over the whole array",
+            change=("(g * p).sum(axis=-1, keepdims=True)", "(g * p).sum()"),
+        ),
+        mistake("overflow", "exp overflows", change=("x.data - top", "x.data")),
+    ),
+)
+def softmax(x: Tensor) -> Tensor:
+    """e^x / sum(e^x) over the last axis, with its vjp."""
+    top = x.data.max(axis=-1, keepdims=True)
+    e = np.exp(x.data - top)
+    p = e / e.sum(axis=-1, keepdims=True)
+    return Tensor.from_op(p, (x, lambda g: p * (g - (g * p).sum(axis=-1, keepdims=True))))

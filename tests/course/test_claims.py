@@ -1,0 +1,49 @@
+"""Claims: what holds is printed with its measurement, what does not stops the chapter."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from minilora.course import claim, refuted
+from minilora.course.claims import ClaimError
+
+SENTENCE = "A sheet of rank 8 holds more than 90 % of it."
+
+
+@pytest.mark.parametrize("state", [claim, lambda *a, **k: refuted(*a, because="It does not.", **k)])
+@pytest.mark.parametrize(
+    ("measured", "bounds"),
+    [
+        (0.8, {"above": 0.9}),
+        ([0.95, 0.97, 0.5], {"above": 0.9}),
+        (0.95, {"below": 0.9}),
+        (0.95, {"above": 0.9, "below": 0.94}),
+        (math.nan, {"above": 0.0}),
+        ([], {"above": 0.0}),
+        ([0.95, math.inf], {"above": 0.9}),
+    ],
+)
+def test_what_does_not_hold_stops(state, measured, bounds):
+    with pytest.raises(ClaimError, match="rank 8 holds more than 90 %"):
+        state(SENTENCE, measured, **bounds)
+
+
+def test_what_holds_is_printed_with_its_range(capsys):
+    claim(SENTENCE, [0.92345, 0.94, 0.96], above=0.9, each="channels")
+    text = capsys.readouterr().out
+    assert text.startswith("holds") and SENTENCE in text
+    assert "0.941 on average (0.923 to 0.96, 3 channels); asserted above 0.9" in text
+
+
+def test_what_is_refuted_says_why(capsys):
+    refuted(SENTENCE, 0.5, below=0.8, because="It holds half.")
+    text = capsys.readouterr().out
+    assert text.startswith("refuted") and "It holds half." in text and "below 0.8" in text
+
+
+@pytest.mark.parametrize("bounds", [{}, {"above": -math.inf}, {"below": math.nan}])
+def test_a_claim_has_a_bound(bounds):
+    with pytest.raises(ValueError, match="finite above or below"):
+        claim(SENTENCE, 0.95, **bounds)
