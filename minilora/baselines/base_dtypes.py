@@ -15,17 +15,17 @@ import sys
 from statistics import median
 
 import numpy as np
-from rich.console import Console
 
 from minilora.backend import recommended_blas_threads
 from minilora.baselines.turns import Stop, Turns
 from minilora.baselines.workloads import JOBS, LEARNING_RATE, WORKLOADS, Workload, lora_config
-from minilora.cli import show
 from minilora.lora import attach, lora_layers
 from minilora.nn import BASE_DTYPES, Transformer, resident_bytes, store_base
 from minilora.training import Batches, TrainingConfig, fit
 
 FOREVER = 10**6
+MIB = 1 << 20
+HEADINGS = ("base", "held MiB", "peak MiB", "ms a step", "CPU ms", "tokens/s", "first loss")
 
 
 def adapted_model(workload: Workload, dtype: str) -> tuple[Transformer, int]:
@@ -106,7 +106,7 @@ def measure(name: str, workers: int, rounds: int, steps: int) -> list[tuple[str,
         held, loss = side.about["held"], f"{side.about['loss']:.4f}"
         times = f"{seconds / steps * 1e3:,.1f}", f"{cpu / steps * 1e3:,.1f}"
         rate = f"{tokens / seconds:,.0f}"
-        rows.append((dtype, show.size(held), show.size(peak), *times, rate, loss))
+        rows.append((dtype, f"{held / MIB:.1f}", f"{peak / MIB:,.0f}", *times, rate, loss))
     return rows
 
 
@@ -122,13 +122,13 @@ def main() -> None:
     if given.side:
         train_in_turns(WORKLOADS[given.workloads[0]], given.side, given.workers)
         return
-    headings = ("base", "held", "peak", "ms a step", "CPU ms", "tokens/s", "first loss")
     for name in given.workloads:
         threads = recommended_blas_threads(WORKLOADS[name].config.hidden_size)
         threads = 1 if given.workers > 1 else threads
         rows = measure(name, given.workers, given.rounds, given.steps)
-        title = f"{name}: LoRA step by base, {given.workers} processes, {threads} BLAS threads each"
-        show.grid(Console(), title, headings, rows, right=range(1, len(headings)))
+        print(f"{name}: LoRA step, {given.workers} processes, {threads} BLAS threads each")
+        for row in [HEADINGS, *rows]:
+            print("".join(f"{cell:>12}" for cell in row), flush=True)
 
 
 if __name__ == "__main__":
