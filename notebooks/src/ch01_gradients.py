@@ -417,7 +417,9 @@ for shift, kind, colour in ((-0.2, "careless", "tab:red"), (0.2, "careful", "tab
     shares = [100 * np.mean(found[kind]) for found in missed.values()]
     bars = axis.barh(rows + shift, shares, height=0.36, color=colour, label=kind)
     axis.bar_label(bars, fmt="%.0f %%", padding=3)
-axis.set(yticks=rows, xlabel="planted mistakes that pass, %", xlim=(0, 150))
+axis.set(
+    yticks=rows, xlabel="planted mistakes that pass, %", xlim=(0, 160), xticks=range(0, 101, 20)
+)
 axis.set_yticklabels(list(missed))
 axis.invert_yaxis()
 axis.legend(loc="center right")

@@ -36,7 +36,7 @@ BIG = np.zeros((4, 2, 3))
     ],
 )
 def test_close_names_the_mistake(judge, got, words):
-    with pytest.raises(Mistake, match="^x") as caught:
+    with pytest.raises(Mistake, match=r"^x") as caught:
         judge.close(
             "x",
             got,
