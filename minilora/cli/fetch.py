@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 
 from minilora.cli import show
+from minilora.hub.gguf import INSTALL
 from minilora.hub.smollm import KNOWN, KnownModel, cached, source_of
 from minilora.hub.smollm import fetch as fetch_model
 
@@ -49,5 +50,5 @@ def tell(model: KnownModel, path: Path) -> None:
     size = show.size(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()))
     typer.echo(f"{model.hub_id}, {size}, licence {model.licence}")
     if path.is_file() and importlib.util.find_spec("gguf") is None:
-        typer.echo("to read it, install the gguf package: pip install 'gguf>=0.10'")
+        typer.echo(f"reading it needs the gguf package: {INSTALL}")
     typer.echo(f'try it: minilora generate --base {model.name} --prompt "Are dogs real?"')

@@ -44,6 +44,7 @@ LAYER_NAMES = {
 }
 BLOCKS = {"Q4_1": from_q4_1_blocks, "Q8_0": from_q8_0_blocks}
 """ggml type -> how a matrix of it is kept without rounding any number again."""
+INSTALL = "pip install 'gguf>=0.10' (or run MINILORA_EXTRAS=gguf python3 minilora ...)"
 CHUNK = 1 << 20  # numbers dequantized at a time: small beside a model, large beside a call
 
 
@@ -63,10 +64,9 @@ def gguf_package() -> ModuleType:
     try:
         import gguf
         import gguf.quants
-    except ImportError:
+    except ImportError as error:  # it is not there, or something that it needs
         raise ValueError(
-            "reading a GGUF file needs the gguf package: pip install 'gguf>=0.10' (or run "
-            "MINILORA_EXTRAS=gguf python3 minilora ...)"
+            f"reading a GGUF file needs the gguf package ({error}): {INSTALL}"
         ) from None
     return gguf
 
