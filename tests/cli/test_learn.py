@@ -1,0 +1,148 @@
+"""learn, check and progress on a learner's folder, JupyterLab played by a stand-in."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from minilora.cli import learn as learn_file
+from minilora.cli.app import main
+from minilora.course import notebook
+from minilora.course.exercises import find_exercise
+from minilora.course.progress import FOLDER_VARIABLE, read_progress, update
+from minilora.course.source import find_chapters
+
+CHAPTERS = find_chapters()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebook, "_hints", {})
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "mine"))
+    monkeypatch.setenv("COLUMNS", "120")
+    return tmp_path / "mine"
+
+
+@pytest.fixture
+def lab(monkeypatch):
+    """The commands that would have been run."""
+    calls = []
+    monkeypatch.setattr(learn_file.importlib.util, "find_spec", lambda name: object())
+
+    def call(command, cwd, env):
+        calls.append((command, cwd, env))
+        return 0
+
+    monkeypatch.setattr(learn_file.subprocess, "call", call)
+    return calls
+
+
+def answer(folder, id, source):
+    """Write a learner's answer into the stub's cell."""
+    entry = find_exercise(id)
+    path = next(folder.glob(f"{entry.chapter:02d}_*.ipynb"))
+    book = json.loads(path.read_text(encoding="utf-8"))
+    (cell,) = [c for c in book["cells"] if c["metadata"].get("exercise") == id]
+    assert cell["source"] == entry.stub
+    cell["source"] = source
+    path.write_text(json.dumps(book), encoding="utf-8")
+
+
+def test_learn_opens_the_chapter_in_a_copy(folder, lab, capsys):
+    assert main(["learn", "1"]) == 0
+    ((command, cwd, env),) = lab
+    assert command[:4] == [sys.executable, "-m", "jupyterlab", "01_gradients.ipynb"]
+    assert cwd == folder and env[FOLDER_VARIABLE] == str(folder)
+    assert env["OPENBLAS_NUM_THREADS"] == "1"
+    assert len(list(folder.glob("*.ipynb"))) == len(CHAPTERS)
+    assert "new: 01_gradients.ipynb" in capsys.readouterr().out
+
+
+def test_learn_goes_on_where_something_is_left(folder, lab):
+    main(["learn"])
+    for id in CHAPTERS[0].exercises:
+        update(folder, id, passed=True)
+    main(["learn"])
+    assert [command[3] for command, _, _ in lab] == ["00_adjustment.ipynb", "01_gradients.ipynb"]
+
+
+def test_learn_without_opening(folder, lab):
+    assert main(["learn", "--no-open"]) == 0
+    assert lab == [] and folder.is_dir()
+
+
+def test_learn_without_jupyterlab(folder, monkeypatch, capsys):
+    monkeypatch.setattr(learn_file.importlib.util, "find_spec", lambda name: None)
+    assert main(["learn"]) == 1
+    assert "notebooks" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("argv", [["learn", "99"], ["check", "99"], ["check", "0.99"]])
+def test_an_unknown_chapter_or_exercise(folder, lab, capsys, argv):
+    assert main(argv) == 1
+    assert "expected one of" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("argv", [["check"], ["check", "0.3", "--hint"]])
+def test_check_before_learn(folder, capsys, argv):
+    assert main(argv) == 1
+    assert "minilora learn makes it" in capsys.readouterr().err
+
+
+def test_check_reads_the_learners_cells(folder, capsys):
+    main(["learn", "--no-open"])
+    entry = find_exercise("0.3")
+    assert main(["check"]) == 0  # nothing is wrong, and nothing is written
+    assert main(["check", "0.3"]) == 1
+    assert "not written yet" in capsys.readouterr().out
+    answer(folder, "0.3", entry.wrong[0].source)
+    answer(folder, "1.1", find_exercise("1.1").solution)
+    assert main(["check", "0.3"]) == main(["check"]) == main(["check", "0"]) == 1
+    assert entry.wrong[0].says in capsys.readouterr().out
+    assert main(["check", "1.1"]) == main(["check", "1"]) == 0
+    assert "✓ 1.1 linear_vjps: correct." in capsys.readouterr().out
+    found = read_progress(folder)
+    assert found["1.1"].passed and not found["0.3"].passed
+
+
+def test_hints_and_solution(folder, capsys):
+    main(["learn", "--no-open"])
+    entry = find_exercise("0.3")
+    capsys.readouterr()
+    for hint in entry.hints:
+        assert main(["check", "0.3", "--hint"]) == 0
+        said = capsys.readouterr().out
+        assert hint in said
+        assert sum(other in said for other in entry.hints) == 1
+    assert main(["check", "0.3", "--solution"]) == 0
+    assert capsys.readouterr().out.strip() == entry.solution
+    assert read_progress(folder)["0.3"].hints == 3 and read_progress(folder)["0.3"].solution
+
+
+@pytest.mark.parametrize("argv", [["check", "--hint"], ["check", "0", "--solution"]])
+def test_help_is_for_one_exercise(folder, capsys, argv):
+    assert main(argv) == 1
+    assert "one exercise" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["one", "1.x", "0.1.2", "-"])
+def test_what_is_no_exercise(folder, capsys, what):
+    assert main(["check", what]) != 0
+
+
+def test_progress(folder, capsys):
+    total = sum(len(chapter.exercises) for chapter in CHAPTERS)
+    assert main(["progress"]) == 0
+    assert f"0 of {total} exercises solved" in capsys.readouterr().out
+    folder.mkdir()
+    update(folder, "0.1", passed=True, tries=4, hints=2)
+    assert main(["progress"]) == 0
+    said = capsys.readouterr().out
+    assert f"1 of {total} exercises solved" in said
+    (line,) = [line for line in said.splitlines() if "How thin" in line]
+    assert "✓" in line and "4" in line and "2 of 3 hints" in line
+    assert "Next: 0.2" in said

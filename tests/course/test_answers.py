@@ -1,0 +1,100 @@
+"""Answers read from notebooks: definitions run, everything else does not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from minilora.course.answers import Answers, check_answers, code_cells, definitions
+from minilora.course.exercises import find_exercise
+from minilora.course.progress import read_progress
+from minilora.course.source import ChapterError
+
+ENTRY = find_exercise("0.3")
+STUB = ENTRY.stub
+RIGHT = ENTRY.solution
+WRONG = ENTRY.wrong[0].source
+
+
+def write(folder, name, *sources):
+    cells = [{"cell_type": "code", "source": text.splitlines(True)} for text in sources]
+    path = folder / name
+    path.write_text(json.dumps({"cells": [*cells, {"cell_type": "markdown", "source": "x"}]}))
+    return path
+
+
+def status(tmp_path, *sources):
+    write(tmp_path, "00_adjustment.ipynb", *sources)
+    (outcome,) = check_answers(tmp_path, [ENTRY])
+    return outcome.status, outcome.message
+
+
+@pytest.mark.parametrize(
+    ("sources", "wanted", "words"),
+    [
+        ([STUB], "unwritten", "not written"),
+        ([], "unwritten", "not written"),
+        ([RIGHT], "passed", "correct"),
+        ([STUB, RIGHT], "passed", "correct"),  # a second cell, the last one counts
+        ([RIGHT, WRONG], "wrong", ENTRY.wrong[0].says),
+        (["%matplotlib inline\nimport numpy as np\n" + RIGHT], "passed", "correct"),
+        (["1 / 0\nraise SystemExit", RIGHT], "passed", "correct"),
+        (["two = 2", RIGHT.replace("return r", "return two * r // two")], "passed", "correct"),
+        (
+            ["def side(a):\n    return a", RIGHT.replace("return r", "return side(r)")],
+            "passed",
+            "correct",
+        ),
+        ([RIGHT.replace("return r", "return nowhere + r")], "failed", "NameError"),
+        ([RIGHT.replace("return r", "return r r")], "failed", "SyntaxError"),
+        (["count_sheet = 3"], "wrong", "expected a function"),
+    ],
+)
+def test_outcomes(tmp_path, sources, wanted, words):
+    found, message = status(tmp_path, *sources)
+    assert found == wanted
+    assert words in message
+
+
+def test_the_line_of_the_cell_is_quoted(tmp_path):
+    _, message = status(tmp_path, RIGHT.replace("return r", "return nowhere + r"))
+    assert "line 3, `return nowhere + r" in message
+
+
+def test_the_newest_notebook_with_an_answer_counts(tmp_path):
+    write(tmp_path, "00_adjustment.ipynb", RIGHT)
+    write(tmp_path, "00_adjustment.v2.ipynb", STUB)
+    assert check_answers(tmp_path, [ENTRY])[0].passed
+    write(tmp_path, "00_adjustment.v2.ipynb", WRONG)
+    assert check_answers(tmp_path, [ENTRY])[0].status == "wrong"
+
+
+def test_tries_are_noted(tmp_path):
+    status(tmp_path, STUB)
+    assert read_progress(tmp_path) == {}
+    status(tmp_path, WRONG)
+    status(tmp_path, RIGHT)
+    assert (read_progress(tmp_path)["0.3"].tries, read_progress(tmp_path)["0.3"].passed) == (
+        2,
+        True,
+    )
+
+
+def test_nothing_but_definitions_is_run(capsys):
+    names = definitions(["import math\nn = 3\nm = print('run')\nprint('run')\nclass A: pass"])
+    assert capsys.readouterr().out == ""
+    assert names["n"] == 3 and "m" not in names and {"math", "A"} <= names.keys()
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"cells": 3}', '{"cells": [{}]}'])
+def test_what_is_no_notebook_is_named(tmp_path, text):
+    path = tmp_path / "00_adjustment.ipynb"
+    path.write_text(text)
+    with pytest.raises(ChapterError, match="00_adjustment"):
+        code_cells(path)
+
+
+def test_a_cell_that_is_no_python_is_kept_apart():
+    answers = Answers(["def f(:", "x = 1"], "mine")
+    assert answers.names["x"] == 1 and len(answers.unread) == 1
