@@ -1,0 +1,110 @@
+"""Exercise 2.6: the gradient of cross-entropy, with positions that have no label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from minilora.autograd import IGNORE
+from minilora.course.exercises import exercise, mistake
+from minilora.course.judge import Judge
+
+
+def _loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean of -log p[label], row by row: the slow specification."""
+    terms = []
+    for row, label in zip(logits, labels, strict=True):
+        if label != IGNORE:
+            terms.append(np.log(np.exp(row - row[label]).sum()))
+    return float(np.mean(terms))
+
+
+def check_cross_entropy_gradient(fn: Callable, judge: Judge) -> None:
+    for rows, vocab, unlabelled in ((5, 7, (1, 3)), (8, 3, (0, 5, 7))):
+        logits, labels = judge.normal(rows, vocab), judge.rng.integers(0, vocab, rows)
+        labels[list(unlabelled)] = IGNORE
+        count = rows - len(unlabelled)
+        p = np.exp(logits)
+        p /= p.sum(axis=-1, keepdims=True)
+        with np.errstate(all="ignore"):
+            got = judge.call(fn, logits=logits, labels=labels)
+        judge.gradient(
+            "the gradient",
+            got,
+            lambda v, labels=labels: _loss(v, labels),
+            logits,
+            factors={
+                "the loss is a mean, so divide by the number of labels": float(count),
+                "divided by all rows; the mean runs over those that have a label": count / rows,
+                "divided by the number of labels twice": 1 / count,
+                "the sign is wrong: it is softmax minus one-hot, and the step goes downhill": -1.0,
+            },
+            instead=_misses(p, labels, count),
+        )
+    large = judge.normal(3, 4) + 800.0
+    with np.errstate(all="ignore"):
+        found = np.asarray(judge.call(fn, logits=large, labels=np.array([2, IGNORE, 0])))
+    judge.true(
+        np.isfinite(found).all(),
+        "for logits near 800 exp overflows: subtract each row's largest logit first.",
+    )
+
+
+def _misses(p: np.ndarray, labels: np.ndarray, count: int) -> dict[str, np.ndarray]:
+    has = labels != IGNORE
+    onehot = np.zeros_like(p)
+    onehot[np.flatnonzero(has), labels[has]] = 1.0
+    return {
+        "rows without a label still have a gradient; the loss does not depend on them.": (
+            (p - onehot) / count
+        ),
+        "the one-hot part is missing: the label's logit must be pushed up.": (
+            p * has[:, None] / count
+        ),
+        "that is the one-hot part alone; the softmax pushes all logits down.": -onehot / count,
+    }
+
+
+@exercise(
+    "2.6",
+    "Softmax minus one-hot",
+    minutes=12,
+    difficulty=2,
+    check=check_cross_entropy_gradient,
+    statement=r"""
+    Write `cross_entropy_gradient(logits, labels)`. `logits` is `(n, V)`, `labels` is `(n,)` and
+    holds token ids, or `IGNORE` (-100) where no answer is asked for: a prompt, or padding. With
+    $N$ the number of rows that have a label, the loss is their mean
+
+    $$L = \frac{1}{N} \sum_{t:\; \text{label}_t \ne \text{IGNORE}}
+    \Bigl( \log \sum_v e^{z_{tv}} - z_{t,\text{label}_t} \Bigr) .$$
+
+    Return $\partial L / \partial z$, of shape `(n, V)`. Large logits must not overflow.
+    """,
+    hints=(
+        "The derivative of log(sum of e^z) by z_v is e^{z_v} / sum of e^z. You know it by "
+        "another name.",
+        "A labelled row is (softmax - one-hot) / N, and a row without a label is 0: its logits are "
+        "not in the sum.",
+        "has = labels != IGNORE; p[np.flatnonzero(has), labels[has]] -= 1 subtracts the ones, and "
+        "p[~has] = 0 empties the rest.",
+    ),
+    wrong=(
+        mistake("no division", "divide by the number of labels", change=(" / has.sum()", "")),
+        mistake("all rows", "divided by all rows", change=("has.sum()", "len(labels)")),
+        mistake("ignored rows kept", "rows without a label", change=("p[~has] = 0.0\n", "\n")),
+        mistake("sign", "the step goes downhill", change=("return p", "return -p")),
+        mistake("no one-hot", "one-hot part is missing", change=("] -= 1.0", "] -= 0.0")),
+        mistake("overflow", "exp overflows", change=("logits - top", "logits")),
+    ),
+)
+def cross_entropy_gradient(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """d(mean cross-entropy) / d(logits), (n, V); rows labelled IGNORE take no part."""
+    top = logits.max(axis=-1, keepdims=True)
+    p = np.exp(logits - top)
+    p /= p.sum(axis=-1, keepdims=True)
+    has = labels != IGNORE
+    p[np.flatnonzero(has), labels[has]] -= 1.0
+    p[~has] = 0.0
+    return p / has.sum()
