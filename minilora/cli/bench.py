@@ -32,7 +32,7 @@ def bench(
     threads: str = typer.Option("1,2", "--threads", help="Cores for each side (with commas)."),
     pairs: int = typer.Option(7, "--pairs", min=1, help="Undisturbed rounds to take."),
     starts: int = typer.Option(2, "--starts", min=1, help="Fresh starts of every process."),
-    seconds: float = typer.Option(0.7, "--seconds", min=0.01, help="Length of a turn."),
+    seconds: float = typer.Option(0.5, "--seconds", min=0.01, help="Length of a turn."),
     torch_logits: str = typer.Option(
         "both", "--torch-logits", help="Where torch makes logits: all, labelled, or both in turn."
     ),

@@ -60,9 +60,9 @@ def draw_memory(axes: Any, found: dict) -> None:
     for kind in found["kinds"]:
         growth = [max(m["growth"], 1) / MIB for m in found["memory"][kind]]
         axes.plot(lengths, growth, "o-", color=COLOURS[kind], markersize=4, label=kind)
-    last = found["memory"]["minilora"][-1]["growth"] / MIB
+    first = max(found["memory"]["minilora"][0]["growth"], 1) / MIB
     for power, style in ((1, "-"), (2, ":")):
-        line = [last * (length / lengths[-1]) ** power for length in lengths]
+        line = [first * (length / lengths[0]) ** power for length in lengths]
         label = f"as length{'' if power == 1 else ' squared'}"
         axes.plot(lengths, line, style, color="#555555", linewidth=0.7, label=label)
     frame(axes, lengths, "Memory of a LoRA step by length", "length (tokens a row)",
@@ -70,11 +70,17 @@ def draw_memory(axes: Any, found: dict) -> None:
 
 
 def frame(axes: Any, values: list[int], title: str, across: str, up: str) -> None:
-    """Both axes logarithmic, ticks at the measured values."""
+    """Both axes logarithmic; ticks across at the measured values, up at 1, 2, 5, 10, ..."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     axes.set(xscale="log", yscale="log", title=title, xlabel=across, ylabel=up)
     axes.set_xticks(values, [str(value) for value in values])
-    axes.minorticks_off()
-    axes.grid(alpha=0.3, which="both")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_tick_params(which="minor", length=0)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
 
 

@@ -20,7 +20,7 @@ from minilora.cli.bench_report import spread
 from minilora.storage import atomic_write
 from minilora.training.parallel import usable_cores
 
-FLOPS = 5e10  # a second and core, of whole steps: only to say beforehand how long it takes
+FLOPS = 8e10  # a second and core, of whole steps: only to say beforehand how long it takes
 SLOWER = {"textbook": 4.0, "full": 1.4}
 START = {"torch": 9.0, "torch-labelled": 9.0, "transformers": 9.0}  # seconds; else NUMPY_START
 NUMPY_START, PROBES = 1.5, 12
@@ -58,7 +58,7 @@ def estimate(workload: Workload, job: Job, sides: Sequence[tuple[str, int]], ter
     total = 0.0
     for kind, count in sides:
         step = flops / FLOPS / count * SLOWER.get(kind, 1.0)
-        probes = PROBES if kind in START else 0
+        probes = (PROBES if step < 1 else PROBES / 2) if kind in START else 0
         start = START.get(kind, NUMPY_START) + (WARM_STEPS + 2 + probes) * step
         turn = max(terms.seconds, step) + SETTLE
         total += terms.pairs * turn + min(terms.starts, terms.pairs) * start
