@@ -113,3 +113,11 @@ def test_merging_opens_the_base_as_the_adapter_knew_it(wide_base, data, tmp_path
     assert set(storage(model)) == {"float32"}
     ids = np.array([[5, 9, 2, 25]])
     np.testing.assert_allclose(model(ids).data, adapted(ids).data, rtol=1e-3, atol=1e-4)
+
+
+def test_generate_opens_the_base_as_the_adapter_knew_it(wide_base, data, tmp_path, capsysbinary):
+    assert adapt(wide_base, data, tmp_path / "out", "--base-dtype", "q4") == 0
+    capsysbinary.readouterr()
+    ask = ["generate", "--adapter", str(tmp_path / "out"), "--prompt", "Dose of aspirin no 2?"]
+    assert main([*ask, "--max-new-tokens", "4"]) == 0
+    assert capsysbinary.readouterr().out.strip()
