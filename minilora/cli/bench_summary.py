@@ -24,6 +24,7 @@ LONG = (
 )  # fmt: skip
 AIMS = ("workload", "job", "measure", "goal", "measured", "20-80 %", "pairs", "")
 SLACK = 1.1  # two jobs that share a core lose a little more than half each
+WIDE = 120
 TORCHES = ("torch", "torch-labelled")
 NAMES = {"torch-labelled": "torch, logits at labels only"}
 
@@ -167,7 +168,9 @@ def tables(cells: Sequence[dict]) -> Iterator[tuple[str, Sequence[str], list[tup
 
 
 def show_summary(console: Console, cells: Sequence[dict]) -> None:
-    """The tables, for a terminal."""
+    """The tables, for a terminal; in a file they are as wide as they need."""
+    if not console.is_terminal:
+        console = Console(width=WIDE)
     for title, headings, rows, right in tables(cells):
         headings = SPEED if headings is LONG else headings
         shown.grid(console, title, headings, rows, right)
