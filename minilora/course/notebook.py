@@ -22,6 +22,9 @@ _hints: dict[str, int] = {}
 def check(id: str, function: Callable[..., Any]) -> None:
     """Check your answer to exercise `id`, print what was found, and note it in your folder."""
     exercise = find_exercise(id)
+    if function is exercise.reference:  # a later cell has put answer(id) under the same name
+        print(f"○ {id} {exercise.name}: this is our version. Run your own cell again, then this.")
+        return
     outcome = run_check(exercise, function)
     _solved.pop(id, None)
     if outcome.status == PASSED:

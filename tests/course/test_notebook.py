@@ -38,14 +38,20 @@ def test_check_notes_tries_but_no_stub(tmp_path):
     check("0.3", ENTRY.build(ENTRY.stub))
     assert read_progress(tmp_path) == {}
     check("0.3", ENTRY.build(ENTRY.wrong[0].source))
-    check("0.3", ENTRY.reference)
+    check("0.3", ENTRY.build(ENTRY.solution))
     assert read_progress(tmp_path) == {"0.3": Record(passed=True, tries=2)}
+
+
+def test_our_version_is_not_taken_for_yours(tmp_path, capsys):
+    check("0.3", answer("0.3"))
+    assert "this is our version" in capsys.readouterr().out
+    assert read_progress(tmp_path) == {}
 
 
 def test_nothing_is_noted_outside_a_learners_folder(tmp_path, monkeypatch):
     monkeypatch.delenv(FOLDER_VARIABLE)
     monkeypatch.chdir(tmp_path)
-    check("0.3", ENTRY.reference)
+    check("0.3", ENTRY.build(ENTRY.solution))
     hint("0.3")
     solution("0.3")
     assert list(tmp_path.iterdir()) == []
@@ -68,7 +74,7 @@ def test_solution_is_shown_and_noted(capsys, tmp_path):
 
 def test_a_broken_progress_file_stops_no_check(capsys, tmp_path):
     (tmp_path / PROGRESS).write_text("{")
-    check("0.3", ENTRY.reference)
+    check("0.3", ENTRY.build(ENTRY.solution))
     said = capsys.readouterr().out
     assert "correct" in said and "not saved" in said
 
