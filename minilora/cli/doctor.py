@@ -15,7 +15,7 @@ from minilora import __version__, backend
 from minilora.cli.bases import WARD_BASE
 
 EXTRAS = {
-    "notebooks": ("jupyterlab", "ipywidgets", "jupytext", "nbclient"),
+    "notebooks": ("jupyterlab", "ipywidgets", "ipykernel", "nbclient"),
     "gpu": ("cupy-cuda12x",),
     "gguf": ("gguf",),
     "interop": ("torch", "transformers", "peft"),
