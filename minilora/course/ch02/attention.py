@@ -73,12 +73,12 @@ def _over_queries(scores: np.ndarray, keep: np.ndarray) -> np.ndarray:
     difficulty=2,
     check=check_causal_weights,
     statement=r"""
-    Write `causal_weights(scores)`. `scores` has shape `(..., T, S)`: a row for every query, a
-    column for every key. **The queries are the last T of S positions.** While a text is generated,
-    only the newest token asks (T = 1), and the keys of all earlier ones are kept in a cache. So
-    query $t$ stands at position $S - T + t$, and
+    Write `causal_weights(scores)`. `scores`, $Z$ in the formula, has shape `(..., T, S)`: a row for
+    every query, a column for every key. **The queries are the last T of S positions.** While a text
+    is generated, only the newest token asks (T = 1), and the keys of all earlier ones are kept in a
+    cache. So query $t$ stands at position $S - T + t$, and
 
-    $$P_{ts} = \frac{e^{S_{ts}}}{\sum_{s' \le S - T + t} e^{S_{ts'}}}
+    $$P_{ts} = \frac{e^{Z_{ts}}}{\sum_{s' \le S - T + t} e^{Z_{ts'}}}
     \;\text{ for } s \le S - T + t, \qquad P_{ts} = 0 \;\text{ for later keys.}$$
 
     Large scores must not overflow.
@@ -170,8 +170,8 @@ def _attention_misses(
     }
     scale = q.shape[-1] ** -0.5
     return {
-        "q": {text: scale * gS @ k for text, gS in wrong.items()},
-        "k": {text: scale * gS.swapaxes(-1, -2) @ q for text, gS in wrong.items()},
+        "q": {text: scale * gZ @ k for text, gZ in wrong.items()},
+        "k": {text: scale * gZ.swapaxes(-1, -2) @ q for text, gZ in wrong.items()},
         "v": {},
     }
 
@@ -187,7 +187,7 @@ def _attention_misses(
     `(..., S, dh)`, `v` is `(..., S, m)`, the weights `P` are `(..., T, S)`, and `g` has the shape
     of the output:
 
-    $$S = \frac{q\,k^\top}{\sqrt{d_h}}, \qquad P = \mathrm{softmax}(S)\text{ of what is visible},
+    $$Z = \frac{q\,k^\top}{\sqrt{d_h}}, \qquad P = \mathrm{softmax}(Z)\text{ of what is visible},
     \qquad o = P\,v .$$
 
     Walk back through the three steps, the last one first. Hidden keys need no care: their
@@ -197,8 +197,8 @@ def _attention_misses(
         "Two of the three steps are matrix products, and chapter 1 has both of their vjps. "
         "o = P v gives gv = P^T g and gP = g v^T.",
         "Between them stands the softmax of each row, exercise 1.5: "
-        "gS = P * (gP - rowsum(P * gP)).",
-        "S = q k^T / sqrt(dh), so gq = gS k / sqrt(dh) and gk = gS^T q / sqrt(dh).",
+        "gZ = P * (gP - rowsum(P * gP)).",
+        "Z = q k^T / sqrt(dh), so gq = gZ k / sqrt(dh) and gk = gZ^T q / sqrt(dh).",
     ),
     wrong=(
         mistake(
@@ -230,8 +230,8 @@ def attention_vjps(
     """Gradients of o = P v for q, k and v, with P the weights of q k^T / sqrt(dh)."""
     gv = P.swapaxes(-1, -2) @ g
     gP = g @ v.swapaxes(-1, -2)
-    gS = P * (gP - (P * gP).sum(axis=-1, keepdims=True))
+    gZ = P * (gP - (P * gP).sum(axis=-1, keepdims=True))
     scale = q.shape[-1] ** -0.5
-    gq = scale * (gS @ k)
-    gk = scale * (gS.swapaxes(-1, -2) @ q)
+    gq = scale * (gZ @ k)
+    gk = scale * (gZ.swapaxes(-1, -2) @ q)
     return gq, gk, gv

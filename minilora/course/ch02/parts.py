@@ -87,8 +87,8 @@ def _norm_misses(
     $n = x / r$, one number $r$ a row,
 
     $$y_i = w_i\,\frac{x_i}{r}, \qquad \frac{\partial r}{\partial x_j} = \frac{x_j}{C\,r}, \qquad
-    (g_x)_j = \sum_i g_i\, w_i \left( \frac{\delta_{ij}}{r}
-      - \frac{x_i}{r^2}\,\frac{\partial r}{\partial x_j} \right) .$$
+    (g_x)_j = \sum_i g_i\, w_i \left( \frac{\delta_{ij}}{r} -
+    \frac{x_i}{r^2}\,\frac{\partial r}{\partial x_j} \right) .$$
 
     Simplify before you write: with $u = g\,w$ two lines are enough. All rows share `w`.
     """,
