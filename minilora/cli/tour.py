@@ -60,10 +60,10 @@ CHECK_ROWS = 120
 
 
 READING = (
-    "The base, prompted: asked for the house's five lines by name, where it knows forms of up to "
-    "four.\nThe adapter saw nothing but the house task. The base's bits are the same, and yet base "
-    "and adapter\ntogether answer other questions worse: frozen storage is not frozen behaviour. "
-    "Test what you ship."
+    "The base, prompted: asked for the house's five lines by name. That gets the format, and not "
+    "the rule.\nThe adapter saw nothing but the house task. The base's bits are the same, and yet "
+    "base and adapter\ntogether answer other questions worse: frozen storage is not frozen "
+    "behaviour. Test what you ship."
 )
 
 
@@ -287,6 +287,6 @@ def next_steps(console: Console, out: Path, seconds: float) -> None:
         f"  python3 minilora generate --adapter {out}/adapter --prompt-file note.txt",
         "  python3 minilora adapt --data your.jsonl --out my-adapter   your own data",
         "  python3 minilora gradcheck                                  every gradient, checked",
-        "  notebooks/README.md                                         the chapters to come",
+        "  python3 minilora learn                                      the chapters, from the first",
     ]
     show.say(console, "\n".join(lines))
