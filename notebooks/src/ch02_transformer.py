@@ -36,7 +36,7 @@ style()
 #
 # On this page a *part* is a function of arrays that returns its result and a second function. The
 # second takes the cotangent $g$ of the result and returns one gradient for each input: all the
-# vjps of chapter 1 at once. `recorded` makes an operation on Tensors of it, in four lines.
+# vjps of chapter 1 at once. `recorded` makes an operation on Tensors of it.
 
 # %%
 
@@ -326,7 +326,7 @@ examine(
 # ## SwiGLU: a gate with a slope
 #
 # Between two attentions every position works alone: it is mapped to a larger width $F$ twice, one
-# half gates the other, and the product is mapped back.
+# result gates the other, and the product is mapped back.
 #
 # $$y = W_{\mathrm{down}} \bigl( \mathrm{silu}(W_{\mathrm{gate}}\, x) \cdot W_{\mathrm{up}}\, x
 # \bigr), \qquad \mathrm{silu}(a) = a\, \sigma(a) .$$
