@@ -52,7 +52,7 @@ HOST_CALLS = {
     "nn/generate.py: sample_token": {"argsort", "cumsum", "exp", "take_along_axis"},
     "nn/generate.py: _left_padded": {"array", "zeros"},
     "nn/generate.py: _last_logits": {"arange"},
-    "nn/generate.py: generate": {"concatenate", "flatnonzero", "isin", "ones"},
+    "nn/generate.py: generate": {"concatenate"},
     # Weights start on the host.
     "nn/layers.py: normal": {"zeros"},
     "nn/layers.py: Linear": {"zeros"},

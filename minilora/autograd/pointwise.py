@@ -118,8 +118,10 @@ def silu(x: Tensor) -> Tensor:
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """y = silu(gate) * up (Shazeer 2020, Eq. 6, with the two linear maps outside).
 
-    g_gate = g up silu'(gate),   g_up = g silu(gate).   Both shapes (..., F).
-    Stores silu(gate) and up silu'(gate), two arrays; gate, up and the sigmoid are free to die.
+    With s = sigmoid(gate), silu = gate s and silu' = s + silu (1 - s):
+        g_up = g silu,   g_gate = g up silu' = g (y + s (up - y)).
+    Both shapes (..., F). Stores silu(gate) and up silu'(gate), two arrays; gate, up and the
+    sigmoid are free to die.
     """
     if gate.shape != up.shape:
         raise ValueError(f"swiglu got shapes {gate.shape} and {up.shape}, expected equal ones")
@@ -128,11 +130,9 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     y = act * up.data
     if not _needs(gate, up):
         return Tensor(y)
-    slope = s  # silu'(gate) = s + act (1 - s), finished in s's own buffer
-    rest = 1.0 - s
-    rest *= act
-    slope += rest
-    slope *= up.data
+    slope = up.data - y
+    slope *= s
+    slope += y
     return Tensor.from_op(y, (gate, lambda g: g * slope), (up, lambda g: g * act))
 
 

@@ -1,8 +1,8 @@
 """One more token for each row: what `Transformer.hidden` computes, on arrays alone.
 
 A single position is little work for BLAS, so in a small model most of a token's time is Python's.
-This is the same block without Tensors: no shape checks, no tape, and buffers that the next layer
-uses again. `generate` reads the prompt with the model and goes on from its caches with this.
+This is the same block without Tensors: no shape checks, no tape, and the same few buffers for
+every layer and token. `generate` reads the prompt with the model and goes on from its caches here.
 """
 
 from __future__ import annotations
@@ -15,83 +15,123 @@ import numpy as np
 from minilora.autograd import Tensor
 from minilora.autograd import functional as F
 from minilora.autograd.pointwise import row_dot
+from minilora.autograd.stored import StoredArray
 from minilora.backend import Array, get_array_module
 from minilora.nn.layers import Linear, RMSNorm
-from minilora.nn.module import Module
-from minilora.nn.transformer import Block, LayerCache, Transformer
+from minilora.nn.transformer import Block, LayerCache, Transformer, TransformerConfig
 
 
-def _product(layer: Linear | Module) -> Callable[[Array], Array]:
-    """h (B, in) -> (B, out) by a layer, as one matrix product where it is one."""
-    matrix = layer.matrix() if hasattr(layer, "matrix") else None
+def _product(layer: Linear) -> Callable[[Array, Array], Array]:
+    """(h, out) -> out, in which a layer's output for h (B, in) is written; one product where it is
+    one."""
+    matrix = layer.matrix()
     if matrix is None:  # a bias, or weights that are made anew for each product
-        return lambda h: layer(Tensor(h)).data
-    columns, xp = matrix.T, get_array_module(matrix)
-    return lambda h: xp.matmul(h, columns)
+
+        def through_the_layer(h: Array, out: Array) -> Array:
+            out[...] = layer(Tensor(h)).data
+            return out
+
+        return through_the_layer
+    columns, multiply = matrix.T, get_array_module(matrix).matmul
+    return lambda h, out: multiply(h, columns, out)
 
 
-def _normalised(x: Array, norm: RMSNorm) -> Array:
-    """`rms_norm` of x (B, C)."""
-    rms = row_dot(x, x)
-    rms *= 1.0 / x.shape[-1]
-    rms += norm.eps
-    get_array_module(x).sqrt(rms, out=rms)
-    h = x / rms
-    h *= norm.weight.data
-    return h
+class _Norm:
+    """`rms_norm` of x (B, C), as x (w sqrt(C)) / sqrt(x . x + C eps)."""
+
+    def __init__(self, norm: RMSNorm) -> None:
+        weight = norm.weight.data
+        self.weight = weight * math.sqrt(weight.size)
+        self.eps = weight.size * norm.eps
+        self.sqrt = get_array_module(weight).sqrt
+
+    def __call__(self, x: Array) -> Array:
+        square = row_dot(x, x)
+        square += self.eps
+        h = x / self.sqrt(square, out=square)
+        h *= self.weight
+        return h
+
+
+class _Buffers:
+    """Arrays that every block writes anew: nothing in them outlives a block."""
+
+    def __init__(self, config: TransformerConfig, batch: int, like: Array) -> None:
+        heads, groups, dim = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+        )
+        xp = get_array_module(like)
+
+        def new(*shape: int) -> Array:
+            return xp.empty((batch, *shape), dtype=like.dtype)
+
+        # q and k side by side, so that one pass turns both
+        both, self.v = new((heads + groups) * dim), new(groups * dim)
+        self.q, self.k = both[:, : heads * dim], both[:, heads * dim :]
+        self.halves = both.reshape(batch, -1, 2, dim // 2)
+        self.swapped = self.halves[:, :, ::-1]
+        self.turned, self.other = xp.empty_like(self.halves), xp.empty_like(self.halves)
+        turned = self.turned.reshape(batch, -1, dim)
+        self.turned_q = turned[:, :heads].reshape(batch, groups, -1, dim)
+        self.turned_k, self.v_heads = turned[:, heads:], self.v.reshape(batch, groups, dim)
+        self.mixed = new(groups, heads // groups, dim)
+        self.joined = self.mixed.reshape(batch, -1)
+        self.branch = new(config.hidden_size)
+        self.gate, self.up = new(config.intermediate_size), new(config.intermediate_size)
+        self.act = new(config.intermediate_size)
 
 
 class _BlockStep:
     """A block at one position a row, with that layer's keys and values."""
 
-    def __init__(self, block: Block, cache: LayerCache) -> None:
+    def __init__(self, block: Block, cache: LayerCache, buffers: _Buffers) -> None:
         attention, mlp = block.self_attn, block.mlp
-        config = attention.config
-        self.norms = block.input_layernorm, block.post_attention_layernorm
+        self.norms = _Norm(block.input_layernorm), _Norm(block.post_attention_layernorm)
         names = ("q_proj", "k_proj", "v_proj", "o_proj")
         self.q, self.k, self.v, self.o = (_product(getattr(attention, n)) for n in names)
         self.gate, self.up, self.down = map(_product, (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
-        self.cache, self.dim = cache, config.head_dim
-        self.groups = config.num_key_value_heads
+        self.cache, self.buffers = cache, buffers
         self.keys = cache.keys.transpose(0, 2, 3, 1)  # (B, Hkv, dh, S)
         self.values = cache.values.transpose(0, 2, 1, 3)  # (B, Hkv, S, dh)
-        self.scale = 1.0 / math.sqrt(self.dim)
 
-    def _turned(self, x: Array, cos: Array, sin: Array) -> Array:
-        """x (B, heads, dh) turned by this position's angles, cos and sin (2, dh/2)."""
-        halves = x.reshape(len(x), -1, 2, self.dim // 2)
-        y = halves * cos
-        y += halves[:, :, ::-1] * sin
-        return y
+    def attend(self, h: Array, turn: tuple[Array, Array], hidden: Array | None) -> Array:
+        """The attention branch for h (B, C): (B, C)."""
+        xp, b, at = get_array_module(h), self.buffers, self.cache.length
+        self.q(h, b.q)
+        self.k(h, b.k)
+        self.v(h, b.v)
+        xp.multiply(b.halves, turn[0], out=b.turned)
+        xp.multiply(b.swapped, turn[1], out=b.other)
+        b.turned += b.other
+        self.cache.keys[:, at], self.cache.values[:, at] = b.turned_k, b.v_heads
+        self.cache.length = at = at + 1
+        weights = xp.matmul(b.turned_q, self.keys[..., :at])
+        if hidden is not None:
+            weights += hidden[..., :at]
+        weights -= weights.max(axis=-1, keepdims=True)
+        xp.exp(weights, out=weights)
+        xp.matmul(weights, self.values[:, :, :at], out=b.mixed)
+        b.mixed /= xp.add.reduce(weights, axis=-1, keepdims=True)
+        return self.o(b.joined, b.branch)
 
     def __call__(self, x: Array, turn: tuple[Array, Array], hidden: Array | None) -> None:
         """Add the block's two branches to x (B, C), in place.
 
-        hidden (B, 1, 1, S): minus infinity at padding, 0 elsewhere; None where there is none.
+        turn: cos and sin of this position, with q's scale; hidden (B, 1, 1, S): minus infinity at
+        padding, 0 elsewhere, or None where there is none.
         """
-        xp, rows, at = get_array_module(x), len(x), self.cache.length
-        h = _normalised(x, self.norms[0])
-        self.cache.keys[:, at] = self._turned(self.k(h), *turn).reshape(rows, -1, self.dim)
-        self.cache.values[:, at] = self.v(h).reshape(rows, -1, self.dim)
-        self.cache.length = at + 1
-        q = self._turned(self.q(h), *turn).reshape(rows, self.groups, -1, self.dim)
-        q *= self.scale
-        weights = xp.matmul(q, self.keys[..., : at + 1])
-        if hidden is not None:
-            weights += hidden[..., : at + 1]
-        weights -= weights.max(axis=-1, keepdims=True)
-        xp.exp(weights, out=weights)
-        mixed = xp.matmul(weights, self.values[:, :, : at + 1])
-        mixed /= xp.add.reduce(weights, axis=-1, keepdims=True)
-        x += self.o(mixed.reshape(rows, -1))
-        h = _normalised(x, self.norms[1])
-        gate = self.gate(h)
-        half = gate * 0.5
-        act = xp.tanh(half)  # silu(gate) = gate/2 (1 + tanh(gate/2))
+        xp, b = get_array_module(x), self.buffers
+        x += self.attend(self.norms[0](x), turn, hidden)
+        h = self.norms[1](x)
+        half = self.gate(h, b.gate)
+        half *= 0.5
+        act = xp.tanh(half, out=b.act)  # silu(gate) = gate/2 (1 + tanh(gate/2))
         act += 1.0
         act *= half
-        act *= self.up(h)
-        x += self.down(act)
+        act *= self.up(h, b.up)
+        x += self.down(act, b.branch)
 
 
 class Decoding:
@@ -103,16 +143,22 @@ class Decoding:
     def __init__(
         self, model: Transformer, caches: Sequence[LayerCache], start: Array | None
     ) -> None:
-        config, decoder = model.config, model.model
-        self.model, self.norm = model, decoder.norm
-        self.embedding = decoder.embed_tokens
-        self.blocks = [_BlockStep(b, c) for b, c in zip(decoder.layers, caches, strict=True)]
-        self.caches = caches
-        like = caches[0].keys
-        xp, length = get_array_module(like), like.shape[1]
-        cos, sin = F.rope_tables(np.arange(length), config.head_dim, config.rope_theta)
-        shape = (length, 2, config.head_dim // 2)
-        self.cos, self.sin = (xp.asarray(t.reshape(shape), like.dtype) for t in (cos, sin))
+        config, decoder, like = model.config, model.model, caches[0].keys
+        xp, (batch, length) = get_array_module(like), like.shape[:2]
+        self.norm, self.caches = _Norm(decoder.norm), caches
+        table, self.head = decoder.embed_tokens.weight.data, model.head_weight
+        stored = isinstance(table, StoredArray)
+        self.rows = table.take if stored else table.__getitem__
+        self.columns = None if isinstance(self.head.data, StoredArray) else self.head.data.T
+        buffers = _Buffers(config, batch, like)
+        layers = zip(decoder.layers, caches, strict=True)
+        self.blocks = [_BlockStep(block, cache, buffers) for block, cache in layers]
+        heads = config.num_attention_heads + config.num_key_value_heads
+        tables = F.rope_tables(np.arange(length), config.head_dim, config.rope_theta, heads)
+        shape = (length, heads, 2, config.head_dim // 2)
+        self.cos, self.sin = (xp.asarray(t.reshape(shape), like.dtype) for t in tables)
+        for table in (self.cos, self.sin):
+            table[:, : config.num_attention_heads] *= 1.0 / math.sqrt(config.head_dim)
         self.hidden = None
         if start is not None:
             padded = xp.arange(length) < xp.asarray(start)[:, None]
@@ -121,8 +167,11 @@ class Decoding:
     def step(self, tokens: Array) -> Array:
         """Token ids (B,) -> logits (B, V) of the tokens after them."""
         at = self.caches[0].length
-        x = self.embedding(tokens).data
+        x = self.rows(tokens)
         turn = self.cos[at], self.sin[at]
         for block in self.blocks:
             block(x, turn, self.hidden)
-        return F.linear(Tensor(_normalised(x, self.norm)), self.model.head_weight).data
+        h = self.norm(x)
+        if self.columns is None:
+            return F.linear(Tensor(h), self.head).data
+        return get_array_module(h).matmul(h, self.columns)

@@ -103,8 +103,7 @@ def generate(
     xp = get_array_module(model.head_weight.data)
     ids, start = _left_padded(prompts)
     padding = xp.asarray(start) if start.any() else None
-    new: list[list[int]] = [[] for _ in prompts]
-    live = np.ones(len(prompts), dtype=bool)
+    new, live, stops = [[] for _ in prompts], range(len(prompts)), set(stop_ids)
     caches = new_caches(model, len(ids), ids.shape[1] + max_new_tokens) if use_cache else None
     was_training = model.training
     model.eval()
@@ -114,11 +113,12 @@ def generate(
             decoding = None if caches is None else Decoding(model, caches, padding)
             for left in reversed(range(max_new_tokens)):
                 token = sample_token(logits, temperature, top_p, rng)
-                live &= ~np.isin(token, list(stop_ids))
-                if not live.any():
+                chosen = token.tolist()
+                live = [i for i in live if chosen[i] not in stops]
+                if not live:
                     break
-                for i in np.flatnonzero(live):
-                    new[i].append(int(token[i]))
+                for i in live:
+                    new[i].append(chosen[i])
                 if on_token is not None:
                     on_token(token)
                 if left == 0:
