@@ -29,7 +29,7 @@ def learn(
     """Open the course in JupyterLab, in a copy of yours that is never overwritten."""
     folder = folder or default_folder()
     wanted = find_chapter(chapter) if chapter is not None else None
-    if open_ and importlib.util.find_spec("jupyterlab") is None:
+    if open_ and not has_jupyterlab():
         raise ValueError(
             "the course opens in JupyterLab: pip install -e '.[notebooks]', "
             "or use --no-open and another editor of notebooks"
@@ -44,6 +44,11 @@ def learn(
     console.print(f"{wanted.title}: {target}", highlight=False, soft_wrap=True)
     if open_:
         raise typer.Exit(open_lab(folder, target))
+
+
+def has_jupyterlab() -> bool:
+    """Whether this Python has JupyterLab."""
+    return importlib.util.find_spec("jupyterlab") is not None
 
 
 def next_chapter(folder: Path) -> Chapter:

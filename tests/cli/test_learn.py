@@ -29,7 +29,7 @@ def folder(tmp_path, monkeypatch):
 def lab(monkeypatch):
     """The commands that would have been run."""
     calls = []
-    monkeypatch.setattr(learn_file.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(learn_file, "has_jupyterlab", lambda: True)
 
     def call(command, cwd, env):
         calls.append((command, cwd, env))
@@ -74,7 +74,7 @@ def test_learn_without_opening(folder, lab):
 
 
 def test_learn_without_jupyterlab(folder, monkeypatch, capsys):
-    monkeypatch.setattr(learn_file.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(learn_file, "has_jupyterlab", lambda: False)
     assert main(["learn"]) == 1
     assert "notebooks" in capsys.readouterr().err
     assert not folder.exists()
