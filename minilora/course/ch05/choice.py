@@ -1,0 +1,126 @@
+"""Exercise 5.3: the cheapest rank within the noise of the best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from minilora.course.exercises import exercise, mistake
+from minilora.course.judge import Judge
+
+EVEN, SKEWED, DIPPED = (-1.0, 0.0, 1.0), (-0.3, -0.3, 0.6), (-0.6, 0.3, 0.3)
+"""Three seeds about their mean. The sample standard deviation of EVEN is 1."""
+
+
+def _table(judge: Judge, noise: float, rows: Mapping[int, tuple]) -> dict[int, list[float]]:
+    """Losses by rank from (mean above the best, spread, pattern), in units of the noise."""
+    base = float(judge.rng.uniform(0.7, 1.3))
+    return {
+        r: [base + noise * (above + spread * p) for p in judge.rng.permutation(pattern)]
+        for r, (above, spread, pattern) in rows.items()
+    }
+
+
+def check_cheapest_rank(fn: Callable, judge: Judge) -> None:
+    best, worse = (0.0, 1.0, EVEN), (1.6, 1.0, EVEN)
+    half = (0.5, 1.0, EVEN)
+    tables = (  # each shows one mistake; the right answer is the second row's rank
+        {8: best, 2: half, 32: (0.3, 1.0, EVEN), 1: worse},
+        {16: best, 3: (0.9, 1.0, EVEN), 1: worse, 64: (0.9, 1.0, EVEN)},
+        {12: best, 5: half, 4: (1.5, 4.0, SKEWED), 24: worse},
+        {10: best, 6: half, 2: (2.0, 3.5, DIPPED), 20: worse},
+    )
+    for rows in tables:
+        noise = float(judge.rng.uniform(0.02, 0.05))
+        losses = _table(judge, noise, rows)
+        got = judge.call(fn, losses=losses)
+        want = list(rows)[1]
+        instead = {text: np.asarray(float(r)) for text, r in _others(losses).items() if r != want}
+        judge.number(f"the rank for {_told(losses)}", got, want, instead=instead)
+
+
+def _others(losses: Mapping[int, Sequence[float]]) -> dict[str, int]:
+    """What the usual mistakes answer, by sentence."""
+    mean = {r: float(np.mean(v)) for r, v in losses.items()}
+    lowest = {r: float(np.min(v)) for r, v in losses.items()}
+    sample = {r: float(np.std(v, ddof=1)) for r, v in losses.items()}
+    best = min(mean, key=mean.get)
+    limit = mean[best] + sample[best]
+    small = mean[best] + float(np.std(losses[best]))
+    return {
+        "a standard deviation from a few seeds divides by n - 1: np.std(…, ddof=1).": min(
+            r for r in losses if mean[r] <= small
+        ),
+        "that is the best mean; a smaller rank is within its noise.": best,
+        "that is within the noise, but the dearest of those; take the cheapest.": max(
+            r for r in losses if mean[r] <= limit
+        ),
+        "you took each rank's own noise, so a rank is chosen for being unsteady; the yardstick "
+        "is the noise of the best.": min(r for r in losses if mean[r] - sample[r] <= mean[best]),
+        "you compared lucky seeds; compare means.": min(
+            r for r in losses if lowest[r] <= min(lowest.values()) + sample[best]
+        ),
+    }
+
+
+def _told(losses: Mapping[int, Sequence[float]]) -> str:
+    return "; ".join(f"{r}: {', '.join(f'{x:.3f}' for x in losses[r])}" for r in sorted(losses))
+
+
+@exercise(
+    "5.3",
+    "The cheapest rank that is as good",
+    minutes=8,
+    difficulty=2,
+    check=check_cheapest_rank,
+    statement=r"""
+    `losses` maps a rank to its held-out losses, one for each seed. A lower loss by less than the
+    seeds differ among themselves is no reason to pay for more rank. Write `cheapest_rank(losses)`:
+
+    1. the *best* rank has the smallest mean loss;
+    2. the *noise* is the standard deviation of the best rank's own losses, with $n - 1$ under the
+       sum, because it is estimated from $n$ seeds;
+    3. return the smallest rank whose mean is at most the best mean plus the noise.
+
+    The ranks come in any order.
+    """,
+    hints=(
+        "First a dict of means: {r: np.mean(values) for r, values in losses.items()}.",
+        "best = min(means, key=means.get), and noise = np.std(losses[best], ddof=1).",
+        "min(r for r in means if means[r] <= means[best] + noise).",
+    ),
+    wrong=(
+        mistake(
+            "the best mean",
+            "that is the best mean",
+            body="return min(losses, key=lambda r: np.mean(losses[r]))",
+        ),
+        mistake("the dearest", "dearest of those", change=("min(r for", "max(r for")),
+        mistake("n for n - 1", "divides by n - 1", change=(", ddof=1", "")),
+        mistake(
+            "own noise",
+            "each rank's own noise",
+            body="""
+            means = {r: np.mean(values) for r, values in losses.items()}
+            low = min(means.values())
+            return min(r for r in means if means[r] <= low + np.std(losses[r], ddof=1))
+            """,
+        ),
+        mistake(
+            "lucky seeds",
+            "you compared lucky seeds",
+            body="""
+            best = min(losses, key=lambda r: np.mean(losses[r]))
+            limit = min(map(min, losses.values())) + np.std(losses[best], ddof=1)
+            return min(r for r in losses if min(losses[r]) <= limit)
+            """,
+        ),
+    ),
+)
+def cheapest_rank(losses: dict[int, list[float]]) -> int:
+    """Smallest rank whose mean loss is within the best rank's seed noise of the best mean."""
+    means = {r: np.mean(values) for r, values in losses.items()}
+    best = min(means, key=means.get)
+    noise = np.std(losses[best], ddof=1)
+    return min(r for r in means if means[r] <= means[best] + noise)
