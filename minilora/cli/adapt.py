@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -9,14 +11,16 @@ import numpy as np
 import typer
 from rich.console import Console
 
+from minilora.cli import adapt_defaults as defaults
 from minilora.cli import adapt_report as report
 from minilora.cli.adapt_data import File, house_records, read_file, sample_of, split
 from minilora.cli.adapt_run import DIVERGED, FINISHED, Judge, RunFolder, plot_loss
 from minilora.cli.bases import BASE_HELP, WARD, open_base, public_name, require_free
+from minilora.cli.cost import Clock
 from minilora.hub import Tokenizer
 from minilora.lora import ALL_LINEAR, LoRAConfig, attach, base_fingerprint, save_adapter
 from minilora.lora.peft_format import CONFIG, SIDECAR, TENSORS
-from minilora.nn import BASE_DTYPES, Transformer
+from minilora.nn import BASE_DTYPES, Transformer, storage
 from minilora.training import (
     AdamW,
     Batches,
@@ -27,16 +31,21 @@ from minilora.training import (
     fit,
 )
 
-PASSES, FEWEST_STEPS, MOST_STEPS = 3, 50, 1000
-LR_TIMES_WIDTH, HIGHEST_LR = 1.92, 0.015
 LONGEST = 1024
-WATCHED = 32
-"""Held-out examples whose loss is taken during the run."""
 
 DATA_HELP = "JSONL (prompt and completion, or messages, or text) or a text file."
-STEPS_HELP = f"Default: {PASSES} passes, but {FEWEST_STEPS} to {MOST_STEPS} steps."
+BATCH_HELP = f"Examples a step. Default: {defaults.BATCH}, or {defaults.SMALL_BATCH} on a big base."
+STEPS_HELP = (
+    f"Default: {defaults.PASSES} passes, but {defaults.FEWEST_STEPS} to {defaults.MOST_STEPS} "
+    "steps, and fewer on a big base: as many as take minutes."
+)
 LR_HELP = (
-    f"Peak learning rate. Default: {LR_TIMES_WIDTH} / width of the base, at most {HIGHEST_LR}."
+    f"Peak learning rate. Default: {defaults.LR_TIMES_WIDTH} / width of the base, at most "
+    f"{defaults.HIGHEST_LR}."
+)
+EVAL_ROWS_HELP = (
+    "Judge on the first so many held-out examples only. Default: all, or "
+    f"{defaults.JUDGED} where all would take minutes."
 )
 LENGTH_HELP = f"Tokens of an example. Default: the base's limit, at most {LONGEST}."
 BASE_DTYPE_HELP = (
@@ -48,7 +57,7 @@ TARGETS_HELP = f"Names of linear layers, with commas between, or {ALL_LINEAR}."
 
 @dataclass(frozen=True)
 class Plan:
-    """All that decides a run."""
+    """All that decides a run; `held_out` are the first of the `held_out_of` held-out examples."""
 
     base: str
     lora: LoRAConfig
@@ -57,9 +66,17 @@ class Plan:
     max_length: int
     train: list[Example]
     held_out: list[Example]
+    held_out_of: int
     data: File
     eval_data: File | None
     base_dtype: str = "float32"
+
+    @property
+    def lines(self) -> int | None:
+        """Lines of the eval file that are judged; None for all."""
+        if len(self.held_out) == self.held_out_of:
+            return None
+        return int(self.held_out[-1].source.rpartition(":")[2])
 
     def settings(self, model: Transformer) -> dict:
         """What must be equal to continue a stopped run, JSON-ready."""
@@ -75,11 +92,25 @@ class Plan:
             "max_length": self.max_length,
         }
 
+    def provenance(self, evaluation: dict) -> dict:
+        """What the adapter's sidecar says of its making."""
+        return {
+            "base_dtype": self.base_dtype,
+            "data": self.data.about(),
+            "eval": self.eval_data.about() if self.eval_data else None,
+            "held_out": self.held_out_of if self.eval_data is None else 0,
+            "judged": len(self.held_out),
+            "training": {**asdict(self.training), "batch_size": self.batch_size},
+            "max_length": self.max_length,
+            "evaluation": evaluation,
+        }
+
 
 def adapt(
     data: Path = typer.Option(..., "--data", help=DATA_HELP),
     out: Path = typer.Option(..., "--out", help="Adapter folder to write; the run's is OUT.run."),
     eval_data: Path = typer.Option(None, "--eval", help="Default: a tenth of --data, held out."),
+    eval_rows: int = typer.Option(None, "--eval-rows", help=EVAL_ROWS_HELP),
     base: str = typer.Option(WARD, "--base", help=BASE_HELP),
     base_dtype: str = typer.Option("float32", "--base-dtype", help=BASE_DTYPE_HELP),
     r: int = typer.Option(8, "--r", help="Rank."),
@@ -88,7 +119,7 @@ def adapt(
     dropout: float = typer.Option(0.0, "--dropout", help="Dropout before A."),
     rslora: bool = typer.Option(False, "--rslora", help="Scale by alpha / sqrt(r)."),
     steps: int = typer.Option(None, "--steps", help=STEPS_HELP),
-    batch_size: int = typer.Option(16, "--batch-size", help="Examples a step."),
+    batch_size: int = typer.Option(None, "--batch-size", help=BATCH_HELP),
     lr: float = typer.Option(None, "--lr", help=LR_HELP),
     max_length: int = typer.Option(None, "--max-length", help=LENGTH_HELP),
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of A, order, dropout, split."),
@@ -96,7 +127,7 @@ def adapt(
     resume: bool = typer.Option(False, "--resume", help="Continue the stopped run of OUT.run."),
 ) -> None:
     """Train a LoRA adapter on your data, compare before and after, and save it for PEFT."""
-    console = Console()
+    console, clock = Console(), Clock()
     require_free(out, CONFIG, (CONFIG, TENSORS, SIDECAR), "an adapter of minilora's to replace")
     run = RunFolder(out)
     run.check(resume)
@@ -104,10 +135,18 @@ def adapt(
     model, tokenizer = open_base(base, base_dtype)
     length = checked_length(max_length, model)
     files = [read_file(p, tokenizer, length, console) for p in (data, eval_data) if p]
-    plan = make_plan(base, lora, files, model, (steps, batch_size, lr, length, seed, workers))
-    plan = replace(plan, base_dtype=base_dtype)
+    numbers = (steps, batch_size, lr, length, seed, workers, eval_rows)
+    plan = replace(make_plan(base, lora, files, model, numbers), base_dtype=base_dtype)
+    clock.lap("opening")
+    with telling_how_to_continue(run):
+        execute(console, plan, model, tokenizer, run, out, resume, clock)
+
+
+@contextlib.contextmanager
+def telling_how_to_continue(run: RunFolder) -> Iterator[None]:
+    """Where Ctrl-C stops it, say where the run is."""
     try:
-        execute(console, plan, model, tokenizer, run, out, resume)
+        yield
     except KeyboardInterrupt:
         if run.read():
             typer.echo(f"\nthe run so far is in {run.path}; --resume continues it", err=True)
@@ -139,16 +178,20 @@ def make_plan(
     base: str, lora: LoRAConfig, files: list[File], model: Transformer, numbers: tuple
 ) -> Plan:
     """Fill in the defaults that depend on data and base. Raises ValueError for odd numbers."""
-    steps, batch_size, lr, max_length, seed, workers = numbers
+    steps, batch_size, lr, max_length, seed, workers, eval_rows = numbers
     data, eval_data = files[0], files[1] if len(files) > 1 else None
     train, held_out = data.examples, eval_data.examples if eval_data else []
     if eval_data is None:
         train, held_out = split(data.examples, seed)
-    a_pass = len(Batches(train, batch_size, seed))
+    size = sum(count for count, _ in storage(model).values())
+    judged = defaults.judged_rows(size, held_out, eval_rows)
+    if batch_size is None:
+        batch_size = defaults.default_batch(size, train)
+    Batches(train, batch_size, seed)  # refuses an odd size before it is divided by
     if steps is None:
-        steps = min(max(PASSES * a_pass, FEWEST_STEPS), MOST_STEPS)
+        steps = defaults.default_steps(size, train, batch_size)
     if lr is None:
-        lr = min(round(LR_TIMES_WIDTH / model.config.hidden_size, 5), HIGHEST_LR)
+        lr = defaults.default_lr(model.config.hidden_size)
     every = max(1, steps // 10)
     training = TrainingConfig(
         steps=steps,
@@ -159,7 +202,8 @@ def make_plan(
         eval_every=every if held_out else 0,
         checkpoint_every=every,
     )
-    return Plan(base, lora, training, batch_size, max_length, train, held_out, data, eval_data)
+    parts = (train, held_out[:judged], len(held_out), data, eval_data)
+    return Plan(base, lora, training, batch_size, max_length, *parts)
 
 
 def execute(
@@ -170,10 +214,12 @@ def execute(
     run: RunFolder,
     out: Path,
     resume: bool,
+    clock: Clock,
 ) -> None:
     """Judge, train, judge again, save and show."""
     limit = model.config.max_position_embeddings
-    houses = house_records(plan.eval_data.path, tokenizer, limit) if plan.eval_data else []
+    file = plan.eval_data
+    houses = house_records(file.path, tokenizer, limit, plan.lines) if file else []
     judge = Judge(tokenizer, plan.held_out, houses)
     settings = plan.settings(model)
     rows_of_base = report.base_rows(plan, model)
@@ -183,8 +229,10 @@ def execute(
     report.show_plan(console, plan, model, optimizer, rows_of_base, houses)
     run.begin(settings, resume)
     before = judge(model, "before")
+    clock.lap("judging before")
     try:
         history = train(plan, model, judge, optimizer, run, resume)
+        clock.lap("training")
         after = judge(model, "after")
     except DivergedError:
         run.mark(DIVERGED)
@@ -192,19 +240,14 @@ def execute(
     evaluation = {"before": before, "after": after, "on": report.judged_on(plan)}
     samples = report.answer_samples(model, tokenizer, pick_samples(plan, tokenizer, limit))
     plot_loss(history, run.path / "loss.png")
-    provenance = {
-        "base_dtype": plan.base_dtype,
-        "data": plan.data.about(),
-        "eval": plan.eval_data.about() if plan.eval_data else None,
-        "held_out": len(plan.held_out) if plan.eval_data is None else 0,
-        "training": {**asdict(plan.training), "batch_size": plan.batch_size},
-        "max_length": plan.max_length,
-        "evaluation": evaluation,
-    }
-    save_adapter(model, out, base_name=public_name(plan.base), provenance=provenance)
+    save_adapter(
+        model, out, base_name=public_name(plan.base), provenance=plan.provenance(evaluation)
+    )
     run.mark(FINISHED)
+    clock.lap("judging after and saving")
     report.show_result(console, evaluation, samples)
     report.show_speed(console, plan, history)
+    report.show_cost(console, clock)
     report.show_files(console, plan, out, run.path)
 
 
@@ -217,6 +260,7 @@ def train(
     resume: bool,
 ) -> History:
     """fit in the run's folder, with the loss of some held-out examples in the history."""
+    watched = defaults.watched_rows(plan.training.steps, plan.batch_size)
     return fit(
         model,
         Batches(plan.train, plan.batch_size, plan.training.seed, judge.tokenizer.pad_id),
@@ -224,7 +268,7 @@ def train(
         optimizer=optimizer,
         out_dir=run.path,
         resume=resume,
-        on_eval=lambda step: {"eval_loss": judge.loss(model, WATCHED)},
+        on_eval=lambda step: {"eval_loss": judge.loss(model, watched)},
         label="adapting",
     )
 

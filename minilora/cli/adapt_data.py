@@ -153,10 +153,15 @@ class HouseRecords:
     max_new_tokens: int
 
 
-def house_records(path: Path, tokenizer: Tokenizer, limit: int) -> list[HouseRecords]:
-    """Records with the ward's `task: house/<ward>` and facts, by ward; [] for other files."""
+def house_records(
+    path: Path, tokenizer: Tokenizer, limit: int, lines: int | None = None
+) -> list[HouseRecords]:
+    """Records with the ward's `task: house/<ward>` and facts, by ward; [] for other files.
+
+    `lines`: how many of the file's lines are read, None for all.
+    """
     found: dict[str, list[dict]] = {}
-    for line in path.read_text("utf-8-sig").splitlines():
+    for line in path.read_text("utf-8-sig").split("\n")[:lines]:
         try:
             record = json.loads(line)
         except ValueError:

@@ -11,6 +11,7 @@ from rich.console import Console
 from minilora.backend import blas_threads, recommended_blas_threads
 from minilora.cli import show
 from minilora.cli.adapt_data import SMALLEST_TO_SPLIT, HouseRecords, Sample
+from minilora.cli.cost import Clock, peak_memory_text
 from minilora.hub import Tokenizer
 from minilora.hub.answer import stop_ids
 from minilora.lora import lora_layers, trainable_parameters
@@ -33,10 +34,13 @@ def counted(examples: Sequence[Example]) -> str:
 
 def judged_on(plan: Plan) -> str:
     """In words, what the evaluation is taken on."""
+    judged, of = len(plan.held_out), plan.held_out_of
     if plan.eval_data:
-        return plan.eval_data.path.name
-    if plan.held_out:
-        return f"{len(plan.held_out)} examples of {plan.data.path.name} held out (a tenth)"
+        name = plan.eval_data.path.name
+        return name if judged == of else f"the first {judged} of {of} examples of {name}"
+    if judged:
+        count = f"{judged}" if judged == of else f"{judged} of {of}"
+        return f"{count} examples of {plan.data.path.name} held out (a tenth)"
     return f"nothing: fewer than {SMALLEST_TO_SPLIT} examples, too few to hold some out"
 
 
@@ -119,25 +123,36 @@ def show_speed(console: Console, plan: Plan, history: History) -> None:
     )
 
 
+def show_cost(console: Console, clock: Clock) -> None:
+    """Time from the start to the adapter, by part, and memory."""
+    show.say(console, f"From start to adapter: {clock.text()}. Peak memory: {peak_memory_text()}.")
+
+
 def _end(text: str) -> str:
     return text if len(text) <= SHOWN_PROMPT else "…" + text[-SHOWN_PROMPT:]
 
 
-def comparison(before: dict, after: dict) -> Iterator[tuple[str, str, str]]:
-    """Rows of the table: loss, then the house scores of each ward."""
-    if "loss" in before:
-        yield "loss (nats a token)", f"{before['loss']:.4f}", f"{after['loss']:.4f}"
-    for ward, first in before.get("house", {}).items():
-        last = after["house"][ward]
-        yield f"{ward}: exact answers", f"{first['exact']:.1%}", f"{last['exact']:.1%}"
+def comparison(*results: dict) -> Iterator[tuple[str, ...]]:
+    """Rows of the table, one column a result: loss, exact answers, the house scores of each ward.
+
+    A row is there when the first result has it.
+    """
+    first = results[0]
+    if "loss" in first:
+        yield "loss (nats a token)", *(f"{one['loss']:.4f}" for one in results)
+    if "exact" in first:
+        yield "exact answers", *(f"{one['exact']:.1%}" for one in results)
+    for ward in first.get("house", {}):
+        scores = [one["house"][ward] for one in results]
         for name, key in (
+            ("exact answers", "exact"),
             ("in the house format", "format_compliance"),
             ("invented doses", "invented_dose_rate"),
             ("leaks of name or phone", "leak_rate"),
         ):
-            yield f"{ward}: {name}", _share(first[key]), _share(last[key])
-        for name, score in first["field_f1"].items():
-            yield f"{ward}: F1 of {name}", f"{score:.3f}", f"{last['field_f1'][name]:.3f}"
+            yield f"{ward}: {name}", *(_share(score[key]) for score in scores)
+        for name in scores[0]["field_f1"]:
+            yield f"{ward}: F1 of {name}", *(f"{score['field_f1'][name]:.3f}" for score in scores)
 
 
 def _share(x: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,12 +14,14 @@ import numpy as np
 import pytest
 
 from minilora.cli import adapt as command
+from minilora.cli import adapt_defaults as defaults
 from minilora.cli import bases
 from minilora.cli.app import main
+from minilora.cli.cost import duration
 from minilora.hub import load_pretrained
 from minilora.lora import load_adapter, lora_layers, read_adapter
 from minilora.storage import sha256_file
-from minilora.training import DivergedError, fit
+from minilora.training import DivergedError, Example, fit
 from minilora.ward import house_examples
 from tests.cli.conftest import make_base, pairs, write_jsonl
 
@@ -170,11 +173,80 @@ def test_default_steps_are_three_passes_within_bounds(base, data, tmp_path, coun
     file = command.read_file(data, tokenizer, 64, console)
     examples = file.examples * (count // 30)
     big = command.File(file.path, "", examples, file.records, [])
-    numbers = (None, 16, None, 64, 0, 1)
+    numbers = (None, 16, None, 64, 0, 1, None)
     plan = command.make_plan("b", command.LoRAConfig(), [big], model, numbers)
     assert len(plan.held_out) == count // 10
     assert not {id(e) for e in plan.train} & {id(e) for e in plan.held_out} or count > 30
     assert plan.training.steps == steps
+
+
+def examples_of(length, count):
+    ids = np.zeros(length, dtype=np.int32)
+    return [Example(ids, ids)] * count
+
+
+@pytest.mark.parametrize(
+    ("parameters", "length", "count", "batch", "steps"),
+    [
+        (1_200_000, 200, 2700, 16, 507),  # ward-base: three passes
+        (1_200_000, 200, 27, 16, 50),
+        (134_500_000, 220, 3000, 4, 59),  # SmolLM2: what a few minutes allow
+        (134_500_000, 220, 60, 4, 50),  # three passes would be 45
+        (134_500_000, 30, 36, 16, 50),  # short examples: a whole batch
+        (1_700_000_000, 220, 3000, 4, 50),  # never fewer
+    ],
+)
+def test_batch_and_steps_follow_what_a_token_costs(parameters, length, count, batch, steps):
+    examples = examples_of(length, count)
+    assert defaults.default_batch(parameters, examples) == batch
+    assert defaults.default_steps(parameters, examples, batch) == steps
+
+
+@pytest.mark.parametrize(
+    ("parameters", "asked", "rows"),
+    [(1_200_000, None, 200), (134_500_000, None, 50), (134_500_000, 120, 120), (9, 300, 200)],
+)
+def test_rows_to_judge(parameters, asked, rows):
+    assert defaults.judged_rows(parameters, examples_of(220, 200), asked) == rows
+
+
+def test_only_the_first_rows_are_judged(tmp_path, capsys):
+    base = make_base(tmp_path / "base", 0, limit=700)
+    examples = [e.to_dict() for e in house_examples("cardiology", "heldout", 4, seed=3)]
+    bad = "{not JSON"  # a line of the file, and no example
+    held = write_jsonl(tmp_path / "eval.jsonl", [bad, *examples])
+    three = write_jsonl(tmp_path / "three.jsonl", examples[:3])
+    data = write_jsonl(tmp_path / "my.jsonl", pairs(8))
+    assert adapt(base, data, tmp_path / "a", "--eval", str(held), "--eval-rows", "3") == 0
+    assert "the first 3 of 4 examples of eval.jsonl" in capsys.readouterr().out
+    assert adapt(base, data, tmp_path / "b", "--eval", str(three)) == 0
+    few, all_three = (read_adapter(tmp_path / x).sidecar["provenance"] for x in "ab")
+    assert few["evaluation"]["after"] == all_three["evaluation"]["after"]
+    assert few["evaluation"]["after"]["house"]["cardiology"]["count"] == few["judged"] == 3
+
+
+def test_rows_to_judge_of_what_is_split_off(base, data, tmp_path, capsys):
+    assert adapt(base, data, tmp_path / "out", "--eval-rows", "2") == 0
+    said = capsys.readouterr().out
+    assert "27 examples" in said and "2 of 3 examples of my.jsonl held out" in said
+
+
+def test_time_and_memory_are_told(base, data, tmp_path, capsys):
+    assert adapt(base, data, tmp_path / "out", "--workers", "2") == 0
+    said = capsys.readouterr().out
+    parts = (
+        r"opening [\d.]+ s, judging before [\d.]+ s, training [\d.]+ s, judging after and saving"
+    )
+    assert re.search(rf"From start to adapter: [\d.]+ s \({parts} [\d.]+ s\)", said)
+    assert re.search(r"Peak memory: [\d.]+ [MG]iB, and [\d.]+ [MG]iB in the largest child", said)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.6, "1 min 0 s"), (187.2, "3 min 7 s")],
+)
+def test_durations_in_words(seconds, words):
+    assert duration(seconds) == words
 
 
 # -- shapes of data --------------------------------------------------------------------------------
@@ -259,6 +331,7 @@ def test_house_records_are_scored_before_and_after(tmp_path, capsys):
 # -- what it refuses, with nothing written ---------------------------------------------------------
 
 REFUSED = [
+    (("--eval-rows", "0"), "--eval-rows 0"),
     (("--r", "0"), "r 0"),
     (("--r", "9"), "expected at most 4"),
     (("--alpha", "-1"), "lora_alpha"),

@@ -1,0 +1,64 @@
+"""What a command took: its time by part, and the most memory it held."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+
+from minilora.cli import show
+
+
+class Clock:
+    """Seconds of the parts of a command, from its making on."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """What has passed since the last lap was the part `name`."""
+        now = time.perf_counter()
+        self.laps[name] = self.laps.get(name, 0.0) + now - self._last
+        self._last = now
+
+    def text(self) -> str:
+        """All of it, and each part."""
+        parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in self.laps.items())
+        return f"{duration(sum(self.laps.values()))} ({parts})"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 3.2 s, 41 s, 3 min 7 s."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def peak_memory() -> Mapping[str, int] | None:
+    """Bytes of memory at most: of this process, and of the largest ended child; None on Windows.
+
+    A forked child shares its parent's arrays, and they count in both: the sum is an upper bound.
+    """
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    who = {"this process": resource.RUSAGE_SELF, "worker": resource.RUSAGE_CHILDREN}
+    return {name: resource.getrusage(one).ru_maxrss * unit for name, one in who.items()}
+
+
+def peak_memory_text() -> str:
+    """The peak in words."""
+    found = peak_memory()
+    if found is None:
+        return "not known on this system"
+    own, worker = found["this process"], found["worker"]
+    if not worker:
+        return show.size(own)
+    return (
+        f"{show.size(own)}, and {show.size(worker)} in the largest child process "
+        "(arrays that they share count in both)"
+    )
