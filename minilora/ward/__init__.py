@@ -9,6 +9,7 @@ from minilora.ward.corpus import (
     house_examples,
     regression_suite,
 )
+from minilora.ward.describe import house_instruction
 from minilora.ward.formats import (
     DEFAULT_STYLE,
     HOUSE_FORMATS,
@@ -36,6 +37,7 @@ __all__ = [
     "general_documents",
     "house_examples",
     "house_format",
+    "house_instruction",
     "regression_suite",
     "sample_case",
     "score_house",

@@ -1,0 +1,111 @@
+"""The data of `minilora evaluate`: what is asked and expected, and how a variant asks it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from minilora.cli.adapt_data import house_of
+from minilora.training import Problem, read_records
+from minilora.ward import house_instruction
+
+HOUSE = "house"
+"""What `--instruction` says for the house format in words."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A chat up to its last answer, that answer, and the ward's record where it is one."""
+
+    source: str
+    messages: tuple[dict, ...]
+    expected: str
+    house: dict | None
+
+    @property
+    def ward(self) -> str | None:
+        """The ward whose house format is asked for."""
+        return house_of(self.house)
+
+
+def read_cases(path: Path, most: int | None = None) -> tuple[list[Case], list[Problem]]:
+    """The first `most` cases of a JSONL file, and its lines that have no answer to compare with.
+
+    Raises OSError, or ValueError for a file without a case, or `most` below 1.
+    """
+    if most is not None and most < 1:
+        raise ValueError(f"got {most} rows, expected at least 1")
+    records, problems = read_records(path)
+    lines = path.read_text("utf-8-sig").split("\n")
+    cases: list[Case] = []
+    for record in records:
+        if record.text:
+            problems.append(Problem(record.source, "plain text has no answer to compare with"))
+            continue
+        last = max(i for i, m in enumerate(record.messages) if m["role"] == "assistant")
+        if last == 0:
+            problems.append(Problem(record.source, "nothing is asked before the answer"))
+            continue
+        value = json.loads(lines[int(record.source.rpartition(":")[2]) - 1])
+        house = value if house_of(value) else None
+        answer = record.messages[last]["content"]
+        cases.append(Case(record.source, record.messages[:last], answer, house))
+    if not cases:
+        first = f"; the first line left out is {problems[0]}" if problems else ""
+        raise ValueError(f"{path} has no prompt with a completion to compare with{first}")
+    return cases[:most], problems
+
+
+def choose_shots(cases: Sequence[Case], count: int) -> list[Case]:
+    """The first `count` examples; where none of them lacks a dose, one that does comes last.
+
+    Raises ValueError for fewer examples than asked for.
+    """
+    if not 1 <= count <= len(cases):
+        raise ValueError(f"got --shots {count}, expected 1 to the {len(cases)} of --examples")
+    chosen = list(cases[:count])
+    if not any(_lacks_dose(case) for case in chosen):
+        chosen[-1] = next(filter(_lacks_dose, cases), chosen[-1])
+    return chosen
+
+
+def _lacks_dose(case: Case) -> bool:
+    return bool(case.house and case.house["facts"]["no_dose"])
+
+
+def instructed(case: Case, instruction: str | None) -> tuple[dict, ...]:
+    """The case's messages with another instruction as the last paragraph of the last one.
+
+    A message of one paragraph keeps it, and the instruction follows. `house` stands for the house
+    format of the case's ward in words. Raises ValueError where the case is not of a ward.
+    """
+    if instruction is None:
+        return case.messages
+    if instruction == HOUSE:
+        if case.ward is None:
+            raise ValueError(
+                f"got --instruction {HOUSE}, but {case.source} is no record of a house task; "
+                "expected the instruction's own text"
+            )
+        instruction = house_instruction(case.ward)
+    *before, last = case.messages
+    head, _, _ = last["content"].rpartition("\n\n")
+    content = f"{head or last['content']}\n\n{instruction}"
+    return (*before, {**last, "content": content})
+
+
+def chat(case: Case, instruction: str | None, shots: Sequence[Case]) -> list[dict]:
+    """The messages of a variant: worked examples as earlier turns, then the case itself.
+
+    The instruction stands in the first turn and in the last, so that a long one is read twice and
+    not once an example. A system message of the case comes first of all.
+    """
+    system = [m for m in case.messages[:1] if m["role"] == "system"]
+    turns: list[dict] = []
+    for number, shot in enumerate(shots):
+        asked = instructed(shot, instruction if number == 0 else None)
+        turns += [m for m in asked if m["role"] != "system"]
+        turns.append({"role": "assistant", "content": shot.expected})
+    return [*system, *turns, *instructed(case, instruction)[len(system) :]]
