@@ -30,6 +30,7 @@ VENV_PYTHON = os.path.join(
     VENV, *(("Scripts", "python.exe") if os.name == "nt" else ("bin", "python"))
 )
 INSIDE = "MINILORA_INSIDE"  # set for the process that runs in .venv, so that it never sets up again
+KNOWN_GGUF = ("smollm2-135m", "huggingfacetb/smollm2-135m-instruct")  # hub/smollm.py's names
 INSTALLING = "installing"  # in the stamp, while an installer is at work
 NETWORK_WORDS = (
     "name resolution",
@@ -82,10 +83,18 @@ def wanted_extras(argv):
     if argv[:1] == ["test"]:
         extras.add("test")
         if "--all" in argv:
-            extras.update(("interop", "notebooks"))
+            extras.update(("gguf", "interop", "notebooks"))
     if argv[:1] == ["learn"] and "--no-open" not in argv:
         extras.add("notebooks")
+    if argv[:1] == ["fetch"] or any(names_gguf(word) for word in argv[1:]):
+        extras.add("gguf")
     return extras
+
+
+def names_gguf(word):
+    """Whether an argument names a GGUF file, or the known model that comes as one."""
+    value = word.rpartition("=")[2].lower()
+    return value.endswith(".gguf") or value in KNOWN_GGUF
 
 
 def fingerprint():

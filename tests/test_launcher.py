@@ -16,6 +16,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from minilora.hub.smollm import KNOWN
+
 SOURCE = Path(__file__).resolve().parents[1] / "minilora" / "__main__.py"
 
 
@@ -80,7 +82,13 @@ def test_the_first_run_installs_and_later_ones_do_not(launcher):
     ("argv", "variable", "extras"),
     [
         (["test"], "", "[test]"),
-        (["test", "--all", "-x"], "", "[interop,notebooks,test]"),
+        (["test", "--all", "-x"], "", "[gguf,interop,notebooks,test]"),
+        (["fetch", "smollm2-135m"], "", "[gguf]"),
+        (["adapt", "--base", "smollm2-135m", "--out", "x"], "", "[gguf]"),
+        (["adapt", "--base=HuggingFaceTB/SmolLM2-135M-Instruct"], "", "[gguf]"),
+        (["generate", "--base", "models/Tiny.GGUF"], "", "[gguf]"),
+        (["generate", "--prompt", "what is smollm2-135m?"], "", ""),
+        (["info", "gguf"], "", ""),
         (["learn", "1"], "", "[notebooks]"),
         (["learn", "--no-open"], "", ""),
         (["info", "test"], "", ""),
@@ -91,6 +99,12 @@ def test_a_command_gets_its_extras(launcher, monkeypatch, argv, variable, extras
     monkeypatch.setenv("MINILORA_EXTRAS", variable)
     launcher.main(argv)
     assert installs(launcher)[-1][-1] == str(launcher.folder) + extras
+
+
+def test_every_known_model_is_known_to_the_launcher(launcher):
+    """The launcher imports nothing of the package, so it has the names once more."""
+    names = [name for model in KNOWN.values() for name in (model.name, model.hub_id)]
+    assert [name for name in names if not launcher.names_gguf(name)] == []
 
 
 def test_extras_gather_and_stay(launcher):

@@ -13,6 +13,7 @@ import typer
 
 from minilora import __version__, backend
 from minilora.cli.bases import WARD_BASE
+from minilora.hub.smollm import KNOWN, find_known, source_of
 
 EXTRAS = {
     "notebooks": ("jupyterlab", "ipywidgets", "ipykernel", "nbclient"),
@@ -26,8 +27,8 @@ WIDTHS = (128, 256, 576, 768)
 
 
 def doctor() -> None:
-    """Show what minilora runs on: Python, NumPy, BLAS threads, memory, GPU, extras, ward-base."""
-    rows = [*software(), *threads(), *machine(), *extras(), ("ward-base", ward_base())]
+    """Show what minilora runs on: Python, NumPy, BLAS threads, memory, GPU, extras, models."""
+    rows = [*software(), *threads(), *machine(), *extras(), ("ward-base", ward_base()), *fetched()]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         typer.echo(f"{name:<{width}}  {value}")
@@ -106,3 +107,18 @@ def ward_base() -> str:
     if weights.is_file():
         return f"{WARD_BASE} ({weights.stat().st_size / 2**20:.1f} MiB)"
     return f"missing: expected {weights}"
+
+
+def fetched() -> list[tuple[str, str]]:
+    """Each known model: where it is in the cache, or how to get it."""
+    rows = []
+    for name, model in KNOWN.items():
+        try:
+            path = find_known(model)
+        except ValueError as error:
+            rows.append((name, str(error)))
+            continue
+        files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+        size = sum(p.stat().st_size for p in files)
+        rows.append((name, f"{path} ({size / 2**20:.1f} MiB, from the {source_of(model)})"))
+    return rows

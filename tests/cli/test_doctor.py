@@ -1,0 +1,37 @@
+"""`minilora doctor`'s line on the models that are fetched."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from minilora.cli import doctor
+from minilora.hub.smollm import RECORD, SMOLLM2
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINILORA_CACHE", str(tmp_path))
+    folder = tmp_path / SMOLLM2.name
+    folder.mkdir()
+    return folder
+
+
+def test_a_model_that_is_not_there_is_told_how_to_get(cache):
+    ((name, text),) = doctor.fetched()
+    assert name == SMOLLM2.name and f"run `minilora fetch {name}`" in text
+
+
+def test_a_fetched_model_is_told_with_size_and_source(cache):
+    (cache / RECORD).write_text(json.dumps({"source": "hub"}))
+    (cache / "model.safetensors").write_bytes(b"x" * (3 << 20))
+    ((_, text),) = doctor.fetched()
+    assert text == f"{cache} (3.0 MiB, from the hub)"
+
+
+def test_a_damaged_one_is_told(cache):
+    (cache / RECORD).write_text(json.dumps({"source": "package"}))
+    (cache / SMOLLM2.model_file).write_bytes(b"short")
+    ((_, text),) = doctor.fetched()
+    assert f"has 5 bytes, expected {SMOLLM2.model_bytes}" in text and "fetch" in text
