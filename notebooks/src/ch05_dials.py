@@ -9,7 +9,7 @@
 #
 # **The story.** Leo sets rank 1, because it is the thinnest. Maya sets rank 64, to be safe. Neither
 # is content, so both turn alpha until the curve looks better, and then each believes that alpha is
-# what mattered. This chapter gives every dial a chapter of evidence of its own.
+# what mattered. We take the dials apart and look at one at a time.
 
 # %%
 import matplotlib.pyplot as plt
@@ -177,7 +177,7 @@ axes[0].set(title="on the examples it was fitted to", ylabel="what is left (noth
 axes[1].set(title="against the true change")
 for axis in axes:
     axis.axvline(4, color="black", linewidth=0.8)
-    axis.set(xlabel="rank r of the sheet", ylim=(0, 1.7), xticks=[1, 4, 8, 16, 28])
+    axis.set(xlabel="rank r of the sheet", ylim=(0, 1.9), xticks=[1, 4, 8, 16, 28])
 axes[0].legend()
 plt.show()
 
@@ -192,10 +192,13 @@ plt.show()
 # > **Claim.** On the examples themselves the full rank always looks better: with 60 of them it
 # > leaves less than 0.7 of what rank 4 leaves.
 #
-# > **Claim.** From 3,000 examples too wide costs hardly anything: the full rank is less than 0.05
-# > further from the truth than rank 4, and rank 2 is more than 0.3 further.
+# > **Claim.** From 3,000 examples too wide is no loss: the full rank is at most 0.01 further from
+# > the truth than rank 4, and rank 2 is more than 0.3 further.
+#
+# With 60 examples the widest sheet is worse than none at all. With 3,000 the noise no longer hides
+# the tail, and the widest sheet is the best by a hair; all that it costs then is numbers. Where
+# enough ends and too wide begins is a property of the data as much as of the task.
 
-# %%
 # %% [markdown]
 # ## Choose by evidence
 #
@@ -236,20 +239,21 @@ STEPS, SEEDS = 50, (0, 1, 2)
 tried = {}
 
 
-def adapt(r, lr, seed=0, *, alpha=16, rslora=False, data=lessons, steps=STEPS):
+def adapt(r, lr, seed=0, *, alpha=16, rslora=False, count=None, steps=STEPS):
     """Held-out loss of ward-base after a short run, and the model; r "all" trains everything."""
     model = load_pretrained(data_folder("ward-base"))[0]
     if r != "all":
         config = LoRAConfig(r=r, lora_alpha=alpha, use_rslora=rslora, target_modules="all-linear")
         attach(model, config, np.random.default_rng(seed))
     settings = TrainingConfig(steps=steps, lr=lr, warmup=5, seed=seed, workers=1)
-    fit(model, Batches(data, 8, seed, tokenizer.pad_id), settings, progress=False)
+    batches = Batches(lessons[:count], 8, seed, tokenizer.pad_id)
+    fit(model, batches, settings, progress=False)
     return evaluate(model, held_out, 64, tokenizer.pad_id), model
 
 
 def losses(r, lr, **how):
     """Held-out losses, one a seed; each run is made once."""
-    key = (r, lr, *how.values())
+    key = (r, lr, *sorted(how.items()))
     if key not in tried:
         tried[key] = [adapt(r, lr, seed, **how)[0] for seed in SEEDS]
     return tried[key]
@@ -270,9 +274,9 @@ print("the cheapest within the noise of the best: rank", chosen)
 #
 # > **Claim.** Rank 32 takes away less than 3 % of that loss more than rank 1 does.
 #
-# So Leo is right here. A new way to write down what the model already reads is a thin change, and
-# there is no knee to see, because rank 1 is already past it. That is one task; chapter 6 has one
-# where thin is not enough. What to take along is the procedure, not the number.
+# So Leo is nearly right. A new way to write down what the model already reads is a thin change, and
+# the knee comes at once: after rank 2 or so the ranks differ by less than their seeds do. That is
+# one task; chapter 6 has one where thin is not enough. Take the procedure along, not the number.
 #
 # ## What did the sheet use?
 #
@@ -315,7 +319,7 @@ for r in used:
     print(f"rank {r}: 90 % of the update in {min(needed)} to {max(needed)} directions")
 
 # %% [markdown]
-# > **Claim.** Of rank 32, half of the matrices use fewer than 16 directions for 90 % of the update.
+# > **Claim.** Of rank 32, no matrix uses more than 12 directions for 90 % of its update.
 #
 # ## Little to learn from
 #
@@ -323,7 +327,7 @@ for r in used:
 # orders, and 80 steps.
 
 # %%
-few = {r: losses(r, 0.01, data=lessons[:16], steps=80) for r in (1, 32)}
+few = {r: losses(r, 0.01, count=16, steps=80) for r in (1, 32)}
 for r, found in few.items():
     print(f"16 orders, rank {r:2}: {np.mean(found):.3f} ({min(found):.3f} to {max(found):.3f})")
 
@@ -487,10 +491,10 @@ surface = surface.reshape(len(ALPHAS), len(RATES))
 # %%
 _, axis = plt.subplots(figsize=(6.4, 3.4))
 shown = np.minimum(surface, 1)
-picture = axis.pcolormesh(RATES, ALPHAS, shown, cmap="viridis_r", shading="nearest")
+picture = axis.pcolormesh(RATES, ALPHAS, shown, cmap="viridis", shading="nearest")
 axis.plot(RATES[surface.argmin(axis=1)], ALPHAS, "wo-", label="best learning rate")
 axis.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="alpha, at rank 8")
-axis.legend(labelcolor="white", loc="lower left")
+axis.legend(labelcolor="white", loc="upper center")
 axis.grid(False)
 plt.colorbar(picture, ax=axis, label="left of the change (1 = nothing learned)")
 plt.show()
@@ -579,21 +583,22 @@ halves = {
 
 # %%
 _, axes = plt.subplots(1, 2, figsize=(7.4, 3.2))
+small = int(np.argmin(np.abs(FINE - 2.0**-9)))
 for (rule, found), mark in zip(halves.items(), "os", strict=True):
     axes[0].plot(SHOWN, found.mean(axis=0), mark + "-", label=f"s = {rule}")
-    at = int(np.argmin(np.abs(FINE - 2.0**-9)))
-    axes[1].plot(SHOWN, left[rule][:, :, at].mean(axis=0), mark + "-", label="learning rate 1/512")
-    best = left[rule].min(axis=2).mean(axis=0)
-    style_ = {"linestyle": ":", "color": "black"} if rule == "α / r" else {"color": "none"}
-    axes[1].plot(SHOWN, best, **style_, label="each its best" if rule == "α / r" else None)
-axes[0].set(yscale="log", ylabel="learning rate to get half-way")
-axes[1].set(ylabel="left of the change", ylim=(0, 1))
+    axes[1].plot(SHOWN, left[rule][:, :, small].mean(axis=0), mark + "-", label=f"s = {rule}")
+best = left["α / r"].min(axis=2).mean(axis=0)
+axes[1].plot(SHOWN, best, ":", color="black", label="α / r, each its best rate")
 for axis in axes:
     axis.set(xscale="log", xticks=SHOWN, xlabel="rank r")
     axis.set_xticklabels(SHOWN)
+    axis.legend(fontsize=8)
+axes[0].set(yscale="log", ylim=(0.0003, 0.003), yticks=(0.0003, 0.001, 0.003))
+axes[0].set(title="which rate gets half-way", ylabel="learning rate")
+axes[0].set_yticklabels(("0.0003", "0.001", "0.003"))
+axes[1].set(title="all with the rate 1/512", ylabel="left of the change", ylim=(0, 1))
+for axis in axes:
     axis.minorticks_off()
-axes[0].legend()
-axes[1].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
@@ -640,10 +645,10 @@ plt.show()
 #
 # > **Claim.** It is ten times as large.
 #
-# The advice "ten times" was fitted to large models and long runs. Measured on your model it may be
-# something else, and here it is. Note what the figure says besides: had we given both the same
-# rate, whichever we took would have decided the race. Tune every method for itself, or compare
-# nothing.
+# The advice "ten times" was fitted to large models and long runs. Here the figure allows two to
+# five, since rates beside the best one are within the seeds' noise. Note what it says besides: had
+# we given both the same rate, whichever we took would have decided the race. Tune every method for
+# itself, or compare nothing.
 #
 # > **Claim.** With $\alpha/r$ the best of the four rates for rank 32 is at most one place away from
 # > the best for rank 8.
@@ -658,11 +663,10 @@ claim(
     64 * sum(map(sum, shapes)) / base_size,
     above=0.5,
 )
-four = truth[60][:, 3]
 claim(
     "From 60 examples, the full rank is on average more than 2.5 times as far from the truth as "
     "rank 4.",
-    truth[60][:, -1] / four,
+    truth[60][:, -1] / truth[60][:, 3],
     above=2.5,
     each="tasks",
 )
@@ -674,10 +678,10 @@ claim(
     each="tasks",
 )
 claim(
-    "From 3,000 examples too wide costs hardly anything: the full rank is less than 0.05 further "
-    "from the truth than rank 4, and rank 2 is more than 0.3 further.",
+    "From 3,000 examples too wide is no loss: the full rank is at most 0.01 further from the truth "
+    "than rank 4, and rank 2 is more than 0.3 further.",
     truth[3000][:, -1] - truth[3000][:, 3],
-    below=0.05,
+    below=0.01,
     each="tasks",
 )
 assert (truth[3000][:, 1] - truth[3000][:, 3]).mean() > 0.3
@@ -692,9 +696,9 @@ claim(
     below=0.03,
 )
 claim(
-    "Of rank 32, half of the matrices use fewer than 16 directions for 90 % of the update.",
-    np.median([directions(sigma) for sigma in used[32]]),
-    below=16,
+    "Of rank 32, no matrix uses more than 12 directions for 90 % of its update.",
+    max(directions(sigma) for sigma in used[32]),
+    below=12.5,
 )
 refuted(
     "From 16 orders, rank 32 does worse on held-out orders than rank 1.",
