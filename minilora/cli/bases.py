@@ -67,11 +67,15 @@ def base_dtype_of(adapter: Path | None) -> str:
     """How the base was kept when the adapter was trained: "float32" unless its folder says.
 
     A base rounded to fewer bits is another base, and the adapter fits that one alone. Raises
-    ValueError for an adapter that can't be read.
+    ValueError for an adapter that can't be read, or was trained over a dtype that is not known.
     """
     sidecar = None if adapter is None else read_adapter(adapter).sidecar
-    dtype = (sidecar or {}).get("provenance", {}).get("base_dtype", "float32")
-    return dtype if dtype in BASE_DTYPES else "float32"
+    dtype = "float32" if sidecar is None else sidecar["provenance"].get("base_dtype", "float32")
+    if dtype not in BASE_DTYPES:
+        raise ValueError(
+            f"{adapter} was trained over a base in {dtype!r}, expected one of {BASE_DTYPES}"
+        )
+    return dtype
 
 
 def base_of(name: str | None, adapter: Path | None) -> str:

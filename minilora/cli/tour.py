@@ -287,6 +287,6 @@ def next_steps(console: Console, out: Path, seconds: float) -> None:
         f"  python3 minilora generate --adapter {out}/adapter --prompt-file note.txt",
         "  python3 minilora adapt --data your.jsonl --out my-adapter   your own data",
         "  python3 minilora gradcheck                                  every gradient, checked",
-        "  python3 minilora learn                                      the chapters, from the first",
+        "  python3 minilora learn                                      the course, from chapter 0",
     ]
     show.say(console, "\n".join(lines))

@@ -16,8 +16,10 @@ BATCH_TOKENS = 16384
 
 
 def stop_ids(model: Transformer, tokenizer: Tokenizer) -> Collection[int]:
-    """Tokens that end an answer: the tokenizer's and the config's end of sequence."""
-    return {i for i in (tokenizer.eos_id, model.config.eos_token_id) if i is not None}
+    """Tokens that end an answer: the tokenizer's and the config's ends of sequence."""
+    ends = model.config.eos_token_id
+    ends = ends if isinstance(ends, tuple) else (ends,)
+    return {i for i in (tokenizer.eos_id, *ends) if i is not None}
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str | Sequence[dict]) -> list[int]:

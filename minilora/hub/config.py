@@ -46,7 +46,9 @@ def read_config(folder: Path | str) -> TransformerConfig:
     if odd:
         allowed = {key: EXPECTED[key] for key in odd if key in EXPECTED}
         raise ValueError(f"{path}: got {odd}, supported is the plain Llama family {allowed}")
-    given = {key: _first(value) for key, value in values.items() if value is not None}
+    given = {key: value for key, value in values.items() if value is not None}
+    if isinstance(given.get("eos_token_id"), list):
+        given["eos_token_id"] = tuple(given["eos_token_id"]) or None
     try:
         return TransformerConfig.from_dict({**DEFAULTS, **given})
     except ValueError as error:
@@ -68,8 +70,3 @@ def odd_settings(values: dict) -> dict:
             if kind != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
                 odd[key] = rope
     return odd
-
-
-def _first(value: object) -> object:
-    """The first of several end tokens."""
-    return value[0] if isinstance(value, list) and value else value

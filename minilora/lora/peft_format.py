@@ -162,6 +162,9 @@ def _read_sidecar(path: Path) -> dict:
     mark = sidecar.get("base_fingerprint")
     if not isinstance(mark, str) or not mark.startswith("sha256:"):
         raise AdapterError(f"{path / SIDECAR} got base_fingerprint {mark!r}, expected 'sha256:...'")
+    told = sidecar.setdefault("provenance", {})
+    if not isinstance(told, dict):
+        raise AdapterError(f"{path / SIDECAR} got provenance {told!r}, expected an object")
     return sidecar
 
 

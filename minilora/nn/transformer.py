@@ -34,7 +34,7 @@ class TransformerConfig:
     tie_word_embeddings: bool = True
     initializer_range: float = 0.02
     bos_token_id: int | None = None
-    eos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None  # several may end a text
     pad_token_id: int | None = None
 
     def __post_init__(self) -> None:

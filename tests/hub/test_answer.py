@@ -32,6 +32,8 @@ def test_an_answer_ends_at_the_end_token(make_model, tokenizer, monkeypatch):
 
 def test_both_end_tokens_count(make_model, tokenizer):
     assert set(stop_ids(make_model(eos_token_id=7), tokenizer)) == {7, tokenizer.eos_id}
+    several = make_model(eos_token_id=(7, 9))
+    assert set(stop_ids(several, tokenizer)) == {7, 9, tokenizer.eos_id}
     assert set(stop_ids(make_model(eos_token_id=None), tokenizer)) == {tokenizer.eos_id}
 
 

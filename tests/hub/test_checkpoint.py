@@ -112,7 +112,7 @@ def test_all_odd_settings_are_named_at_once(saved):
         ({"rope_theta": ...}, "rope_theta", 10000.0),
         ({"rope_theta": ..., "rope_parameters": {"rope_theta": 7.0}}, "rope_theta", 7.0),
         ({"head_dim": ...}, "head_dim", 4),
-        ({"eos_token_id": [3, 9]}, "eos_token_id", 3),
+        ({"eos_token_id": [3, 9]}, "eos_token_id", (3, 9)),
         ({"model_type": ...}, "hidden_size", 16),
         ({"rope_scaling": {"rope_type": "default"}}, "rope_theta", 5000.0),
     ],

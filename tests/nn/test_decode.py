@@ -5,7 +5,7 @@ import pytest
 
 from minilora.autograd import no_grad
 from minilora.lora import LoRAConfig, attach, merge
-from minilora.nn import Transformer, TransformerConfig, store_base
+from minilora.nn import Parameter, Transformer, TransformerConfig, store_base
 from minilora.nn.decode import Decoding
 from minilora.nn.generate import new_caches
 
@@ -27,10 +27,18 @@ def a_model(kind: str) -> Transformer:
     model = Transformer(config, rng)
     for parameter in model.parameters():
         parameter.data = rng.normal(0, 0.4, parameter.shape).astype(np.float32)
+    if kind == "biased":
+        for block in model.model.layers:
+            for layer in (block.self_attn.k_proj, block.mlp.down_proj):
+                layer.bias = Parameter(rng.normal(0, 0.4, layer.out_features).astype(np.float32))
     if kind == "stored":
         store_base(model, "q4")
     if kind in ("adapted", "merged", "stored"):
-        attach(model, LoRAConfig(r=3, lora_alpha=7, target_modules=("q_proj", "up_proj")), rng)
+        attach(
+            model,
+            LoRAConfig(r=3, lora_alpha=7, target_modules=("q_proj", "v_proj", "o_proj", "up_proj")),
+            rng,
+        )
         for name, parameter in model.named_parameters():
             if name.endswith("lora_B"):
                 parameter.data[...] = rng.normal(0, 0.4, parameter.shape)
@@ -40,7 +48,7 @@ def a_model(kind: str) -> Transformer:
 
 
 @pytest.mark.parametrize("start", [None, np.array([0, 3, 1])])
-@pytest.mark.parametrize("kind", ["plain", "untied", "adapted", "merged", "stored"])
+@pytest.mark.parametrize("kind", ["plain", "untied", "biased", "adapted", "merged", "stored"])
 def test_a_step_gives_the_logits_of_the_whole_row(kind, start):
     model = a_model(kind)
     ids = np.random.default_rng(1).integers(0, SHAPE["vocab_size"], (3, 9))

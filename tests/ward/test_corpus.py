@@ -6,9 +6,11 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from minilora.ward.cases import is_held_out_name
+from minilora.ward import corpus
+from minilora.ward.cases import is_held_out_name, sample_case
 from minilora.ward.corpus import (
     GROUPS,
     MAX_DOCUMENT_CHARACTERS,
@@ -66,6 +68,17 @@ def test_house_formats_never_occur_in_the_general_corpus(documents):
             if turn.task not in ("question/written", "question/dose check"):
                 missing = (form.missing_dose for form in HOUSE_FORMATS.values())
                 assert all(phrase not in turn.completion for phrase in missing)
+
+
+@pytest.mark.parametrize("ward", HOUSE_FORMATS)
+def test_a_form_never_asks_for_a_house_s_own_summary(ward, monkeypatch):
+    labels = [label for label, _ in HOUSE_FORMATS[ward].layout]
+    monkeypatch.setattr(corpus, "shuffled", lambda rng, items: [*labels, "Dx"])
+    rng = np.random.default_rng(0)
+    asked = [corpus._form(sample_case(rng), rng).completion for _ in range(40)]
+    lines = {tuple(line.split(":")[0] for line in text.split("\n")) for text in asked}
+    assert tuple(labels[:4]) in lines
+    assert tuple(labels) not in lines
 
 
 def test_general_corpus_holds_nothing_held_out(documents):
