@@ -1,0 +1,202 @@
+"""Exercises 3.1 and 3.4: exact answers, and F1 over the items of a field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from minilora.course.exercises import exercise, mistake
+from minilora.course.judge import Judge
+
+WORDS = ("aspirin 75 mg od", "AF", "Dx: HF", "rhythm clinic 2/52", "none", "12 mg", "CRP 84")
+
+
+def _answers(judge: Judge, right: int, padded: int, cased: int, longer: int, empty: int):
+    """Completions and outputs: so many right, padded by white space, in other case, and so on."""
+    total = right + padded + cased + longer + empty
+    wanted = [f"{judge.rng.choice(WORDS)} {i}a" for i in range(total)]
+    ways = [str] * right + [lambda t: f" {t}\n"] * padded + [str.upper] * cased
+    ways += [lambda t: f"{t} bd"] * longer + [lambda t: ""] * empty
+    outputs = [way(text) for way, text in zip(ways, wanted, strict=True)]
+    order = judge.rng.permutation(total)
+    return [wanted[i] for i in order], [outputs[i] for i in order]
+
+
+def check_exact_rate(fn: Callable, judge: Judge) -> None:
+    for right, padded, cased, longer, empty in ((5, 2, 3, 4, 1), (3, 1, 2, 7, 4)):
+        wanted, outputs = _answers(judge, right, padded, cased, longer, empty)
+        total, good = len(wanted), right + padded
+        judge.number(
+            "the share",
+            judge.call(fn, wanted=wanted, outputs=outputs),
+            good / total,
+            instead={
+                "an answer in other capitals was counted as right; mg and MG are not one unit.": (
+                    good + cased
+                )
+                / total,
+                "white space around an answer was counted as an error; strip it.": right / total,
+                "an answer that only contains the right one was counted; it says more than it "
+                "should.": (good + longer) / total,
+                "empty answers were left out of the denominator; silence is not right.": good
+                / (total - empty),
+                "that is a count, and a share was asked for; divide by all answers.": good,
+            },
+        )
+
+
+@exercise(
+    "3.1",
+    "Right to the last character",
+    minutes=5,
+    difficulty=1,
+    check=check_exact_rate,
+    statement=r"""
+    Write `exact_rate(wanted, outputs)` for two lists of texts of one length: the share of outputs
+    that equal what was wanted. White space **around** an output does not count, everything else
+    does. An empty output is an answer like any other, and a wrong one.
+    """,
+    hints=(
+        "Pair the lists with zip, and compare with ==.",
+        "output.strip() takes the white space off both ends.",
+        "Add up (text == output.strip()) over the pairs and divide by len(outputs).",
+    ),
+    wrong=(
+        mistake("not stripped", "white space around", change=("output.strip()", "output")),
+        mistake(
+            "any capitals",
+            "in other capitals",
+            change=("text == output.strip()", "text.lower() == output.strip().lower()"),
+        ),
+        mistake(
+            "contained",
+            "only contains",
+            change=("text == output.strip()", "text in output"),
+        ),
+        mistake(
+            "silence left out",
+            "left out of the denominator",
+            change=("/ len(outputs)", "/ sum(bool(output) for output in outputs)"),
+        ),
+        mistake("count", "that is a count", change=(" / len(outputs)", "")),
+    ),
+)
+def exact_rate(wanted: list[str], outputs: list[str]) -> float:
+    """Share of outputs equal to the text that was wanted."""
+    right = sum(text == output.strip() for text, output in zip(wanted, outputs, strict=True))
+    return right / len(outputs)
+
+
+def _sets(judge: Judge, notes: int) -> tuple[list[set[str]], list[set[str]]]:
+    """Items that were wanted and given, of uneven numbers; some notes have none of either."""
+    items = [f"{drug} {dose} mg" for drug in ("a", "b", "c") for dose in (5, 10, 20)]
+    wanted, given = ([set() for _ in range(notes)] for _ in range(2))
+    for i in range(notes):
+        wanted[i].update(judge.rng.choice(items, size=1 + i % 3, replace=False).tolist())
+        given[i].update(sorted(wanted[i])[: 1 + i % 2])
+        given[i].update(judge.rng.choice(items, size=2 * (i % 3), replace=False).tolist())
+    given[0], wanted[2] = set(), set()
+    return wanted, given
+
+
+def _mean_f1(wanted: list[set[str]], given: list[set[str]]) -> float:
+    pairs = zip(wanted, given, strict=True)
+    return float(np.mean([2 * len(w & g) / (len(w) + len(g)) if w | g else 1 for w, g in pairs]))
+
+
+def _other_scores(wanted: list[set[str]], given: list[set[str]]) -> dict[str, float]:
+    """What learners compute in place of micro F1, by what to say about it."""
+    found = sum(len(w & g) for w, g in zip(wanted, given, strict=True))
+    asked, said = sum(map(len, wanted)), sum(map(len, given))
+    pooled, spoken = set().union(*wanted), set().union(*given)
+    return {
+        "that is precision, the share of what was given; what was missed costs nothing there.": (
+            found / said
+        ),
+        "that is recall, the share of what was wanted; whoever says everything has it.": (
+            found / asked
+        ),
+        "that is an average of one F1 a note; add the counts up over all notes first.": (
+            _mean_f1(wanted, given)
+        ),
+        "items of one note were found in another; compare note by note.": (
+            2 * len(pooled & spoken) / (len(pooled) + len(spoken))
+        ),
+        "that is the share of the union (Jaccard); F1 counts what was found twice.": (
+            found / (asked + said - found)
+        ),
+    }
+
+
+def check_field_f1(fn: Callable, judge: Judge) -> None:
+    for notes in (13, 17):
+        wanted, given = _sets(judge, notes)
+        while len({round(v, 5) for v in _other_scores(wanted, given).values()}) < 5:
+            wanted, given = _sets(judge, notes)  # two mistakes gave one number: draw again
+        # precision and recall from flat lists, and F1 as their harmonic mean
+        flat_wanted = {(i, item) for i, items in enumerate(wanted) for item in items}
+        flat_given = {(i, item) for i, items in enumerate(given) for item in items}
+        found = len(flat_wanted & flat_given)
+        precision, recall = found / len(flat_given), found / len(flat_wanted)
+        judge.number(
+            "F1",
+            judge.call(fn, wanted=wanted, given=given),
+            2 / (1 / precision + 1 / recall),
+            instead=_other_scores(wanted, given),
+        )
+
+
+@exercise(
+    "3.4",
+    "F1 over the items of a field",
+    minutes=10,
+    difficulty=2,
+    check=check_field_f1,
+    statement=r"""
+    For every note there is a set of items that were wanted, such as `{"aspirin 75 mg"}`, and a
+    set that was given. Write `field_f1(wanted, given)` for two lists of sets: with $TP$ the number
+    of items that are in both sets of their note, added up over **all** notes,
+
+    $$F_1 = \frac{2\, TP}{\sum |\text{wanted}| + \sum |\text{given}|} .$$
+
+    It is the harmonic mean of precision (what was given, was it right?) and recall (what was
+    wanted, was it given?).
+    """,
+    hints=(
+        "For two sets, wanted & given is what they share.",
+        "Count three numbers over all notes: shared, wanted, given. Divide once, at the end.",
+        "found = sum(len(w & g) for w, g in zip(wanted, given)), and the rest are sums of len.",
+    ),
+    wrong=(
+        mistake("precision", "that is precision", change=("2 * found / total", "found / said")),
+        mistake("recall", "that is recall", change=("2 * found / total", "found / (total - said)")),
+        mistake(
+            "mean over notes",
+            "one F1 a note",
+            body="""
+            scores = []
+            for w, g in zip(wanted, given):
+                scores.append(2 * len(w & g) / (len(w) + len(g)) if w | g else 1)
+            return sum(scores) / len(scores)
+            """,
+        ),
+        mistake(
+            "all notes in one set",
+            "found in another",
+            body="""
+            w, g = set().union(*wanted), set().union(*given)
+            return 2 * len(w & g) / (len(w) + len(g))
+            """,
+        ),
+        mistake(
+            "Jaccard", "share of the union", change=("2 * found / total", "found / (total - found)")
+        ),
+    ),
+)
+def field_f1(wanted: list[set[str]], given: list[set[str]]) -> float:
+    """2 TP / (wanted + given), counted over all notes."""
+    found = sum(len(w & g) for w, g in zip(wanted, given, strict=True))
+    said = sum(map(len, given))
+    total = sum(map(len, wanted)) + said
+    return 2 * found / total
