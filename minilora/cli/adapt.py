@@ -41,7 +41,7 @@ STEPS_HELP = (
 )
 LR_HELP = (
     f"Peak learning rate. Default: {defaults.LR_TIMES_WIDTH} / width of the base, at most "
-    f"{defaults.HIGHEST_LR}."
+    f"{defaults.HIGHEST_LR}; {defaults.BIG_LR_TIMES_WIDTH} / width on a big base."
 )
 EVAL_ROWS_HELP = (
     "Judge on the first so many held-out examples only. Default: all, or "
@@ -52,12 +52,18 @@ BASE_DTYPE_HELP = (
     f"How the frozen base is kept: {', '.join(BASE_DTYPES)} (5 bits a number, embedding 8.5); a "
     "layer's numbers are made for each product."
 )
-TARGETS_HELP = f"Names of linear layers, with commas between, or {ALL_LINEAR}."
+TARGETS_HELP = (
+    f"Names of linear layers, with commas between, or {ALL_LINEAR}. Default: {defaults.TARGETS}, "
+    f"or {defaults.BIG_TARGETS} on a big base (width {defaults.BIG_WIDTH} or more)."
+)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that decides a run; `held_out` are the first of the `held_out_of` held-out examples."""
+    """All that decides a run; `held_out` are the first of the `held_out_of` held-out examples.
+
+    size: the base's parameters.
+    """
 
     base: str
     lora: LoRAConfig
@@ -67,6 +73,7 @@ class Plan:
     train: list[Example]
     held_out: list[Example]
     held_out_of: int
+    size: int
     data: File
     eval_data: File | None
     base_dtype: str = "float32"
@@ -115,7 +122,7 @@ def adapt(
     base_dtype: str = typer.Option("float32", "--base-dtype", help=BASE_DTYPE_HELP),
     r: int = typer.Option(8, "--r", help="Rank."),
     alpha: float = typer.Option(16, "--alpha", help="lora_alpha; the update is times alpha / r."),
-    targets: str = typer.Option("q_proj,v_proj", "--targets", help=TARGETS_HELP),
+    targets: str = typer.Option(None, "--targets", help=TARGETS_HELP),
     dropout: float = typer.Option(0.0, "--dropout", help="Dropout before A."),
     rslora: bool = typer.Option(False, "--rslora", help="Scale by alpha / sqrt(r)."),
     steps: int = typer.Option(None, "--steps", help=STEPS_HELP),
@@ -131,8 +138,14 @@ def adapt(
     require_free(out, CONFIG, (CONFIG, TENSORS, SIDECAR), "an adapter of minilora's to replace")
     run = RunFolder(out)
     run.check(resume)
-    lora = LoRAConfig(r, whole(alpha), target_names(targets), dropout, rslora)
+    # Checked before the base is opened, which can take a while; its width may choose the targets.
+    lora = LoRAConfig(
+        r, whole(alpha), target_names(ALL_LINEAR if targets is None else targets), dropout, rslora
+    )
     model, tokenizer = open_base(base, base_dtype)
+    if targets is None:
+        names = target_names(defaults.default_targets(model.config.hidden_size))
+        lora = replace(lora, target_modules=names)
     length = checked_length(max_length, model)
     files = [read_file(p, tokenizer, length, console) for p in (data, eval_data) if p]
     numbers = (steps, batch_size, lr, length, seed, workers, eval_rows)
@@ -202,7 +215,7 @@ def make_plan(
         eval_every=every if held_out else 0,
         checkpoint_every=every,
     )
-    parts = (train, held_out[:judged], len(held_out), data, eval_data)
+    parts = (train, held_out[:judged], len(held_out), size, data, eval_data)
     return Plan(base, lora, training, batch_size, max_length, *parts)
 
 
@@ -220,7 +233,8 @@ def execute(
     limit = model.config.max_position_embeddings
     file = plan.eval_data
     houses = house_records(file.path, tokenizer, limit, plan.lines) if file else []
-    judge = Judge(tokenizer, plan.held_out, houses)
+    rows = defaults.loss_rows(plan.size, plan.held_out) if houses else len(plan.held_out)
+    judge = Judge(tokenizer, plan.held_out[:rows], houses)
     settings = plan.settings(model)
     rows_of_base = report.base_rows(plan, model)
     # Attached first, as that checks the targets; B = 0 leaves every output as the base's.

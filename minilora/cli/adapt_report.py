@@ -139,7 +139,8 @@ def comparison(*results: dict) -> Iterator[tuple[str, ...]]:
     """
     first = results[0]
     if "loss" in first:
-        yield "loss (nats a token)", *(f"{one['loss']:.4f}" for one in results)
+        name = f"loss of {first['loss_rows']} examples (nats a token)"
+        yield name, *(f"{one['loss']:.4f}" for one in results)
     if "exact" in first:
         yield "exact answers", *(f"{one['exact']:.1%}" for one in results)
     for ward in first.get("house", {}):

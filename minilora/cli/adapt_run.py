@@ -105,13 +105,14 @@ class Judge:
             return evaluate(model, self.examples[:most], pad_id=self.tokenizer.pad_id)
 
     def __call__(self, model: Transformer, when: str) -> dict:
-        """{"loss": nats a label, "house": {ward: scores}}, what there is of it.
+        """{"loss": nats a label, "loss_rows", "house": {ward: scores}}, what there is.
 
         Raises DivergedError for a loss that is not finite.
         """
         result: dict = {}
         if self.examples:
             loss = result["loss"] = self.loss(model)
+            result["loss_rows"] = len(self.examples)
             if not math.isfinite(loss):
                 raise DivergedError(f"the loss {when} training is {loss}, expected a finite number")
         for house in self.houses:

@@ -21,7 +21,7 @@ import typer
 from minilora import __version__
 
 FOLDER = Path(__file__).parent
-FIRST = ("tour", "adapt", "generate", "merge", "info", "pretrain", "gradcheck", "ward")
+FIRST = ("tour", "adapt", "evaluate", "generate", "merge", "info", "pretrain", "gradcheck", "ward")
 HELP = "Learn LoRA by building it, and adapt a language model with what you built."
 
 

@@ -190,9 +190,9 @@ def examples_of(length, count):
     [
         (1_200_000, 200, 2700, 16, 507),  # ward-base: three passes
         (1_200_000, 200, 27, 16, 50),
-        (134_500_000, 220, 3000, 4, 59),  # SmolLM2: what a few minutes allow
+        (134_500_000, 220, 3000, 4, 50),  # SmolLM2: what a few minutes allow
         (134_500_000, 220, 60, 4, 50),  # three passes would be 45
-        (134_500_000, 30, 36, 16, 50),  # short examples: a whole batch
+        (134_500_000, 30, 300, 16, 57),  # short examples: a whole batch
         (1_700_000_000, 220, 3000, 4, 50),  # never fewer
     ],
 )
@@ -208,6 +208,20 @@ def test_batch_and_steps_follow_what_a_token_costs(parameters, length, count, ba
 )
 def test_rows_to_judge(parameters, asked, rows):
     assert defaults.judged_rows(parameters, examples_of(220, 200), asked) == rows
+
+
+@pytest.mark.parametrize(
+    ("width", "targets", "lr"),
+    [(12, "q_proj,v_proj", 0.015), (128, "q_proj,v_proj", 0.015), (256, "q_proj,v_proj", 0.0075),
+     (576, "all-linear", 0.002)],
+)  # fmt: skip
+def test_targets_and_rate_follow_the_width(width, targets, lr):
+    assert (defaults.default_targets(width), defaults.default_lr(width)) == (targets, lr)
+
+
+@pytest.mark.parametrize(("parameters", "rows"), [(1_200_000, 50), (134_500_000, 16)])
+def test_where_answers_are_scored_a_few_losses_do(parameters, rows):
+    assert defaults.loss_rows(parameters, examples_of(220, 50)) == rows
 
 
 def test_only_the_first_rows_are_judged(tmp_path, capsys):
