@@ -643,7 +643,7 @@ plt.show()
 # > **Claim.** LoRA wants a larger learning rate than training everything: the best rate of rank 8
 # > is more than 2 times as large.
 #
-# > **Claim.** It is ten times as large.
+# > **Claim.** The best rate of LoRA is 10 times as large.
 #
 # The advice "ten times" was fitted to large models and long runs. Here the figure allows two to
 # five, since rates beside the best one are within the seeds' noise. Note what it says besides: had
@@ -778,7 +778,7 @@ claim(
     above=2,
 )
 refuted(
-    "It is ten times as large.",
+    "The best rate of LoRA is 10 times as large.",
     ratio,
     below=9,
     because="The advice comes from other models and longer runs. The ratio has to be measured.",
