@@ -226,7 +226,7 @@ print(f"notes with every dose told right when asked: {100 * can_tell:.3g} %")
 # ## Prompt first
 #
 # A prompt costs nothing and is changed in a second. The ward's summary has five lines, and the base
-# knows forms whose lines are asked for by name. It even knows these names, though never all five
+# knows forms whose lines are asked for by name. It even knows these names, though not
 # with the ward's rule. Here are ten ways to ask. The last two state the rule.
 
 # %%
