@@ -80,10 +80,11 @@ class Plan:
 
     @property
     def lines(self) -> int | None:
-        """Lines of the eval file that are judged; None for all."""
-        if len(self.held_out) == self.held_out_of:
+        """Lines of the eval file that are judged; None for all, and for a text without lines."""
+        number = self.held_out[-1].source.rpartition(":")[2] if self.held_out else ""
+        if len(self.held_out) == self.held_out_of or not number.isdigit():
             return None
-        return int(self.held_out[-1].source.rpartition(":")[2])
+        return int(number)
 
     def settings(self, model: Transformer) -> dict:
         """What must be equal to continue a stopped run, JSON-ready."""

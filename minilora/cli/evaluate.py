@@ -31,8 +31,8 @@ SHOWN_WRONG = 2
 
 DATA_HELP = "JSONL: prompt and completion, or messages that end with the answer to compare with."
 INSTRUCTION_HELP = (
-    "Also ask the base with this as each prompt's last paragraph. "
-    f"{HOUSE}: the ward's house format in words."
+    "Also ask the base with this at the end of each prompt. "
+    f"{HOUSE}: the ward's house format in words, in place of its bare instruction."
 )
 SHOTS_HELP = "Also ask the base after so many worked examples, as earlier turns of the chat."
 
@@ -68,10 +68,11 @@ def evaluate(
         raise ValueError("got one of --shots and --examples, expected both or none")
     require_writable(json_file)
     cases, problems = read_cases(data, rows)
-    variants = list(base_variants(instruction, shots, examples))
+    variants = list(base_variants(instruction, shots, examples, cases))
     show_problems(console, data, problems)
     chosen = named_adapters([BASE, *(one for one in adapter if one != BASE)])
-    model, tokenizer = open_base(base_of_all(base, chosen), base_dtype_of_all(base_dtype, chosen))
+    dtype = base_dtype_of_all(base_dtype, chosen)
+    model, tokenizer = open_base(base_of_all(base, chosen), dtype)
     room = max(len(tokenizer.encode(case.expected)) for case in cases) + SPARE_TOKENS
     check(variants, cases, model, tokenizer, room)
     clock.lap("opening")
@@ -85,7 +86,7 @@ def evaluate(
     show.say(console, f"Took {clock.text()}. Peak memory: {peak_memory_text()}.")
     if json_file is not None:
         about = {"data": data.name, "sha256": sha256_file(data), "rows": len(cases)}
-        about |= {"base": base_of_all(base, chosen), "variants": results}
+        about |= {"base": base_of_all(base, chosen), "base_dtype": dtype, "variants": results}
         atomic_write(json_file, (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode())
 
 
@@ -96,7 +97,7 @@ def require_writable(path: Path | None) -> None:
 
 
 def base_variants(
-    instruction: str | None, shots: int | None, examples: Path | None
+    instruction: str | None, shots: int | None, examples: Path | None, cases: Sequence[Case]
 ) -> Iterator[Variant]:
     """How the base is asked: as the data does, with the instruction, with shots and all of it."""
     if instruction is not None and not instruction.strip():
@@ -105,7 +106,7 @@ def base_variants(
     if instruction is not None:
         yield Variant("base, instructed", instruction)
     if shots is not None:
-        chosen = choose_shots(read_cases(examples)[0], shots)
+        chosen = choose_shots(read_cases(examples)[0], shots, cases)
         yield Variant(f"base, {shots} shot{'s'[: shots > 1]}", instruction, tuple(chosen))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from minilora.cli.adapt_data import house_of
 from minilora.training import Problem, read_records
 from minilora.ward import house_instruction
+from minilora.ward.formats import HOUSE_INSTRUCTION
 
 HOUSE = "house"
 """What `--instruction` says for the house format in words."""
@@ -58,13 +59,19 @@ def read_cases(path: Path, most: int | None = None) -> tuple[list[Case], list[Pr
     return cases[:most], problems
 
 
-def choose_shots(cases: Sequence[Case], count: int) -> list[Case]:
+def choose_shots(examples: Sequence[Case], count: int, scored: Sequence[Case] = ()) -> list[Case]:
     """The first `count` examples; where none of them lacks a dose, one that does comes last.
 
-    Raises ValueError for fewer examples than asked for.
+    None that is scored itself: its answer would stand in its own prompt. Raises ValueError for
+    fewer examples than asked for.
     """
+    known = [case.messages for case in scored]
+    cases = [case for case in examples if case.messages not in known]
     if not 1 <= count <= len(cases):
-        raise ValueError(f"got --shots {count}, expected 1 to the {len(cases)} of --examples")
+        raise ValueError(
+            f"got --shots {count}, expected 1 to the {len(cases)} of --examples "
+            "that are not scored themselves"
+        )
     chosen = list(cases[:count])
     if not any(_lacks_dose(case) for case in chosen):
         chosen[-1] = next(filter(_lacks_dose, cases), chosen[-1])
@@ -76,10 +83,11 @@ def _lacks_dose(case: Case) -> bool:
 
 
 def instructed(case: Case, instruction: str | None) -> tuple[dict, ...]:
-    """The case's messages with another instruction as the last paragraph of the last one.
+    """The case's messages with an instruction at the end of the last one.
 
-    A message of one paragraph keeps it, and the instruction follows. `house` stands for the house
-    format of the case's ward in words. Raises ValueError where the case is not of a ward.
+    It takes the place of the ward's bare "Write the discharge summary."; any other text stays.
+    `house` stands for the house format of the case's ward in words. Raises ValueError where the
+    case is not of a ward.
     """
     if instruction is None:
         return case.messages
@@ -91,8 +99,8 @@ def instructed(case: Case, instruction: str | None) -> tuple[dict, ...]:
             )
         instruction = house_instruction(case.ward)
     *before, last = case.messages
-    head, _, _ = last["content"].rpartition("\n\n")
-    content = f"{head or last['content']}\n\n{instruction}"
+    # only the ward's own bare instruction gives way: what else a user wrote is the question
+    content = f"{last['content'].removesuffix(HOUSE_INSTRUCTION).rstrip()}\n\n{instruction}"
     return (*before, {**last, "content": content})
 
 

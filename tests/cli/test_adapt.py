@@ -190,10 +190,10 @@ def examples_of(length, count):
     [
         (1_200_000, 200, 2700, 16, 507),  # ward-base: three passes
         (1_200_000, 200, 27, 16, 50),
-        (134_500_000, 220, 3000, 4, 50),  # SmolLM2: what a few minutes allow
-        (134_500_000, 220, 60, 4, 50),  # three passes would be 45
+        (134_500_000, 220, 3000, 2, 92),  # SmolLM2: what a few minutes allow
+        (134_500_000, 220, 60, 2, 90),  # three passes
         (134_500_000, 30, 300, 16, 57),  # short examples: a whole batch
-        (1_700_000_000, 220, 3000, 4, 50),  # never fewer
+        (1_700_000_000, 220, 3000, 2, 50),  # never fewer
     ],
 )
 def test_batch_and_steps_follow_what_a_token_costs(parameters, length, count, batch, steps):
@@ -237,6 +237,16 @@ def test_only_the_first_rows_are_judged(tmp_path, capsys):
     few, all_three = (read_adapter(tmp_path / x).sidecar["provenance"] for x in "ab")
     assert few["evaluation"]["after"] == all_three["evaluation"]["after"]
     assert few["evaluation"]["after"]["house"]["cardiology"]["count"] == few["judged"] == 3
+
+
+def test_rows_to_judge_of_a_plain_text(base, tmp_path, capsys):
+    text = tmp_path / "my.txt"
+    text.write_text(
+        "Notes are short. They say what was done, and by whom, and when. " * 30, "utf-8"
+    )
+    options = ("--eval", str(text), "--eval-rows", "2", "--max-length", "32", "--steps", "1")
+    assert adapt(base, text, tmp_path / "out", *options) == 0
+    assert "the first 2 of" in capsys.readouterr().out
 
 
 def test_rows_to_judge_of_what_is_split_off(base, data, tmp_path, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -97,7 +98,7 @@ def test_the_wards_records_get_the_houses_scores(ward_file, tmp_path, capsys, mo
 # -- how a variant asks ----------------------------------------------------------------------------
 
 
-def test_an_instruction_takes_the_last_paragraphs_place(ward_file, data):
+def test_an_instruction_takes_the_place_of_the_bare_one_and_of_nothing_else(ward_file, data):
     cases, _ = read_cases(ward_file)
     note = cases[0].messages[0]["content"].rsplit("\n\n", 1)[0]
     (message,) = instructed(cases[0], "house")
@@ -108,6 +109,8 @@ def test_an_instruction_takes_the_last_paragraphs_place(ward_file, data):
     (message,) = instructed(plain, "Sum up.")
     assert message["content"] == f"{pairs(1)[0]['prompt']}\n\nSum up."
     assert instructed(plain, None) == plain.messages
+    own = replace(plain, messages=({"role": "user", "content": "Read one.\n\nAnd two."},))
+    assert instructed(own, "Sum up.")[0]["content"] == "Read one.\n\nAnd two.\n\nSum up."
 
 
 def test_shots_are_earlier_turns_and_one_lacks_a_dose(ward_file):
@@ -118,6 +121,9 @@ def test_shots_are_earlier_turns_and_one_lacks_a_dose(ward_file):
     assert choose_shots([*whole, *lacking], 1) == lacking[:1]
     assert choose_shots([lacking[0], *whole], 1) == lacking[:1]
     assert choose_shots(whole, 1) == whole[:1]
+    assert choose_shots(cases, 2, scored=cases[:2])[0] == cases[2]
+    with pytest.raises(ValueError, match="expected 1 to the 0 of --examples that are not scored"):
+        choose_shots(cases[:2], 1, scored=cases)
     messages = chat(cases[0], "New.", cases[1:4])
     assert [m["role"] for m in messages] == ["user", "assistant"] * 3 + ["user"]
     assert [m["content"].endswith("\n\nNew.") for m in messages[::2]] == [True, False, False, True]
@@ -140,7 +146,7 @@ def test_chats_are_asked_for_their_last_answer_and_a_system_message_stays_first(
 REFUSED = [
     (("--rows", 0), "got 0 rows"),
     (("--shots", 2), "--shots and --examples"),
-    (("--shots", 9, "--examples", "MY"), "1 to the 6 of --examples"),
+    (("--shots", 9, "--examples", "MY"), "1 to the 0 of --examples"),
     (("--shots", 0, "--examples", "MY"), "got --shots 0"),
     (("--instruction", " "), "empty --instruction"),
     (("--instruction", "house"), "my.jsonl:1 is no record of a house task"),
