@@ -1,0 +1,103 @@
+"""Exercise 4.4: initial values that change nothing, and can learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from minilora.course.exercises import exercise, mistake
+from minilora.course.judge import Judge
+
+
+def check_fresh_adapter(fn: Callable, judge: Judge) -> None:
+    for o, i, r in ((7, 400, 9), (11, 1600, 5)):
+        seed = int(judge.rng.integers(2**31))
+        rng = np.random.default_rng(seed)
+        out = judge.call(fn, out_features=o, in_features=i, r=r, rng=rng)
+        judge.true(isinstance(out, tuple) and len(out) == 2, "return two arrays, `return A, B`.")
+        A, B = (np.asarray(part, dtype=np.float64) for part in out)
+        judge.true(
+            (A.shape, B.shape) == ((r, i), (o, r)),
+            f"your shapes are A {A.shape}, B {B.shape}; expected A ({r}, {i}) and B ({o}, {r}).",
+        )
+        judge.true(
+            A.any() or B.any(),
+            "both are zero. The gradient of A is a product with B and that of B a product with A, "
+            "so neither ever moves.",
+        )
+        judge.true(
+            not (B @ A).any(),
+            "B A is not zero: the model is changed before it has seen one example.",
+        )
+        judge.true(
+            A.any(), "A is zero and B is not. It would learn; this course starts from B = 0."
+        )
+        width = float(np.abs(A).max()) * i**0.5
+        judge.true(
+            0.99 < width <= 1 + 1e-9,
+            f"the largest entry of A is {width:.3g} / sqrt(in), expected close to and at most "
+            "1 / sqrt(in), whatever in is.",
+        )
+        judge.true(abs(A.mean()) * i**0.5 < 0.1, "A has no negative entries; draw on both sides.")
+        other = judge.call(fn, out_features=o, in_features=i, r=r, rng=rng)
+        judge.true(
+            not np.array_equal(np.asarray(other[0]), A),
+            "two layers got the same A: draw from `rng`, and make no generator of your own.",
+        )
+
+
+@exercise(
+    "4.4",
+    "Values to start from",
+    minutes=8,
+    difficulty=2,
+    check=check_fresh_adapter,
+    statement=r"""
+    Write `fresh_adapter(out_features, in_features, r, rng)` and return `A, B` such that
+
+    - the model does not change: $BA = 0$ exactly,
+    - something can learn: not all gradients are zero,
+    - the random part is $A$, uniform between $-1/\sqrt{\text{in}}$ and $1/\sqrt{\text{in}}$, so
+      that $x A^\top$ has entries of one size for every width.
+
+    Draw from `rng`, a `numpy.random.Generator`.
+    """,
+    hints=(
+        "gA = s (g B)^T x and gB = s g^T (x A^T). Which of the two may be zero at the start?",
+        "B is zeros of shape (out, r). rng.uniform(low, high, size=...) draws A.",
+        "bound = in_features ** -0.5; A = rng.uniform(-bound, bound, size=(r, in_features))",
+    ),
+    wrong=(
+        mistake(
+            "both zero",
+            "both are zero",
+            change=(
+                "rng.uniform(-bound, bound, size=(r, in_features))",
+                "np.zeros((r, in_features))",
+            ),
+        ),
+        mistake(
+            "both random",
+            "before it has seen one example",
+            change=(
+                "np.zeros((out_features, r))",
+                "rng.uniform(-bound, bound, size=(out_features, r))",
+            ),
+        ),
+        mistake("wide", "whatever in is", change=("in_features**-0.5", "r**-0.5")),
+        mistake("one side", "no negative entries", change=("uniform(-bound,", "uniform(0,")),
+        mistake(
+            "own generator",
+            "two layers got the same A",
+            change=("A = rng.", "A = np.random.default_rng(0)."),
+        ),
+    ),
+)
+def fresh_adapter(
+    out_features: int, in_features: int, r: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A uniform within 1 / sqrt(in), B zero."""
+    bound = in_features**-0.5
+    A = rng.uniform(-bound, bound, size=(r, in_features))
+    return A, np.zeros((out_features, r))
