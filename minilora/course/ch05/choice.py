@@ -15,7 +15,7 @@ EVEN, SKEWED, DIPPED = (-1.0, 0.0, 1.0), (-0.3, -0.3, 0.6), (-0.6, 0.3, 0.3)
 
 def _table(judge: Judge, noise: float, rows: Mapping[int, tuple]) -> dict[int, list[float]]:
     """Losses by rank from (mean above the best, spread, pattern), in units of the noise."""
-    base = float(judge.rng.uniform(0.7, 1.3))
+    base = float(judge.rng.uniform(0.5, 0.7))
     return {
         r: [base + noise * (above + spread * p) for p in judge.rng.permutation(pattern)]
         for r, (above, spread, pattern) in rows.items()
