@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
 def adapter(folder):
     data = write_jsonl(folder / "my.jsonl", questions(0, 36))
     argv = ["adapt", "--base", SMOLLM2.name, "--data", str(data), "--out", str(folder / "out")]
-    assert main([*argv, "--steps", "16", "--batch-size", "8", "--lr", "0.005"]) == 0
+    assert main([*argv, "--steps", "16", "--batch-size", "8", "--lr", "0.002"]) == 0
     return folder / "out"
 
 

@@ -137,7 +137,8 @@ def check_same_run(fn: Callable, judge: Judge) -> None:
 
 
 def _judge_pieces(judge: Judge, got: tuple, before: tuple, p: float, q: float) -> None:
-    alpha, a, b, rate_a, rate_b = before
+    _judge_strips(judge, got, before, p, q)
+    alpha, _, _, rate_a, rate_b = before
     turned = {
         "lr_A and lr_B are exchanged: A's rate goes with p, B's with q.": np.asarray(rate_a * q),
         "A's entries are p times as large and Adam's steps are not; make the rate p times as "
@@ -145,23 +146,6 @@ def _judge_pieces(judge: Judge, got: tuple, before: tuple, p: float, q: float) -
         "Adam's step does not grow with its gradient, so a rate goes the same way as its strip; "
         "multiply, don't divide.": np.asarray(rate_a / p),
     }
-    judge.close(
-        "A",
-        got[1],
-        p * a,
-        instead={
-            "A has to start p times as large; yours starts where it did.": a,
-            "A takes p and B takes q; yours are exchanged.": q * a,
-        },
-    )
-    judge.close(
-        "B",
-        got[2],
-        q * b,
-        instead={
-            "B has to start q times as large. At B = 0 you would not have noticed.": b,
-        },
-    )
     judge.number("lr_A", got[3], p * rate_a, instead=turned)
     judge.number(
         "lr_B",
@@ -183,6 +167,27 @@ def _judge_pieces(judge: Judge, got: tuple, before: tuple, p: float, q: float) -
             ),
             "alpha takes back p, and B gained q besides.": np.asarray(alpha / p),
             "alpha takes back q, and A gained p besides.": np.asarray(alpha / q),
+        },
+    )
+
+
+def _judge_strips(judge: Judge, got: tuple, before: tuple, p: float, q: float) -> None:
+    _, a, b, _, _ = before
+    judge.close(
+        "A",
+        got[1],
+        p * a,
+        instead={
+            "A has to start p times as large; yours starts where it did.": a,
+            "A takes p and B takes q; yours are exchanged.": q * a,
+        },
+    )
+    judge.close(
+        "B",
+        got[2],
+        q * b,
+        instead={
+            "B has to start q times as large. At B = 0 you would not have noticed.": b,
         },
     )
 
