@@ -220,6 +220,6 @@ def _explain_size(
         return
     for sentence, factor in {**factors, "the sign is wrong": -1.0}.items():
         if np.isclose(ratio, factor, rtol=1e-4):
-            raise Mistake(f"{name}: {ratio:.4g} times too large: {sentence}.")
+            raise Mistake(f"{name}: {ratio:.3g} times too large: {sentence}.")
     if got.size > 1:
-        raise Mistake(f"{name}: right direction, wrong size: {ratio:.4g} times too large.")
+        raise Mistake(f"{name}: right direction, wrong size: {ratio:.3g} times too large.")
