@@ -59,7 +59,7 @@ def default_targets(width: int) -> str:
 def default_lr(width: int) -> float:
     """1.92 / width, at most 0.015; on a big base 1.152 / width.
 
-    The first was measured at width 128 on q and v (0.015); the second at width 576 on all-linear,
+    The first was measured at width 128 on q and v (0.015); the second at width 576 on all-linear
     (0.002: 55 steps of 4 notes made 19 of 20 validation notes exact; 0.0033, 58 steps, 36 of 50).
     """
     times = BIG_LR_TIMES_WIDTH if width >= BIG_WIDTH else LR_TIMES_WIDTH
