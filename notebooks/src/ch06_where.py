@@ -137,7 +137,7 @@ for name, task in TASKS.items():
 # ## A fair race
 #
 # One learning rate for all would decide the race by itself: a thick update at few places and a thin
-# one at many don't want the same. So each set gets the better of two rates, found with seed 0 on
+# one at many don't want the same. So each set gets the best of three rates, found with seed 0 on
 # the whole run, and then two more seeds at that rate. All sets see the same batches. We look at the
 # held-out loss, and at the share of answers that are right to the last character.
 
@@ -197,7 +197,7 @@ examples = {
 }
 
 # %%
-RATES = (0.005, 0.01)
+RATES = (0.005, 0.01, 0.02)
 keys = [(task, place, lr) for task in reversed(TASKS) for place in SETS for lr in RATES]
 tried = side_by_side(race, [Job(task, SETS[p], ranks[p], lr, 0) for task, p, lr in keys])
 tried = dict(zip(keys, tried, strict=True))
@@ -236,8 +236,10 @@ for axis, task in zip(axes, TASKS, strict=True):
         axis.fill_between(
             found[0].steps, curves.min(axis=0), curves.max(axis=0), color=COLOURS[place], alpha=0.15
         )
-    axis.set(title=task, xlabel="steps", yscale="log", ylabel="held-out loss, nats a token")
-axes[1].legend(fontsize=8)
+    axis.set(title=task, xlabel="steps", ylabel="held-out loss, nats a token")
+axes[0].set_yscale("log")
+axes[1].set_ylim(0, None)
+axes[0].legend(fontsize=8)
 plt.show()
 
 # %%
@@ -258,7 +260,7 @@ plt.show()
 # > **Claim.** On the house line, lean q and v get more than 80 % of the held-out answers exactly
 # > right.
 #
-# > **Claim.** There, all maps have less than 0.9 times the loss of q and v, for the same budget.
+# > **Claim.** There, all maps are not behind: they have less than 1.1 times the loss of q and v.
 #
 # > **Claim.** And bring less than 10 points in 100 more exact answers.
 #
@@ -268,10 +270,11 @@ plt.show()
 # > **Claim.** On the house codes, q alone has more than 1.3 times the loss of q and v: its budget
 # > buys rank 20, and rank is not what is missing.
 #
-# Measured in loss, coverage wins on both jobs. Measured in what the ward reads, the two are a line
-# or two apart on the first, and far apart on the second. To say known things in a new form, a model
-# has to look in other places, and where to look is what q and v decide. A code is a new thing to
-# say when a name comes by, and every map that can answer to the name helps, be it with a rank of 2.
+# Measured in loss, coverage is a little ahead on the first job, by less than seeds differ, and far
+# ahead on the second. Measured in what the ward reads, the two are a line or two in forty apart on
+# the first, and far apart on the second. To say known things in a new form, a model has to look in
+# other places, and where to look is what q and v decide. A code is a new thing to say when a name
+# comes by, and every map that can answer to the name helps, be it with a rank of 2.
 #
 # ## Lean is cheaper in what?
 #
@@ -437,9 +440,9 @@ claim(
     above=0.8,
 )
 claim(
-    "There, all maps have less than 0.9 times the loss of q and v, for the same budget.",
+    "There, all maps are not behind: they have less than 1.1 times the loss of q and v.",
     final("house line", "all") / final("house line", "q, v"),
-    below=0.9,
+    below=1.1,
 )
 claim(
     "And bring less than 10 points in 100 more exact answers.",
