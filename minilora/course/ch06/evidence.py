@@ -1,0 +1,181 @@
+"""Exercises 6.4 and 6.5: whether a curve has levelled off, and whether a gain beats the noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from minilora.course.exercises import exercise, mistake
+from minilora.course.judge import Judge
+
+CURVES = (  # losses, window, tolerance, verdict, what a wrong verdict means
+    ((4.0, 2.0, 1.5, 1.2, 1.0, 0.8), 2, 0.1, False,
+     "a curve that still falls by a third was called level"),
+    ((4.0, 2.0, 1.02, 1.0, 0.99, 0.985), 2, 0.05, True,
+     "a curve that fell by 2 % of its best was not called level"),
+    ((0.40, 0.20, 0.12, 0.10, 0.085, 0.07), 2, 0.1, False,
+     "the tolerance is a share of the best loss, not a difference of losses"),
+    ((4.0, 2.0, 1.0, 0.7, 0.6, 0.98), 3, 0.1, False,
+     "the best of the whole window counts, and you looked at the last value"),
+    ((4.0, 2.0, 0.9, 1.4, 1.0, 0.89), 2, 0.05, True,
+     "compare with the best value before the window, and not with the one just before it"),
+    ((3.0, 1.0, 1.3, 1.6), 2, 0.05, True,
+     "a loss that only rises has not improved; that is level for us"),
+    ((3.0, 2.0), 2, 0.1, False,
+     "a curve that is no longer than the window has shown nothing yet: False"),
+)  # fmt: skip
+
+
+def check_plateaued(fn: Callable, judge: Judge) -> None:
+    scale = float(judge.rng.uniform(0.9, 1.1))
+    for losses, window, tolerance, verdict, sentence in CURVES:
+        scaled = [scale * x for x in losses]
+        got = judge.call(fn, losses=scaled, window=window, tolerance=tolerance)
+        judge.true(isinstance(got, (bool, np.bool_)), f"return True or False, yours is {got!r}.")
+        told = ", ".join(f"{x:.3g}" for x in scaled)
+        judge.true(
+            bool(got) == verdict,
+            f"{sentence} (losses {told}; window {window}, tolerance {tolerance}).",
+        )
+
+
+@exercise(
+    "6.4",
+    "Has it levelled off?",
+    minutes=10,
+    difficulty=2,
+    check=check_plateaued,
+    statement=r"""
+    `losses` are held-out losses in the order of training. Let $b$ be the best of all but the last
+    `window`, and $n$ the best of the last `window`. Write `plateaued(losses, window, tolerance)`:
+    `True` where
+
+    $$b - n < \text{tolerance} \cdot b ,$$
+
+    and `False` where there are no more than `window` losses, for then nothing is known.
+    """,
+    hints=(
+        "The two parts are losses[:-window] and losses[-window:].",
+        "The best of a part is its min. First deal with a curve that is too short.",
+        "return min(losses[:-window]) - min(losses[-window:]) < tolerance * min(losses[:-window])",
+    ),
+    wrong=(
+        mistake(
+            "absolute", "not a difference of losses", change=("tolerance * before", "tolerance")
+        ),
+        mistake("reversed", "falls by a third", change=("before - now", "now - before")),
+        mistake(
+            "last value",
+            "you looked at the last value",
+            change=("min(losses[-window:])", "losses[-1]"),
+        ),
+        mistake(
+            "value before",
+            "not with the one just before it",
+            change=("min(losses[:-window])", "losses[-window - 1]"),
+        ),
+        mistake(
+            "size of the change",
+            "a loss that only rises",
+            change=("before - now <", "abs(before - now) <"),
+        ),
+        mistake("too short", "has shown nothing yet", change=("return False", "return True")),
+    ),
+)
+def plateaued(losses: list[float], window: int, tolerance: float) -> bool:
+    """Whether the last `window` losses improve on the best before by less than the tolerance."""
+    if len(losses) <= window:
+        return False
+    before, now = min(losses[:-window]), min(losses[-window:])
+    return before - now < tolerance * before
+
+
+def check_gain(fn: Callable, judge: Judge) -> None:
+    for n, m in ((3, 5), (4, 3)):
+        lean = 2 + 0.3 * judge.rng.random(n)
+        wide = 1 + 0.2 * judge.rng.random(m)
+        gain = lean.mean() - wide.mean()
+
+        def over(ddof=1, root=True, share=True, n=n, m=m, lean=lean, wide=wide):
+            a, b = lean.var(ddof=ddof), wide.var(ddof=ddof)
+            square = a / n + b / m if share else a + b
+            return square**0.5 if root else square
+
+        judge.number(
+            "the gain over the noise",
+            judge.call(fn, lean=lean, wide=wide),
+            gain / over(),
+            factors={"a gain is lean minus wide, for a loss that falls": -1.0},
+            instead={
+                "so few seeds: divide the squares by n - 1 (ddof=1), or the noise looks "
+                "smaller than it is.": gain / over(ddof=0),
+                "the root over the variances is missing.": gain / over(root=False),
+                "a mean is steadier than one run: divide each variance by its number of runs.": (
+                    gain / over(share=False)
+                ),
+                "that compares the best runs, and the luckiest seed wins.": (
+                    lean.min() - wide.min()
+                )
+                / over(),
+                "that is the gain alone; divide it by the noise.": gain,
+            },
+        )
+
+
+@exercise(
+    "6.5",
+    "A gain and its noise",
+    minutes=10,
+    difficulty=2,
+    check=check_gain,
+    statement=r"""
+    `lean` and `wide` are arrays of held-out losses, one a seed; their lengths may differ. Write
+    `gain_over_noise(lean, wide)`: how much lower the mean of `wide` is, in units of what chance
+    does to the difference of two means,
+
+    $$\frac{\bar\ell_{\text{lean}} - \bar\ell_{\text{wide}}}
+    {\sqrt{s_{\text{lean}}^2 / n_{\text{lean}} + s_{\text{wide}}^2 / n_{\text{wide}}}} ,
+    \qquad s^2 = \frac{1}{n - 1} \sum_i (\ell_i - \bar\ell)^2 .$$
+    """,
+    hints=(
+        "np.var(lean, ddof=1) is s^2 with n - 1 below.",
+        "The noise is the root of the sum of the two variances, each over its number of runs.",
+        "(lean.mean() - wide.mean()) / np.sqrt(lean.var(ddof=1) / len(lean) + "
+        "wide.var(ddof=1) / len(wide))",
+    ),
+    wrong=(
+        mistake(
+            "sign",
+            "lean minus wide",
+            change=("lean.mean() - wide.mean()", "wide.mean() - lean.mean()"),
+        ),
+        mistake(
+            "ddof",
+            "n - 1 (ddof=1)",
+            change=(
+                "lean.var(ddof=1) / len(lean) + wide.var(ddof=1) / len(wide)",
+                "lean.var() / len(lean) + wide.var() / len(wide)",
+            ),
+        ),
+        mistake("no root", "the root over", change=("np.sqrt(noise)", "noise")),
+        mistake(
+            "spread of runs",
+            "a mean is steadier",
+            change=(
+                "lean.var(ddof=1) / len(lean) + wide.var(ddof=1) / len(wide)",
+                "lean.var(ddof=1) + wide.var(ddof=1)",
+            ),
+        ),
+        mistake(
+            "best runs",
+            "luckiest seed",
+            change=("lean.mean() - wide.mean()", "lean.min() - wide.min()"),
+        ),
+        mistake("gain alone", "divide it by the noise", change=(" / np.sqrt(noise)", "")),
+    ),
+)
+def gain_over_noise(lean: np.ndarray, wide: np.ndarray) -> float:
+    """Difference of the means over its standard error."""
+    noise = lean.var(ddof=1) / len(lean) + wide.var(ddof=1) / len(wide)
+    return float((lean.mean() - wide.mean()) / np.sqrt(noise))

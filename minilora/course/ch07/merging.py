@@ -1,0 +1,298 @@
+"""Exercises 7.1 to 7.4: merging one and several adapters, rounding, bottlenecks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from minilora.course.exercises import exercise, mistake
+from minilora.course.judge import Judge, Mistake
+
+
+def check_merge(fn: Callable, judge: Judge) -> None:
+    for out_features, in_features, r, alpha in ((5, 7, 3, 4.5), (6, 4, 2, 7.0)):
+        W, A, B = (
+            judge.normal(out_features, in_features),
+            judge.normal(r, in_features),
+            judge.normal(out_features, r),
+        )
+        merged = judge.call(fn, W=W, A=A, B=B, alpha=alpha)
+        judge.true(
+            np.shape(merged) == W.shape,
+            f"the merged weight: your shape is {np.shape(merged)}, W's is {W.shape}.",
+        )
+        judge.close(
+            "the merged weight",
+            merged,
+            W + alpha / r * B @ A,
+            instead={
+                "alpha is not divided by r.": W + alpha * B @ A,
+                "the update has no alpha / r.": W + B @ A,
+                "that is the update alone; W is missing.": alpha / r * B @ A,
+                "the update is added twice.": W + 2 * alpha / r * B @ A,
+            },
+        )
+        x = judge.normal(3, in_features)
+        beside = x @ W.T + alpha / r * (x @ A.T) @ B.T
+        judge.close("x times the merged weight, beside what the adapter computes",
+                    x @ np.asarray(merged).T, beside)  # fmt: skip
+
+
+@exercise(
+    "7.1",
+    "Merge",
+    minutes=6,
+    difficulty=1,
+    check=check_merge,
+    statement=r"""
+    Write `merged_weight(W, A, B, alpha)` for a weight `W` (out, in), with `A` (r, in) and `B`
+    (out, r). Return the one weight that does for every $x$ what base and adapter do together:
+
+    $$x\, W_{\text{merged}}^\top = x W^\top + \frac{\alpha}{r}\, (x A^\top) B^\top .$$
+
+    Others still hold `W`: make a new array.
+    """,
+    hints=(
+        "Take x out on the left. What is added to W^T is (alpha / r) A^T B^T.",
+        "Transpose: A^T B^T is the transpose of B A, which is (out, in), as W is.",
+        "r is A.shape[0], and the answer is W + (alpha / r) * (B @ A).",
+    ),
+    wrong=(
+        mistake("forgot / r", "alpha is not divided by r", change=("alpha / r", "alpha")),
+        mistake("no scaling", "has no alpha / r", change=("(alpha / r) * (B @ A)", "B @ A")),
+        mistake("in place", "in place", change=("return W +", "W +=")),
+        mistake("swapped", "shapes do not fit", change=("B @ A", "A @ B")),
+        mistake("update alone", "W is missing", change=("return W +", "return")),
+        mistake("twice", "added twice", change=("(alpha / r)", "2 * (alpha / r)")),
+    ),
+)
+def merged_weight(W: np.ndarray, A: np.ndarray, B: np.ndarray, alpha: float) -> np.ndarray:
+    """W + (alpha / r) B A, as a new array (out, in)."""
+    r = A.shape[0]
+    return W + (alpha / r) * (B @ A)
+
+
+def check_bottleneck(fn: Callable, judge: Judge) -> None:
+    for n, width, m in ((5, 4, 3), (2, 6, 7)):
+        h, D, U = judge.normal(n, width), judge.normal(m, width), judge.normal(width, m)
+        g = judge.normal(n, width)
+        out = judge.call(fn, g=g, h=h, D=D, U=U)
+        if not isinstance(out, tuple) or len(out) != 3:
+            raise Mistake("return three gradients, `return gh, gD, gU`.")
+
+        def loss(h=h, D=D, U=U, g=g):
+            return (g * (h + np.tanh(h @ D.T) @ U.T)).sum()
+
+        z = np.tanh(h @ D.T)
+        bent = g @ U * (1 - z * z)
+        judge.gradient(
+            "gh",
+            out[0],
+            lambda v: loss(h=v),
+            h,
+            instead={
+                "the residual is missing: h also reaches y directly.": bent @ D,
+                "tanh bends the cotangent by 1 - tanh^2; that is missing.": g + g @ U @ D,
+                "the derivative of tanh is 1 - tanh^2.": g + (g @ U * (1 - z)) @ D,
+            },
+        )
+        judge.gradient(
+            "gD",
+            out[1],
+            lambda v: loss(D=v),
+            D,
+            instead={"tanh bends the cotangent by 1 - tanh^2; that is missing.": (g @ U).T @ h},
+        )
+        judge.gradient(
+            "gU",
+            out[2],
+            lambda v: loss(U=v),
+            U,
+            instead={"U's input is tanh(h D^T), not h D^T.": g.T @ (h @ D.T)},
+        )
+
+
+@exercise(
+    "7.2",
+    "A bottleneck backwards",
+    minutes=15,
+    difficulty=3,
+    check=check_bottleneck,
+    statement=r"""
+    A bottleneck adapter stands after a layer and takes its output `h` (n, width) to
+
+    $$y = h + \tanh(h D^\top)\, U^\top ,$$
+
+    with `D` (m, width) and `U` (width, m). Given `g`, the gradient of the loss with respect to $y$,
+    write `bottleneck_vjps(g, h, D, U)` and return `gh, gD, gU`.
+    """,
+    hints=(
+        "Name the middle: z = tanh(h D^T), (n, m). Then y = h + z U^T is linear in z and in U.",
+        "gz = g U. Through tanh it becomes gz (1 - z^2), entry by entry; call it gu, (n, m).",
+        "gU = g^T z and gD = gu^T h. h is used twice: gh = g + gu D.",
+    ),
+    wrong=(
+        mistake("no residual", "the residual is missing", change=("g + gu @ D", "gu @ D")),
+        mistake("no tanh", "that is missing", change=("(g @ U) * (1 - z * z)", "g @ U")),
+        mistake("1 - tanh", "tanh is 1 - tanh^2", change=("1 - z * z", "1 - z")),
+        mistake("U's input", "U's input is", change=("g.T @ z", "g.T @ (h @ D.T)")),
+        mistake("transposed", "transposed", change=("gu.T @ h", "h.T @ gu")),
+    ),
+)
+def bottleneck_vjps(
+    g: np.ndarray, h: np.ndarray, D: np.ndarray, U: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """gh, gD and gU of y = h + tanh(h D^T) U^T, from g (n, width)."""
+    z = np.tanh(h @ D.T)
+    gu = (g @ U) * (1 - z * z)
+    return g + gu @ D, gu.T @ h, g.T @ z
+
+
+def check_lost_share(fn: Callable, judge: Judge) -> None:
+    for shape, dtype, size in (((37, 29), np.float16, 2e-4), ((41, 23), np.float32, 3e-8)):
+        W, delta = judge.normal(*shape), size * judge.normal(*shape)
+        delta[judge.rng.random(shape) < 0.31] = 0.0
+        held = W.astype(dtype)
+        counts = delta != 0
+        kept = (held.astype(np.float64) + delta).astype(dtype) != held
+        want = 1 - kept[counts].mean()
+        naive = (W + delta).astype(dtype) == W
+        judge.true(0.05 < want < 0.95, "the numbers of this check say nothing; run it again.")
+        judge.number(
+            f"the share lost in {np.dtype(dtype).name}",
+            judge.call(fn, W=W, delta=delta, dtype=dtype),
+            want,
+            tolerance=0.02,
+            instead={
+                "entries of delta that are 0 had nothing to lose; leave them out.": 1 - kept.mean(),
+                "that is the share that survives.": kept[counts].mean(),
+                "nothing is lost in float64; put both into dtype before you add.": 0.0,
+                "compare with W as dtype holds it, not with W itself.": naive[counts].mean(),
+            },
+        )
+
+
+@exercise(
+    "7.3",
+    "What a coarse sum loses",
+    minutes=10,
+    difficulty=2,
+    check=check_lost_share,
+    statement=r"""
+    `W` and `delta` are float64. A merge in few bits, such as `dtype = np.float16`, first rounds
+    both to `dtype` and then adds them there. Near 1 the numbers of float16 are $2^{-10}$ apart, and
+    a change of less than half of that leaves the weight what it was.
+
+    Write `lost_share(W, delta, dtype)`: of the entries where `delta` is not 0, the share (0 to 1)
+    whose weight is exactly the same after the merge.
+    """,
+    hints=(
+        "held = W.astype(dtype) is the weight before the merge.",
+        "merged = held + delta.astype(dtype) is computed in dtype, because both are.",
+        "Of the entries delta != 0, the mean of merged == held.",
+    ),
+    wrong=(
+        mistake("zeros counted", "had nothing to lose", change=("[delta != 0]", "")),
+        mistake("survivors", "that survives", change=("merged == held", "merged != held")),
+        mistake(
+            "float64",
+            "nothing is lost in float64",
+            change=("held = W.astype(dtype)", "held, dtype = W, W.dtype"),
+        ),
+    ),
+)
+def lost_share(W: np.ndarray, delta: np.ndarray, dtype: type) -> float:
+    """Share of the non-zero entries of delta that a merge in dtype loses altogether."""
+    held = W.astype(dtype)
+    merged = held + delta.astype(dtype)
+    return float((merged == held)[delta != 0].mean())
+
+
+def check_merge_several(fn: Callable, judge: Judge) -> None:
+    for ranks in ((2, 2), (3, 3, 3), (4, 1)):
+        W = judge.normal(5, 6)
+        adapters = [
+            (judge.normal(r, 6), judge.normal(5, r), alpha)
+            for r, alpha in zip(ranks, (3.5, 1.3, 6.1), strict=False)
+        ]
+        deltas = [alpha / len(A) * B @ A for A, B, alpha in adapters]
+        alike = len(set(ranks)) == 1
+        before = [(A.copy(), B.copy()) for A, B, _ in adapters]
+        merged = judge.call(fn, W=W, adapters=adapters)
+        judge.true(
+            all(
+                np.array_equal(A, a) and np.array_equal(B, b)
+                for (A, B, _), (a, b) in zip(adapters, before, strict=True)
+            ),
+            "your function changed an adapter in place; work on a new array.",
+        )
+        instead = {
+            "that holds the last adapter only; keep adding to what you have.": W + deltas[-1],
+            "that holds the first adapter only.": W + deltas[0],
+            "that is the updates' mean; each client ordered a whole one.": W
+            + sum(deltas) / len(deltas),
+            "every adapter has an alpha and an r of its own.": W
+            + sum(adapters[0][2] / ranks[0] * B @ A for A, B, _ in adapters),
+        }
+        if alike:
+            factors = sum(a / len(A) * B for A, B, a in adapters) @ sum(A for A, _, _ in adapters)
+            instead["you added A's to A's and B's to B's, and their product has cross terms, "
+                    "such as B1 A2, that nobody trained."] = W + factors  # fmt: skip
+        judge.close("the merged weight", merged, W + sum(deltas), instead=instead)
+
+
+@exercise(
+    "7.4",
+    "Two adapters in one weight",
+    minutes=8,
+    difficulty=2,
+    check=check_merge_several,
+    statement=r"""
+    `adapters` is a list of `(A, B, alpha)`, two or more, and their ranks may differ. Write
+    `merge_several(W, adapters)` and return, as a new array,
+
+    $$W + \sum_i \frac{\alpha_i}{r_i} B_i A_i .$$
+
+    Whether the sum does both jobs is another question: the updates were trained apart.
+    """,
+    hints=(
+        "The products have the shape of W whatever the ranks are. The factors do not.",
+        "Start with merged = W and loop over the adapters: for A, B, alpha in adapters.",
+        "merged = merged + (alpha / A.shape[0]) * (B @ A) makes a new array each time.",
+    ),
+    wrong=(
+        mistake(
+            "factors added",
+            "cross terms",
+            body="""
+            A = sum(a for a, _, _ in adapters)
+            B = sum(alpha / len(a) * b for a, b, alpha in adapters)
+            return W + B @ A
+            """,
+        ),
+        mistake("last only", "the last adapter only", change=("merged = merged +", "merged = W +")),
+        mistake("in place", "in place", change=("merged = merged +", "merged +=")),
+        mistake(
+            "one scaling",
+            "an alpha and an r of its own",
+            body="""
+            s = adapters[0][2] / len(adapters[0][0])
+            return W + s * sum(B @ A for A, B, _ in adapters)
+            """,
+        ),
+        mistake(
+            "mean",
+            "that is the updates' mean",
+            body="return W + sum(a / len(A) * B @ A for A, B, a in adapters) / len(adapters)",
+        ),
+    ),
+)
+def merge_several(
+    W: np.ndarray, adapters: list[tuple[np.ndarray, np.ndarray, float]]
+) -> np.ndarray:
+    """W plus the update of every (A, B, alpha)."""
+    merged = W
+    for A, B, alpha in adapters:
+        merged = merged + (alpha / A.shape[0]) * (B @ A)
+    return merged
