@@ -17,6 +17,7 @@ from rich.table import Table
 from minilora.autograd.gradcases import Case, op_cases
 from minilora.autograd.gradcheck import Row
 from minilora.autograd.mutants import Mutant, run_mutants
+from minilora.baselines.gradcases import bottleneck_cases
 from minilora.lora.gradcases import adapted_cases
 from minilora.lora.stored_cases import stored_cases
 from minilora.nn.gradcases import model_cases
@@ -44,7 +45,8 @@ def gradcheck(
 
 def chosen_cases(op: str, seed: int) -> list[Case]:
     """All cases, or those of one op. Raises ValueError naming the ops where there is none."""
-    cases = [*op_cases(seed), *model_cases(seed), *adapted_cases(seed), *stored_cases(seed)]
+    kinds = (op_cases, model_cases, adapted_cases, stored_cases, bottleneck_cases)
+    cases = [case for kind in kinds for case in kind(seed)]
     chosen = [case for case in cases if not op or case.op.lower() == op.lower()]
     if not chosen:
         names = ", ".join(dict.fromkeys(case.op for case in cases))
