@@ -52,7 +52,8 @@ HOST_CALLS = {
     "nn/generate.py: sample_token": {"argsort", "cumsum", "exp", "take_along_axis"},
     "nn/generate.py: _left_padded": {"array", "zeros"},
     "nn/generate.py: _last_logits": {"arange"},
-    "nn/generate.py: generate": {"concatenate"},
+    "nn/generate.py: _read": {"concatenate"},
+    "nn/generate.py: _Batch": {"concatenate"},
     # Weights start on the host.
     "nn/layers.py: normal": {"zeros"},
     "nn/layers.py: Linear": {"zeros"},

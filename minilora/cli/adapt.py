@@ -31,7 +31,7 @@ from minilora.training import (
     fit,
 )
 
-LONGEST = 1024
+LONGEST, CHECKPOINTS = 1024, 10
 
 DATA_HELP = "JSONL (prompt and completion, or messages, or text) or a text file."
 BATCH_HELP = f"Examples a step. Default: {defaults.BATCH}, or {defaults.SMALL_BATCH} on a big base."
@@ -206,15 +206,15 @@ def make_plan(
         steps = defaults.default_steps(size, train, batch_size)
     if lr is None:
         lr = defaults.default_lr(model.config.hidden_size)
-    every = max(1, steps // 10)
+    watchings = defaults.watchings(steps, batch_size)
     training = TrainingConfig(
         steps=steps,
         lr=lr,
         warmup=min(20, max(steps, 0) // 10),
         workers=workers,
         seed=seed,
-        eval_every=every if held_out else 0,
-        checkpoint_every=every,
+        eval_every=max(1, steps // watchings) if held_out else 0,
+        checkpoint_every=max(1, steps // CHECKPOINTS),
     )
     parts = (train, held_out[:judged], len(held_out), size, data, eval_data)
     return Plan(base, lora, training, batch_size, max_length, *parts)
@@ -253,14 +253,15 @@ def execute(
         run.mark(DIVERGED)
         raise
     evaluation = {"before": before, "after": after, "on": report.judged_on(plan)}
-    samples = report.answer_samples(model, tokenizer, pick_samples(plan, tokenizer, limit))
+    samples = pick_samples(plan, tokenizer, limit)
+    answered = report.answer_samples(model, tokenizer, samples, judge.given)
     plot_loss(history, run.path / "loss.png")
     save_adapter(
         model, out, base_name=public_name(plan.base), provenance=plan.provenance(evaluation)
     )
     run.mark(FINISHED)
     clock.lap("judging after and saving")
-    report.show_result(console, evaluation, samples)
+    report.show_result(console, evaluation, answered)
     report.show_speed(console, plan, history)
     report.show_cost(console, clock)
     report.show_files(console, plan, out, run.path)

@@ -89,15 +89,19 @@ def show_plan(
 
 
 def answer_samples(
-    model: Transformer, tokenizer: Tokenizer, samples: Sequence[Sample]
+    model: Transformer, tokenizer: Tokenizer, samples: Sequence[Sample], given: dict
 ) -> list[tuple[Sample, str]]:
-    """Each sample with the adapted model's greedy answer."""
+    """Each sample with the adapted model's greedy answer; `given`: those known, by prompt ids."""
     stops = stop_ids(model, tokenizer)
+
+    def answer(sample: Sample) -> str:
+        known = given.get(tuple(sample.ids))
+        if known is not None:
+            return known
+        return tokenizer.decode(generate(model, [sample.ids], sample.room, stop_ids=stops)[0])
+
     with blas_threads(recommended_blas_threads(model.config.hidden_size)):
-        return [
-            (s, tokenizer.decode(generate(model, [s.ids], s.room, stop_ids=stops)[0]))
-            for s in samples
-        ]
+        return [(sample, answer(sample)) for sample in samples]
 
 
 def show_result(console: Console, evaluation: dict, samples: Sequence[tuple[Sample, str]]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from minilora.backend import blas_threads, recommended_blas_threads
 from minilora.cli.adapt_data import HouseRecords
 from minilora.hub import Tokenizer
-from minilora.hub.answer import answers
+from minilora.hub.answer import answers, prompt_ids
 from minilora.nn import Transformer
 from minilora.storage import atomic_write
 from minilora.training import DivergedError, Example, History, evaluate
@@ -93,11 +93,15 @@ class RunFolder:
 
 @dataclass
 class Judge:
-    """Evaluates a model the same way before and after: loss, and house scores where asked."""
+    """Evaluates a model the same way before and after: loss, and house scores where asked.
+
+    given: the newest answer to each house prompt, by its token ids.
+    """
 
     tokenizer: Tokenizer
     examples: Sequence[Example]
     houses: Sequence[HouseRecords] = field(default_factory=tuple)
+    given: dict[tuple[int, ...], str] = field(default_factory=dict)
 
     def loss(self, model: Transformer, most: int | None = None) -> float:
         """Mean loss in nats a label over the first `most` examples."""
@@ -116,13 +120,16 @@ class Judge:
             if not math.isfinite(loss):
                 raise DivergedError(f"the loss {when} training is {loss}, expected a finite number")
         for house in self.houses:
+            prompts = [record["prompt"] for record in house.records]
             given = answers(
                 model,
                 self.tokenizer,
-                [record["prompt"] for record in house.records],
+                prompts,
                 house.max_new_tokens,
                 progress=f"{house.ward} {when}",
             )
+            ids = (tuple(prompt_ids(self.tokenizer, prompt)) for prompt in prompts)
+            self.given.update(zip(ids, given, strict=True))
             scores = score_house(house.ward, house.records, given)
             result.setdefault("house", {})[house.ward] = scores.to_dict()
         return result

@@ -86,12 +86,15 @@ class _Buffers:
 class _BlockStep:
     """A block at one position a row, with that layer's keys and values."""
 
-    def __init__(self, block: Block, cache: LayerCache, buffers: _Buffers) -> None:
+    def __init__(self, block: Block) -> None:
         attention, mlp = block.self_attn, block.mlp
         self.norms = _Norm(block.input_layernorm), _Norm(block.post_attention_layernorm)
         names = ("q_proj", "k_proj", "v_proj", "o_proj")
         self.q, self.k, self.v, self.o = (_product(getattr(attention, n)) for n in names)
         self.gate, self.up, self.down = map(_product, (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+
+    def hold(self, cache: LayerCache, buffers: _Buffers) -> None:
+        """Take the cache to add to, and buffers for as many rows."""
         self.cache, self.buffers = cache, buffers
         self.keys = cache.keys.transpose(0, 2, 3, 1)  # (B, Hkv, dh, S)
         self.values = cache.values.transpose(0, 2, 1, 3)  # (B, Hkv, S, dh)
@@ -144,15 +147,14 @@ class Decoding:
         self, model: Transformer, caches: Sequence[LayerCache], start: Array | None
     ) -> None:
         config, decoder, like = model.config, model.model, caches[0].keys
-        xp, (batch, length) = get_array_module(like), like.shape[:2]
+        xp, length = get_array_module(like), like.shape[1]
         self.norm, self.caches = _Norm(decoder.norm), caches
         table, self.head = decoder.embed_tokens.weight.data, model.head_weight
         stored = isinstance(table, StoredArray)
         self.rows = table.take if stored else table.__getitem__
         self.columns = None if isinstance(self.head.data, StoredArray) else self.head.data.T
-        buffers = _Buffers(config, batch, like)
-        layers = zip(decoder.layers, caches, strict=True)
-        self.blocks = [_BlockStep(block, cache, buffers) for block, cache in layers]
+        self.config = config
+        self.blocks = [_BlockStep(block) for block in decoder.layers]
         heads = config.num_attention_heads + config.num_key_value_heads
         tables = F.rope_tables(np.arange(length), config.head_dim, config.rope_theta, heads)
         shape = (length, heads, 2, config.head_dim // 2)
@@ -163,6 +165,22 @@ class Decoding:
         if start is not None:
             padded = xp.arange(length) < xp.asarray(start)[:, None]
             self.hidden = xp.where(padded, -math.inf, 0.0).astype(like.dtype)[:, None, None]
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Buffers for as many rows as the caches hold."""
+        like = self.caches[0].keys
+        buffers = _Buffers(self.config, len(like), like)
+        for block, cache in zip(self.blocks, self.caches, strict=True):
+            block.hold(cache, buffers)
+
+    def keep(self, rows: Array) -> None:
+        """Go on with these rows alone (indices): the others' answers have ended."""
+        for cache in self.caches:
+            cache.keep(rows)
+        if self.hidden is not None:
+            self.hidden = self.hidden[rows]
+        self._lay_out()
 
     def step(self, tokens: Array) -> Array:
         """Token ids (B,) -> logits (B, V) of the tokens after them."""

@@ -12,6 +12,13 @@ from minilora.backend import Array, get_array_module, to_numpy
 from minilora.nn.decode import Decoding
 from minilora.nn.transformer import LayerCache, Transformer
 
+KEPT_SHARE = 0.75
+"""Rows that have ended leave the batch when at most this share is left: a smaller batch is faster,
+and making one copies the caches."""
+
+PREFILL_TOKENS = 2048
+"""Positions of prompts read at a time: their arrays stay in the cache, and memory small."""
+
 
 def sample_token(logits: np.ndarray, temperature: float, top_p: float, rng: object) -> np.ndarray:
     """One token id per row of logits (B, V).
@@ -73,10 +80,65 @@ def _last_logits(model: Transformer, ids: Array, start: Array | None, caches: li
     return to_numpy(F.linear(hidden, model.head_weight).data)
 
 
+def _read(
+    model: Transformer, ids: np.ndarray, start: np.ndarray, padding: Array | None, caches: list
+) -> Array:
+    """Logits (B, V) after each prompt, and its keys and values in the caches.
+
+    A few rows at a time, without the columns that are padding in all of them.
+    """
+    logits, time = [], ids.shape[1]
+    few = max(1, PREFILL_TOKENS // time)
+    for i in range(0, len(ids), few):
+        rows, first = slice(i, i + few), int(start[i : i + few].min())
+        parts = [cache.part(rows, first) for cache in caches]
+        padded = None if padding is None else padding[rows]
+        logits.append(_last_logits(model, ids[rows, first:], padded, parts))
+    for cache in caches:
+        cache.length = time
+    return np.concatenate(logits)
+
+
 def new_caches(model: Transformer, batch: int, length: int) -> list[LayerCache]:
     """Empty caches of every layer, for `batch` rows of up to `length` positions."""
     layers, like = model.config.num_hidden_layers, model.head_weight.data
     return [LayerCache(batch, length, model.config, like) for _ in range(layers)]
+
+
+class _Batch:
+    """The rows still being answered: what was read of each, and the logits of its next token."""
+
+    def __init__(
+        self, model: Transformer, prompts: Sequence[Sequence[int]], room: int, use_cache: bool
+    ) -> None:
+        self.model, self.rows = model, list(range(len(prompts)))  # rows: the prompt of each
+        self.ids, start = _left_padded(prompts)
+        self.xp = get_array_module(model.head_weight.data)
+        self.padding = self.xp.asarray(start) if start.any() else None
+        self.decoding = None
+        if use_cache:
+            caches = new_caches(model, len(prompts), self.ids.shape[1] + room)
+            self.logits = _read(model, self.ids, start, self.padding, caches)
+            self.decoding = Decoding(model, caches, self.padding)
+        else:
+            self.logits = _last_logits(model, self.ids, self.padding, None)
+
+    def step(self, token: np.ndarray) -> None:
+        """Read one more token a row (B,)."""
+        if self.decoding is not None:
+            self.logits = to_numpy(self.decoding.step(self.xp.asarray(token)))
+        else:
+            self.ids = np.concatenate([self.ids, token[:, None]], axis=1)
+            self.logits = _last_logits(self.model, self.ids, self.padding, None)
+
+    def keep(self, live: list[int]) -> None:
+        """Go on with these of the rows alone."""
+        self.rows, self.ids = [self.rows[j] for j in live], self.ids[live]
+        kept = self.xp.asarray(live)
+        if self.padding is not None:
+            self.padding = self.padding[kept]
+        if self.decoding is not None:
+            self.decoding.keep(kept)
 
 
 def generate(
@@ -89,45 +151,43 @@ def generate(
     rng: np.random.Generator | None = None,
     stop_ids: Collection[int] = (),
     use_cache: bool = True,
-    on_token: Callable[[np.ndarray], None] | None = None,
+    on_token: Callable[[list[int]], None] | None = None,
 ) -> list[list[int]]:
     """Continue each prompt (token ids) until a stop token or `max_new_tokens`.
 
     Returns the new tokens only, without the stop token. With the cache each step feeds one token
     a row; without it the whole row is read again, for the same tokens. `on_token(ids)` is called
-    with the token chosen in each row, for streaming. Raises ValueError for empty or over-long
+    with the newest token of each row, for streaming. Raises ValueError for empty or over-long
     prompts and settings out of range.
     """
     limit = model.config.max_position_embeddings
     _check(prompts, max_new_tokens, limit, (temperature, top_p, rng))
-    xp = get_array_module(model.head_weight.data)
-    ids, start = _left_padded(prompts)
-    padding = xp.asarray(start) if start.any() else None
-    new, live, stops = [[] for _ in prompts], range(len(prompts)), set(stop_ids)
-    caches = new_caches(model, len(ids), ids.shape[1] + max_new_tokens) if use_cache else None
+    new: list[list[int]] = [[] for _ in prompts]
+    newest, stops = [0] * len(prompts), set(stop_ids)
     was_training = model.training
     model.eval()
     try:
         with no_grad():
-            logits = _last_logits(model, ids, padding, caches)
-            decoding = None if caches is None else Decoding(model, caches, padding)
+            batch = _Batch(model, prompts, max_new_tokens, use_cache)
+            live = batch.rows  # places in the batch; all of them at first
             for left in reversed(range(max_new_tokens)):
-                token = sample_token(logits, temperature, top_p, rng)
+                token = sample_token(batch.logits, temperature, top_p, rng)
                 chosen = token.tolist()
-                live = [i for i in live if chosen[i] not in stops]
+                live = [j for j in live if chosen[j] not in stops]
                 if not live:
                     break
-                for i in live:
-                    new[i].append(chosen[i])
+                for j in live:
+                    new[batch.rows[j]].append(chosen[j])
                 if on_token is not None:
-                    on_token(token)
+                    for i, one in zip(batch.rows, chosen, strict=True):
+                        newest[i] = one
+                    on_token(newest.copy())
                 if left == 0:
                     break
-                if decoding is None:
-                    ids = np.concatenate([ids, token[:, None]], axis=1)
-                    logits = _last_logits(model, ids, padding, None)
-                else:
-                    logits = to_numpy(decoding.step(xp.asarray(token)))
+                if len(live) <= KEPT_SHARE * len(batch.rows):
+                    batch.keep(live)
+                    token, live = token[live], list(range(len(live)))
+                batch.step(token)
     finally:
         model.train(was_training)
     return new

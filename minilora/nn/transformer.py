@@ -6,6 +6,7 @@ adapter made here names its tensors as PEFT does.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
@@ -102,6 +103,16 @@ class LayerCache:
         self.values[:, self.length : stop] = v.data
         self.length = stop
         return Tensor(self.keys[:, :stop]), Tensor(self.values[:, :stop])
+
+    def part(self, rows: slice, length: int) -> LayerCache:
+        """A view of these rows with `length` positions behind it: what it is given is in this."""
+        view = copy.copy(self)
+        view.keys, view.values, view.length = self.keys[rows], self.values[rows], length
+        return view
+
+    def keep(self, rows: Array) -> None:
+        """Forget all rows but these (indices)."""
+        self.keys, self.values = self.keys[rows], self.values[rows]
 
 
 @dataclass

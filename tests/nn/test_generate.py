@@ -138,3 +138,29 @@ def test_the_mode_is_restored_even_after_an_error(training):
 def test_the_longest_allowed_row_fills_the_positions():
     model = lively_model()
     assert len(generate(model, [[1] * 9], 7)[0]) == 7
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_rows_that_ended_leave_the_batch_and_change_nothing(cache):
+    model, sizes, newest = lively_model(1), [], []
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(0, 11, n).tolist() for n in (5, 2, 4, 1, 3, 5, 2, 4)]
+    free, stops = generate(model, prompts, 10), {0, 4}
+    hidden = model.hidden
+
+    def counting(ids, *args, **kwargs):
+        sizes.append(len(ids))
+        return hidden(ids, *args, **kwargs)
+
+    model.hidden = counting
+    got = generate(
+        model, prompts, 10, stop_ids=stops, use_cache=cache, on_token=lambda t: newest.append(t)
+    )
+    for row, whole in zip(got, free, strict=True):
+        ends = [i for i, token in enumerate(whole) if token in stops]
+        assert row == (whole[: ends[0]] if ends else whole)
+    assert sorted(len(row) for row in got) == [0, 1, 2, 3, 10, 10, 10, 10]
+    assert {len(tokens) for tokens in newest} == {len(prompts)}
+    assert [int(t[got.index(max(got, key=len))]) for t in newest] == max(got, key=len)
+    if not cache:
+        assert sizes == [8, 8, 6, 6, 4, 4, 4, 4, 4, 4]
