@@ -6,6 +6,7 @@ A chapter is one percent-format file, `notebooks/src/chNN_name.py`; its exercise
 """
 
 from minilora.course.claims import claim, refuted
+from minilora.course.jobs import side_by_side
 from minilora.course.notebook import answer, check, data_folder, hint, slider, solution, style
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "data_folder",
     "hint",
     "refuted",
+    "side_by_side",
     "slider",
     "solution",
     "style",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -73,7 +74,8 @@ def _note(write: Callable[[Path], object], folder: Path | None = None) -> None:
 def slider(draw: Callable[..., Any], **ranges: Any) -> None:
     """Show sliders that call `draw` again, after a figure that already says the same.
 
-    ranges: as for ipywidgets' `interact`: (low, high), (low, high, step) or a list of choices.
+    ranges: (low, high) or (low, high, step), or a list of the values to slide through; a slider
+    starts at `draw`'s default.
     Without ipywidgets or a live kernel nothing is shown. Where chapters are built and tested,
     `draw` runs once at the lowest values, unseen, so that a mistake in it is found.
     """
@@ -83,10 +85,17 @@ def slider(draw: Callable[..., Any], **ranges: Any) -> None:
     if _shell() is None:
         return
     try:
-        from ipywidgets import interact
+        import ipywidgets
     except ImportError:
         return
-    interact(draw, **ranges)
+    defaults = inspect.signature(draw).parameters
+    for name, choice in ranges.items():
+        if isinstance(choice, list):  # which ipywidgets would show as a menu
+            shown = [(f"{v:.4g}" if isinstance(v, float) else str(v), v) for v in choice]
+            start = defaults[name].default if name in defaults else None
+            start = start if start in choice else choice[0]
+            ranges[name] = ipywidgets.SelectionSlider(options=shown, value=start, description=name)
+    ipywidgets.interact(draw, **ranges)
 
 
 def _shell() -> Any | None:

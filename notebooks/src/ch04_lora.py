@@ -22,7 +22,17 @@ from safetensors.numpy import load_file
 
 from minilora.autograd import Tensor, no_grad
 from minilora.autograd.gradcheck import check_gradients
-from minilora.course import answer, check, claim, data_folder, hint, refuted, solution, style
+from minilora.course import (
+    answer,
+    check,
+    claim,
+    data_folder,
+    hint,
+    refuted,
+    side_by_side,
+    solution,
+    style,
+)
 from minilora.hub import load_pretrained
 from minilora.hub.answer import answers
 from minilora.lora import (
@@ -259,16 +269,17 @@ def lay_out(kind, seed):
         B.requires_grad = kind != "A alone"
 
 
-def own_loss(kind, seed):
+def own_loss(job):
     """Loss on the base's own tasks with an adapter that has learned nothing yet."""
-    lay_out(kind, seed)
+    lay_out(*job)
     loss = evaluate(base, suite_examples, pad_id=tokenizer.pad_id)
     detach(base)
     return loss
 
 
-def short_run(kind, seed, steps, rate=RATE):
-    """Held-out loss at the start and at the end."""
+def short_run(job):
+    """Held-out loss at the start and at the end of a run: kind of start, seed, steps, rate."""
+    kind, seed, steps, rate = job
     lay_out(kind, seed)
     before = evaluate(base, held_examples, pad_id=tokenizer.pad_id)
     config = TrainingConfig(steps=steps, lr=rate, warmup=5, seed=seed, workers=1)
@@ -279,11 +290,14 @@ def short_run(kind, seed, steps, rate=RATE):
 
 
 plain = evaluate(base, suite_examples, pad_id=tokenizer.pad_id)
-own = {kind: [own_loss(kind, seed) for seed in range(3)] for kind in ("both random", "B normal")}
+random_starts, all_starts = ("both random", "B normal"), ("B zero", "both zero", "both random")
+disturbed = side_by_side(own_loss, [(kind, seed) for kind in random_starts for seed in range(3)])
+own = dict(zip(random_starts, (disturbed[:3], disturbed[3:]), strict=True))
 print(f"the base on its own tasks: loss {plain:.3g}")
 print(f"with a random B within 1 / sqrt(r): {np.mean(own['both random']):.3g}")
 print(f"with a B of standard normal numbers: {np.mean(own['B normal']):.3g}")
-starts = {kind: short_run(kind, 0, 20) for kind in ("B zero", "both zero", "both random")}
+found = side_by_side(short_run, [(kind, 0, 20, RATE) for kind in all_starts])
+starts = dict(zip(all_starts, found, strict=True))
 for kind, (before, after) in starts.items():
     print(f"{kind:12} ward's loss {before:.3g}, after 20 steps {after:.3g}")
 
@@ -316,7 +330,7 @@ print(before_outputs[shown])
 # %%
 attach(base, LoRAConfig(r=8, lora_alpha=16), np.random.default_rng(0))
 optimizer = AdamW(base.named_parameters())
-config = TrainingConfig(steps=150, lr=RATE, warmup=15, seed=0, workers=1, eval_every=10)
+config = TrainingConfig(steps=150, lr=RATE, warmup=15, seed=0, workers=1, eval_every=20)
 
 
 def halfway(step):
@@ -504,10 +518,9 @@ base = detach(base)
 
 # %%
 ARMS = {"both": 0.015, "B alone": 0.045, "A alone": 0.015}
-roles = {
-    kind: [short_run("B zero" if kind == "both" else kind, seed, 30, rate)[1] for seed in range(3)]
-    for kind, rate in ARMS.items()
-}
+jobs = [(kind, seed, 30, rate) for kind, rate in ARMS.items() for seed in range(3)]
+ends = [after for _, after in side_by_side(short_run, jobs)]
+roles = {kind: ends[3 * i : 3 * i + 3] for i, kind in enumerate(ARMS)}
 for kind, found in roles.items():
     print(f"{kind:8} {np.mean(found):.3g} ({min(found):.3g} to {max(found):.3g})")
 

@@ -22,6 +22,7 @@ from minilora.course import (
     data_folder,
     hint,
     refuted,
+    side_by_side,
     slider,
     solution,
     style,
@@ -239,11 +240,11 @@ STEPS, SEEDS = 50, (0, 1, 2)
 tried = {}
 
 
-def adapt(r, lr, seed=0, *, alpha=16, rslora=False, count=None, steps=STEPS):
+def adapt(r, lr, seed=0, count=None, steps=STEPS):
     """Held-out loss of ward-base after a short run, and the model; r "all" trains everything."""
     model = load_pretrained(data_folder("ward-base"))[0]
     if r != "all":
-        config = LoRAConfig(r=r, lora_alpha=alpha, use_rslora=rslora, target_modules="all-linear")
+        config = LoRAConfig(r=r, lora_alpha=16, target_modules="all-linear")
         attach(model, config, np.random.default_rng(seed))
     settings = TrainingConfig(steps=steps, lr=lr, warmup=5, seed=seed, workers=1)
     batches = Batches(lessons[:count], 8, seed, tokenizer.pad_id)
@@ -251,16 +252,22 @@ def adapt(r, lr, seed=0, *, alpha=16, rslora=False, count=None, steps=STEPS):
     return evaluate(model, held_out, 64, tokenizer.pad_id), model
 
 
-def losses(r, lr, **how):
-    """Held-out losses, one a seed; each run is made once."""
-    key = (r, lr, *sorted(how.items()))
-    if key not in tried:
-        tried[key] = [adapt(r, lr, seed, **how)[0] for seed in SEEDS]
-    return tried[key]
+def one_loss(run):
+    """The held-out loss of one run."""
+    return adapt(*run)[0]
+
+
+def losses(jobs):
+    """For each (r, lr, count, steps) the held-out losses, one a seed; each run is made once."""
+    new = [job for job in jobs if job not in tried]
+    found = side_by_side(one_loss, [(*j[:2], seed, *j[2:]) for j in new for seed in SEEDS])
+    tried.update((job, found[3 * i : 3 * i + 3]) for i, job in enumerate(new))
+    return [tried[job] for job in jobs]
 
 
 # %%
-by_rank = {r: losses(r, 0.005) for r in (1, 2, 8, 32)}
+RANKS = (1, 2, 8, 32)
+by_rank = dict(zip(RANKS, losses([(r, 0.005) for r in RANKS]), strict=True))
 chosen = answer("5.3")(by_rank)
 untrained = evaluate(load_pretrained(data_folder("ward-base"))[0], held_out)
 print(f"nothing trained: {untrained:.3g}")
@@ -286,13 +293,15 @@ print("the cheapest within the noise of the best: rank", chosen)
 
 # %%
 update_spectrum = answer("5.4")
-used = {}
-for r in (8, 32):
-    trained = adapt(r, 0.005)[1]
-    used[r] = [
-        update_spectrum(layer.lora_B.data, layer.lora_A.data, layer.scaling)
-        for layer in lora_layers(trained).values()
-    ]
+
+
+def spectra(r):
+    """The singular values of every update of a run."""
+    layers = lora_layers(adapt(r, 0.005)[1]).values()
+    return [update_spectrum(m.lora_B.data, m.lora_A.data, m.scaling) for m in layers]
+
+
+used = dict(zip((8, 32), side_by_side(spectra, (8, 32)), strict=True))
 
 
 def directions(sigma, share=0.9):
@@ -327,7 +336,7 @@ for r in used:
 # orders, and 80 steps.
 
 # %%
-few = {r: losses(r, 0.01, count=16, steps=80) for r in (1, 32)}
+few = dict(zip((1, 32), losses([(r, 0.01, 16, 80) for r in (1, 32)]), strict=True))
 for r, found in few.items():
     print(f"16 orders, rank {r:2}: {np.mean(found):.3f} ({min(found):.3f} to {max(found):.3f})")
 
@@ -620,9 +629,9 @@ plt.show()
 # %%
 RATES_LORA, RATES_ALL = (0.0025, 0.005, 0.01, 0.02), (0.0005, 0.001, 0.002, 0.004)
 sweep = {
-    "LoRA, rank 8": [losses(8, lr) for lr in RATES_LORA],
-    "LoRA, rank 32": [losses(32, lr) for lr in RATES_LORA],
-    "everything": [losses("all", lr) for lr in RATES_ALL],
+    "LoRA, rank 8": losses([(8, lr) for lr in RATES_LORA]),
+    "LoRA, rank 32": losses([(32, lr) for lr in RATES_LORA]),
+    "everything": losses([("all", lr) for lr in RATES_ALL]),
 }
 
 # %%

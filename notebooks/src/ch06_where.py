@@ -12,22 +12,24 @@
 # argument before. The ward gives them two jobs, one budget, and no patience.
 
 # %%
-
 import time
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-from minilora.course import answer, check, claim, data_folder, hint, refuted, solution, style
-from minilora.course.ch06.lines import (
-    ASKED,
-    UNSEEN,
-    code_questions,
-    encoded,
-    medication_lines,
+from minilora.course import (
+    answer,
+    check,
+    claim,
+    data_folder,
+    hint,
+    refuted,
     side_by_side,
+    solution,
+    style,
 )
+from minilora.course.ch06.lines import ASKED, UNSEEN, code_questions, encoded, medication_lines
 from minilora.hub import load_pretrained
 from minilora.hub.answer import answers
 from minilora.lora import LoRAConfig, attach, detach, trainable_parameters
@@ -137,9 +139,10 @@ for name, task in TASKS.items():
 # ## A fair race
 #
 # One learning rate for all would decide the race by itself: a thick update at few places and a thin
-# one at many don't want the same. So each set gets the best of three rates, found with seed 0 on
-# the whole run, and then two more seeds at that rate. All sets see the same batches. We look at the
-# held-out loss, and at the share of answers that are right to the last character.
+# one at many don't want the same. So each set gets the better of two rates, found with seed 0 on the
+# whole run, and then two more seeds at that rate. (A third, 0.005, was the best for no set when we
+# tried it.) All sets see the same batches. We look at the held-out loss, and at the share of
+# answers that are right to the last character.
 
 
 # %%
@@ -197,7 +200,7 @@ examples = {
 }
 
 # %%
-RATES = (0.005, 0.01, 0.02)
+RATES = (0.01, 0.02)
 keys = [(task, place, lr) for task in reversed(TASKS) for place in SETS for lr in RATES]
 tried = side_by_side(race, [Job(task, SETS[p], ranks[p], lr, 0) for task, p, lr in keys])
 tried = dict(zip(keys, tried, strict=True))

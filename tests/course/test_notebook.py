@@ -121,6 +121,17 @@ def test_a_slider_with_a_kernel_and_ipywidgets(monkeypatch):
     assert asked == [(len, {"r": (1, 4)})]
 
 
+def test_a_list_of_values_is_a_slider_and_no_menu(monkeypatch):
+    widgets = pytest.importorskip("ipywidgets")
+    live_kernel(monkeypatch)
+    asked = {}
+    monkeypatch.setattr(widgets, "interact", lambda draw, **ranges: asked.update(ranges))
+    slider(lambda r=4, alpha=3.0: None, r=[1, 4, 16], alpha=[0.25, 1024.0])
+    assert {type(one) for one in asked.values()} == {widgets.SelectionSlider}
+    assert (asked["r"].value, asked["alpha"].value) == (4, 0.25)  # 3.0 is none of the values
+    assert asked["alpha"].options == (("0.25", 0.25), ("1024", 1024.0))
+
+
 def test_data_folder():
     assert (data_folder("ward-base") / "config.json").is_file()
     with pytest.raises(ValueError, match="no folder"):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from minilora.hub import Tokenizer
 from minilora.training import Example, Record, encode_records, prompt_messages
-from minilora.training.parallel import recommended_workers
 from minilora.ward import HOUSE_INSTRUCTION, house_format, sample_case, write_note
 from minilora.ward.excerpts import lines_of
 from minilora.ward.facts import DRUGS
@@ -57,15 +54,3 @@ def encoded(tokenizer: Tokenizer, rows: Rows) -> list[Example]:
     """The pairs as training examples, with labels on the answers."""
     records = [Record("", prompt_messages(prompt, answer)) for prompt, answer in rows]
     return encode_records(tokenizer, records, 384)[0]
-
-
-def side_by_side(function: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
-    """function(job) for every job, in order: one process a core where the system can fork.
-
-    Runs that are apart anyway are best spread this way; `fit(workers=...)` splits a single one.
-    """
-    count = min(recommended_workers(), len(jobs))
-    if count < 2:
-        return [function(job) for job in jobs]
-    with multiprocessing.get_context("fork").Pool(count) as pool:
-        return pool.map(function, jobs, chunksize=1)
