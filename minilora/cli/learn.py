@@ -16,11 +16,6 @@ from minilora.course.progress import FOLDER_VARIABLE, default_folder, read_progr
 from minilora.course.source import Chapter, find_chapter, find_chapters
 from minilora.course.workspace import BESIDE, NEW, RENEWED, Landing, prepare
 
-NO_NEWS = (
-    "--LabApp.news_url=None",
-    "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-)
-"""Settings of JupyterLab's, which else asks beside the text whether to tell news."""
 FOLDER_HELP = "Your copy of the course. Default: MINILORA_COURSE, or my-course in the checkout."
 
 
@@ -82,7 +77,7 @@ def open_lab(folder: Path, notebook: Path) -> int:
     environment["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, not another's
     for name in THREADS:
         environment.setdefault(name, "1")
-    command = [sys.executable, "-m", "jupyterlab", notebook.name, *NO_NEWS]
+    command = [sys.executable, "-m", "jupyterlab", notebook.name]
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container; it listens here alone
         command.append("--allow-root")
     try:
