@@ -93,6 +93,6 @@ def watchings(steps: int, batch_size: int) -> int:
 
 
 def loss_rows(parameters: int, judged: Sequence[Example]) -> int:
-    """How many of the judged examples have their loss taken: all, or 16 of many."""
+    """How many of the judged examples have their loss taken: all, or LOSS_ROWS of many."""
     cost = parameters * sum(map(len, judged))
     return len(judged) if cost <= LOSS_COST else min(LOSS_ROWS, len(judged))

@@ -61,7 +61,7 @@ def bench(
         raise ValueError("got more than one of --profile, --busy, --growth, expected one")
     if torch_logits not in report.LOGITS:
         raise ValueError(f"got --torch-logits {torch_logits!r}, expected all, labelled or both")
-    counts, missing = thread_counts(threads), missing_peers()
+    counts, missing = thread_counts(threads), missing_peers() if torch else []
     kinds = modes.torches(torch_logits) if torch and not missing else ()
     about = report.about(bool(kinds), missing, torch_logits)
     terms = modes.Terms(counts, pairs, starts, seconds, kinds, json_, about)

@@ -330,7 +330,7 @@ print(before_outputs[shown])
 # %%
 attach(base, LoRAConfig(r=8, lora_alpha=16), np.random.default_rng(0))
 optimizer = AdamW(base.named_parameters())
-config = TrainingConfig(steps=150, lr=RATE, warmup=15, seed=0, workers=1, eval_every=20)
+config = TrainingConfig(steps=150, lr=RATE, warmup=15, seed=0, workers=1, eval_every=10)
 
 
 def halfway(step):

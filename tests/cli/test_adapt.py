@@ -203,6 +203,13 @@ def test_batch_and_steps_follow_what_a_token_costs(parameters, length, count, ba
 
 
 @pytest.mark.parametrize(
+    ("steps", "batch", "times"), [(106, 2, 5), (50, 1, 5), (150, 2, 7), (507, 16, 10)]
+)
+def test_a_short_run_is_watched_less_often(steps, batch, times):
+    assert defaults.watchings(steps, batch) == times
+
+
+@pytest.mark.parametrize(
     ("parameters", "asked", "rows"),
     [(1_200_000, None, 200), (134_500_000, None, 50), (134_500_000, 120, 120), (9, 300, 200)],
 )

@@ -1,5 +1,7 @@
 """Generation: the cache, ragged batches, stop tokens, sampling, errors."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -138,6 +140,29 @@ def test_the_mode_is_restored_even_after_an_error(training):
 def test_the_longest_allowed_row_fills_the_positions():
     model = lively_model()
     assert len(generate(model, [[1] * 9], 7)[0]) == 7
+
+
+@pytest.mark.parametrize("tokens", [1, 6, 11, 100])
+def test_prompts_read_a_few_rows_at_a_time_are_answered_alike(tokens, monkeypatch):
+    model, read = lively_model(2), []
+    prompts = [[7], *PROMPTS, [1, 2], [5, 5, 5]]
+    whole = generate(model, prompts, 8, use_cache=False)
+    monkeypatch.setattr(sys.modules["minilora.nn.generate"], "PREFILL_TOKENS", tokens)
+    hidden = model.hidden
+
+    def noting(ids, *args, **kwargs):
+        read.append(ids.shape)
+        return hidden(ids, *args, **kwargs)
+
+    model.hidden = noting
+    assert generate(model, prompts, 8) == whole
+    pieces = {
+        1: [(1, 1), (1, 5), (1, 1), (1, 3), (1, 2), (1, 3)],  # no column of padding is read
+        6: [(1, 1), (1, 5), (1, 1), (1, 3), (1, 2), (1, 3)],
+        11: [(2, 5), (2, 3), (2, 3)],
+        100: [(6, 5)],
+    }
+    assert read == pieces[tokens]
 
 
 @pytest.mark.parametrize("cache", [True, False])
