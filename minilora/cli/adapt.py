@@ -15,7 +15,14 @@ from minilora.cli import adapt_defaults as defaults
 from minilora.cli import adapt_report as report
 from minilora.cli.adapt_data import File, house_records, read_file, sample_of, split
 from minilora.cli.adapt_run import DIVERGED, FINISHED, Judge, RunFolder, plot_loss
-from minilora.cli.bases import BASE_HELP, WARD, open_base, public_name, require_free
+from minilora.cli.bases import (
+    BASE_HELP,
+    DEVICE_HELP,
+    WARD,
+    open_base,
+    public_name,
+    require_free,
+)
 from minilora.cli.cost import Clock
 from minilora.hub import Tokenizer
 from minilora.lora import ALL_LINEAR, LoRAConfig, attach, base_fingerprint, save_adapter
@@ -77,6 +84,7 @@ class Plan:
     data: File
     eval_data: File | None
     base_dtype: str = "float32"
+    device: str = "cpu"
 
     @property
     def lines(self) -> int | None:
@@ -92,6 +100,7 @@ class Plan:
         return {
             "base_fingerprint": base_fingerprint(model),
             "base_dtype": self.base_dtype,
+            "device": self.device,
             "data_sha256": self.data.sha256,
             "eval_sha256": self.eval_data.sha256 if self.eval_data else None,
             **asdict(self.lora),
@@ -104,6 +113,7 @@ class Plan:
         """What the adapter's sidecar says of its making."""
         return {
             "base_dtype": self.base_dtype,
+            "device": self.device,
             "data": self.data.about(),
             "eval": self.eval_data.about() if self.eval_data else None,
             "held_out": self.held_out_of if self.eval_data is None else 0,
@@ -121,6 +131,7 @@ def adapt(
     eval_rows: int = typer.Option(None, "--eval-rows", help=EVAL_ROWS_HELP),
     base: str = typer.Option(WARD, "--base", help=BASE_HELP),
     base_dtype: str = typer.Option("float32", "--base-dtype", help=BASE_DTYPE_HELP),
+    device: str = typer.Option("cpu", "--device", help=DEVICE_HELP),
     r: int = typer.Option(8, "--r", help="Rank."),
     alpha: float = typer.Option(16, "--alpha", help="lora_alpha; the update is times alpha / r."),
     targets: str = typer.Option(None, "--targets", help=TARGETS_HELP),
@@ -143,14 +154,15 @@ def adapt(
     lora = LoRAConfig(
         r, whole(alpha), target_names(ALL_LINEAR if targets is None else targets), dropout, rslora
     )
-    model, tokenizer = open_base(base, base_dtype)
+    model, tokenizer = open_base(base, base_dtype, device)
     if targets is None:
         names = target_names(defaults.default_targets(model.config.hidden_size))
         lora = replace(lora, target_modules=names)
     length = checked_length(max_length, model)
     files = [read_file(p, tokenizer, length, console) for p in (data, eval_data) if p]
     numbers = (steps, batch_size, lr, length, seed, workers, eval_rows)
-    plan = replace(make_plan(base, lora, files, model, numbers), base_dtype=base_dtype)
+    plan = make_plan(base, lora, files, model, numbers)
+    plan = replace(plan, base_dtype=base_dtype, device=device)
     clock.lap("opening")
     with telling_how_to_continue(run):
         execute(console, plan, model, tokenizer, run, out, resume, clock)
@@ -263,7 +275,7 @@ def execute(
     clock.lap("judging after and saving")
     report.show_result(console, evaluation, answered)
     report.show_speed(console, plan, history)
-    report.show_cost(console, clock)
+    report.show_cost(console, clock, plan.device)
     report.show_files(console, plan, out, run.path)
 
 

@@ -80,12 +80,19 @@ def show_plan(
         ("evaluated on", judged_on(plan)),
         ("steps", f"{training.steps:,} of {plan.batch_size} examples ({passes:.1f} passes)"),
         ("learning rate", f"{training.lr:g} at its peak, {training.warmup} steps of warm-up"),
-        ("processes", str(training.workers or recommended_workers())),
+        ("processes", processes(plan)),
     ]  # fmt: skip
     for house in houses:
         left = f", {house.too_long} too long for it" if house.too_long else ""
         rows.append((f"house/{house.ward}", f"{len(house.records)} answers scored{left}"))
     show.pairs(console, "Adapting", rows)
+
+
+def processes(plan: Plan) -> str:
+    """How many train; on a GPU it is one."""
+    if plan.device != "cpu":
+        return f"1, with its arrays on the {plan.device}"
+    return str(plan.training.workers or recommended_workers())
 
 
 def answer_samples(
@@ -127,9 +134,10 @@ def show_speed(console: Console, plan: Plan, history: History) -> None:
     )
 
 
-def show_cost(console: Console, clock: Clock) -> None:
+def show_cost(console: Console, clock: Clock, device: str) -> None:
     """Time from the start to the adapter, by part, and memory."""
-    show.say(console, f"From start to adapter: {clock.text()}. Peak memory: {peak_memory_text()}.")
+    memory = peak_memory_text(device)
+    show.say(console, f"From start to adapter: {clock.text()}. Peak memory: {memory}.")
 
 
 def _end(text: str) -> str:

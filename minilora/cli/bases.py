@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from minilora.backend import to_device
 from minilora.hub import Tokenizer, load_pretrained
 from minilora.hub.smollm import KNOWN, find_known, known_model
 from minilora.lora import load_adapter, read_adapter
@@ -20,6 +21,7 @@ BASE_HELP = (
     f"Base model: {', '.join(NAMES)}, a Hugging Face folder or a .gguf file (./{WARD} for a folder "
     "of that name)."
 )
+DEVICE_HELP = "cpu, or gpu: a CUDA device, with CuPy (the gpu extra)."
 BASE_OF_ADAPTER_HELP = f"{BASE_HELP} Default: the one the adapter names, else {WARD}."
 
 
@@ -58,9 +60,16 @@ def public_name(name: str) -> str:
     return name if known is None else known.hub_id
 
 
-def open_base(name: str, dtype: str = "float32") -> tuple[Transformer, Tokenizer]:
-    """Model and tokenizer of a base. Raises ValueError as `find_base` and `load_pretrained` do."""
-    return load_pretrained(find_base(name), dtype)
+def open_base(
+    name: str, dtype: str = "float32", device: str = "cpu"
+) -> tuple[Transformer, Tokenizer]:
+    """Model, on the device, and tokenizer of a base.
+
+    Raises ValueError as `find_base` and `load_pretrained` do, or for a device that is not there.
+    """
+    to_device(0.0, device)  # refused before the base is read
+    model, tokenizer = load_pretrained(find_base(name), dtype)
+    return model.to(device), tokenizer
 
 
 def base_dtype_of(adapter: Path | None) -> str:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 
+from minilora.backend import device_memory
 from minilora.cli import show
 
 
@@ -50,15 +51,18 @@ def peak_memory() -> Mapping[str, int] | None:
     return {name: resource.getrusage(one).ru_maxrss * unit for name, one in who.items()}
 
 
-def peak_memory_text() -> str:
-    """The peak in words."""
+def peak_memory_text(device: str = "cpu") -> str:
+    """The peak in words, with what CuPy has taken of a GPU."""
     found = peak_memory()
     if found is None:
-        return "not known on this system"
-    own, worker = found["this process"], found["worker"]
-    if not worker:
-        return show.size(own)
-    return (
-        f"{show.size(own)}, and {show.size(worker)} in the largest child process "
-        "(arrays that they share count in both)"
-    )
+        text = "not known on this system"
+    elif found["worker"]:
+        text = (
+            f"{show.size(found['this process'])}, and {show.size(found['worker'])} in the largest "
+            "child process (arrays that they share count in both)"
+        )
+    else:
+        text = show.size(found["this process"])
+    if device == "cpu":
+        return text
+    return f"{text}; {show.size(device_memory(device).peak)} of the {device}"

@@ -15,7 +15,7 @@ from minilora.cli import show
 from minilora.cli.adapt_data import show_problems
 from minilora.cli.adapt_report import comparison
 from minilora.cli.adapters import BASE, base_dtype_of_all, base_of_all, in_turn, named_adapters
-from minilora.cli.bases import BASE_OF_ADAPTER_HELP, open_base
+from minilora.cli.bases import BASE_OF_ADAPTER_HELP, DEVICE_HELP, open_base
 from minilora.cli.cost import Clock, peak_memory_text
 from minilora.cli.evaluate_data import HOUSE, Case, chat, choose_shots, read_cases
 from minilora.cli.generate import BASE_DTYPE_HELP
@@ -50,6 +50,7 @@ def evaluate(
     data: Path = typer.Option(..., "--data", help=DATA_HELP),
     base: str = typer.Option(None, "--base", help=BASE_OF_ADAPTER_HELP),
     base_dtype: str = typer.Option(None, "--base-dtype", help=BASE_DTYPE_HELP),
+    device: str = typer.Option("cpu", "--device", help=DEVICE_HELP),
     adapter: list[str] = typer.Option(
         [], "--adapter", metavar="[NAME=]DIR", help="An adapter to score; may be given again."
     ),
@@ -72,7 +73,7 @@ def evaluate(
     show_problems(console, data, problems)
     chosen = named_adapters([BASE, *(one for one in adapter if one != BASE)])
     dtype = base_dtype_of_all(base_dtype, chosen)
-    model, tokenizer = open_base(base_of_all(base, chosen), dtype)
+    model, tokenizer = open_base(base_of_all(base, chosen), dtype, device)
     room = max(len(tokenizer.encode(case.expected)) for case in cases) + SPARE_TOKENS
     check(variants, cases, model, tokenizer, room)
     clock.lap("opening")
@@ -83,7 +84,7 @@ def evaluate(
             results.append({**result, "adapter": str(one.folder or "")})
             clock.lap(variant.name)
     show_table(console, data, cases, results)
-    show.say(console, f"Took {clock.text()}. Peak memory: {peak_memory_text()}.")
+    show.say(console, f"Took {clock.text()}. Peak memory: {peak_memory_text(device)}.")
     if json_file is not None:
         about = {"data": data.name, "sha256": sha256_file(data), "rows": len(cases)}
         about |= {"base": base_of_all(base, chosen), "base_dtype": dtype, "variants": results}

@@ -10,7 +10,7 @@ import typer
 
 from minilora.backend import blas_threads, recommended_blas_threads
 from minilora.cli.adapters import BASE, base_dtype_of_all, base_of_all, in_turn, named_adapters
-from minilora.cli.bases import BASE_OF_ADAPTER_HELP, open_base
+from minilora.cli.bases import BASE_OF_ADAPTER_HELP, DEVICE_HELP, open_base
 from minilora.hub import Tokenizer
 from minilora.hub.answer import stop_ids
 from minilora.nn import BASE_DTYPES
@@ -30,6 +30,7 @@ def generate(
     ),
     base: str = typer.Option(None, "--base", help=BASE_OF_ADAPTER_HELP),
     base_dtype: str = typer.Option(None, "--base-dtype", help=BASE_DTYPE_HELP),
+    device: str = typer.Option("cpu", "--device", help=DEVICE_HELP),
     adapter: list[str] = typer.Option(
         [], "--adapter", metavar="[NAME=]DIR", help=f"Adapter to answer with. {SEVERAL_HELP}"
     ),
@@ -46,7 +47,8 @@ def generate(
     """
     text = read_prompt(prompt, prompt_file)
     chosen = named_adapters(adapter)
-    model, tokenizer = open_base(base_of_all(base, chosen), base_dtype_of_all(base_dtype, chosen))
+    dtype = base_dtype_of_all(base_dtype, chosen)
+    model, tokenizer = open_base(base_of_all(base, chosen), dtype, device)
     ids = prompt_ids(tokenizer, text)
     room = model.config.max_position_embeddings - len(ids)
     if room < 1:

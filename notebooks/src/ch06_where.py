@@ -138,11 +138,11 @@ for name, task in TASKS.items():
 # %% [markdown]
 # ## A fair race
 #
-# One learning rate for all would decide the race by itself: a thick update at few places and a thin
-# one at many don't want the same. So each set gets the better of two rates, found with seed 0 on the
-# whole run, and then two more seeds at that rate. (A third, 0.005, was the best for no set when we
-# tried it.) All sets see the same batches. We look at the held-out loss, and at the share of
-# answers that are right to the last character.
+# One learning rate for all would decide the race by itself: a thick update at few places and a
+# thin one at many don't want the same. So each set gets the better of two rates, found with seed 0
+# on the whole run, and then two more seeds at that rate. (A third, 0.005, was the best for no set
+# when we tried it.) All sets see the same batches. We look at the held-out loss, and at the share
+# of answers that are right to the last character.
 
 
 # %%

@@ -1,0 +1,90 @@
+"""`--device gpu` in the commands, with the strict stand-in as the GPU."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from minilora import backend
+from minilora.cli import adapt as adapt_file
+from minilora.cli import cost
+from minilora.cli.app import main
+from minilora.lora import read_adapter
+from tests.cli.conftest import make_base, pairs, write_jsonl
+from tests.device.strict_cupy import syncs
+
+
+@pytest.fixture
+def paths(tmp_path, monkeypatch):
+    monkeypatch.setattr(adapt_file, "plot_loss", lambda history, path: None)
+    # The stand-in has arrays and no memory pool; tests/gpu asks a real one.
+    held = backend.DeviceMemory(1, 3 << 20, None)
+    monkeypatch.setattr(cost, "device_memory", lambda device: held)
+    data = write_jsonl(tmp_path / "my.jsonl", pairs(30))
+    return make_base(tmp_path / "base", 0), data, tmp_path
+
+
+def adapt(paths, device, *flags):
+    base, data, folder = paths
+    flags = ("--steps", "4", "--workers", "1", "--r", "2", "--batch-size", "4", *flags)
+    where = ("--base", str(base), "--data", str(data), "--out", str(folder / device))
+    return main(["adapt", *where, *flags, "--device", device])
+
+
+def test_an_adapter_made_on_the_gpu_is_that_of_the_cpu(cupy, paths, capsys):
+    assert adapt(paths, "cpu") == adapt(paths, "gpu") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1, with its arrays on the gpu" in said and "3.0 MiB of the gpu" in said
+    one, other = (read_adapter(paths[2] / device) for device in ("cpu", "gpu"))
+    assert {a.sidecar["provenance"]["device"] for a in (one, other)} == {"cpu", "gpu"}
+    assert one.tensors.keys() == other.tensors.keys()
+    moved = 0.0
+    for name, array in one.tensors.items():
+        np.testing.assert_allclose(other.tensors[name], array, rtol=1e-3, atol=1e-5)
+        moved = max(moved, float(np.abs(array).max()) if "lora_B" in name else 0.0)
+    assert moved > 1e-3  # it was trained
+
+
+def test_answers_and_scores_on_the_gpu(cupy, paths, capsys):
+    base, data, folder = paths
+    assert adapt(paths, "cpu") == 0
+    capsys.readouterr()
+    asked = ["--base", str(base), "--adapter", str(folder / "cpu")]
+    answers, scores = [], []
+    for device in ("cpu", "gpu"):
+        waits = len(syncs)
+        assert main(["generate", *asked, "--prompt", "Dose of aspirin no 2?",
+                     "--max-new-tokens", "6", "--device", device]) == 0  # fmt: skip
+        answers.append(capsys.readouterr().out)
+        file = folder / f"{device}.json"
+        assert main(["evaluate", *asked, "--data", str(data), "--rows", "5",
+                     "--device", device, "--json", str(file)]) == 0  # fmt: skip
+        capsys.readouterr()
+        scores.append([v["outputs"] for v in json.loads(file.read_text())["variants"]])
+        assert (len(syncs) > waits) is (device == "gpu")  # it ran where it was told
+    assert answers[0] == answers[1] and answers[0].strip()
+    assert scores[0] == scores[1] and any(scores[0][0])
+
+
+@pytest.mark.parametrize("command", ["adapt", "generate", "evaluate"])
+def test_a_gpu_that_is_not_there_is_refused_first(command, paths, capsys, monkeypatch):
+    monkeypatch.setattr(backend, "is_gpu_available", lambda: False)
+    base, data, folder = paths
+    flags = {
+        "adapt": ["--data", str(data), "--out", str(folder / "out")],
+        "generate": ["--prompt", "x"],
+        "evaluate": ["--data", str(data)],
+    }[command]
+    for device, told in (("gpu", "needs CuPy and a CUDA device"), ("cuda", "got 'cuda'")):
+        assert main([command, "--base", str(base), *flags, "--device", device]) != 0
+        found = capsys.readouterr()
+        assert re.search(told, " ".join(found.err.split())) and not found.out
+    assert not (folder / "out").exists() and not (folder / "out.run").exists()
+
+
+def test_stored_weights_stay_on_the_cpu(cupy, paths, capsys):
+    assert adapt(paths, "gpu", "--base-dtype", "float16") != 0
+    assert "live on the cpu" in " ".join(capsys.readouterr().err.split())
