@@ -44,7 +44,7 @@ def run_check(exercise: Exercise, answer: Any, seed: int | None = None) -> Outco
         return unwritten(exercise)
     except Mistake as mistake:
         return Outcome(exercise, WRONG, str(mistake))
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # exit() would end the other checks unseen
         return Outcome(exercise, FAILED, describe(error, answer))
     if judge.compared == 0:
         return Outcome(exercise, FAILED, "the check compared nothing, so it says nothing.")

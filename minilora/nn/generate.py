@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
@@ -51,10 +52,10 @@ def _check(prompts: Sequence[Sequence[int]], room: int, limit: int, settings: tu
             f"generate got a prompt of {longest} tokens and max_new_tokens {room}, expected "
             f"max_new_tokens >= 1 and a sum up to max_position_embeddings = {limit}"
         )
-    if temperature < 0 or not 0 < top_p <= 1:
+    if not (0 <= temperature < math.inf and 0 < top_p <= 1):
         raise ValueError(
             f"generate got temperature {temperature} and top_p {top_p}, "
-            "expected temperature >= 0 and 0 < top_p <= 1"
+            "expected a finite temperature >= 0 and 0 < top_p <= 1"
         )
     if temperature > 0 and rng is None:
         raise ValueError("generate got temperature > 0 without rng, expected a numpy Generator")

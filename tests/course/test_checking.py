@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from minilora.course.checking import run_check
@@ -60,6 +62,7 @@ def explode(x):
     ("answer", "status", "words"),
     [
         (lambda x: 2 * x, "passed", "correct"),
+        (lambda x: sys.exit(), "failed", "SystemExit"),
         (lambda x: 3 * x, "wrong", "1.5 times too large"),
         (explode, "failed", "KeyError: 'missing' (line"),
         (lambda: 0, "failed", "TypeError"),

@@ -109,6 +109,8 @@ def test_rows_of_one_batch_are_sampled_each_from_its_own_logits():
         ([[1] * 9], {"max_new_tokens": 8}, "9 tokens and max_new_tokens 8.*= 16"),
         ([[1]], {"max_new_tokens": 0}, "max_new_tokens 0"),
         ([[1]], {"temperature": -1.0}, "temperature -1.0"),
+        ([[1]], {"temperature": float("nan"), "rng": 0}, "temperature nan.*finite"),
+        ([[1]], {"temperature": float("inf"), "rng": 0}, "temperature inf.*finite"),
         ([[1]], {"temperature": 1.0, "top_p": 0.0, "rng": 0}, "top_p 0.0"),
         ([[1]], {"top_p": 1.1}, "top_p 1.1"),
         ([[1]], {"temperature": 1.0}, "without rng"),
