@@ -43,11 +43,11 @@ class Judge:
     def call(self, fn: Callable[..., Any], **inputs: Any) -> Any:
         """fn(*inputs) in this order, whatever the learner named them.
 
-        Mistake where it returns None, changes an array in place, or multiplies shapes that do
-        not fit (told with every shape).
+        Mistake where it returns None, changes an input in place (an array, or what a list or
+        dictionary holds), or multiplies shapes that do not fit (told with every shape).
         """
         arrays = {k: _array(v) for k, v in inputs.items() if _array(v) is not None}
-        before = {k: v.copy() for k, v in arrays.items()}
+        before = {k: _snapshot(v) for k, v in inputs.items()}
         try:
             out = fn(*inputs.values())
         except ValueError as error:
@@ -57,11 +57,11 @@ class Judge:
             raise Mistake(
                 f"shapes do not fit: {error}. Write the shape under every factor: {shapes}."
             ) from error
-        for key, array in arrays.items():
-            if not np.array_equal(array, before[key], equal_nan=array.dtype.kind == "f"):
+        for key, value in inputs.items():
+            if not _unchanged(value, before[key]):
                 raise Mistake(
                     f"your function changed its input {key} in place; others still need it. "
-                    "Work on a new array."
+                    "Work on a copy."
                 )
         if out is None:
             raise Mistake("your function returned None; is the return missing?")
@@ -72,6 +72,14 @@ class Judge:
         self.compared += 1
         if not condition:
             raise Mistake(sentence)
+
+    def parts(self, out: Any, count: int, wanted: str) -> tuple[Any, ...]:
+        """The `count` things that a function returned together, as a tuple or a list.
+
+        wanted: what it was to return, such as "two gradients, `return gx, gW`".
+        """
+        self.true(isinstance(out, (tuple, list)) and len(out) == count, f"return {wanted}.")
+        return tuple(out)
 
     def number(self, name: str, got: Any, want: float, **how: Any) -> None:
         """One number; as `close`."""
@@ -94,7 +102,7 @@ class Judge:
     ) -> None:
         """Compare an array with what was measured, on the scale of the largest entry.
 
-        factors: what it means that the answer is c times too large, by sentence ("alpha / r is
+        factors: what it means that the answer is c times what is wanted, by sentence ("alpha / r is
         missing": r / alpha). instead: what it means that the answer is this very array, by
         sentence; these go first. measured: how the wanted number was had, for the last resort.
         """
@@ -114,6 +122,29 @@ class Judge:
         place = np.unravel_index(np.abs(got - want).argmax(), got.shape)
         where = f"{name}[{', '.join(str(int(i)) for i in place)}]" if place else name
         raise Mistake(f"{where}: yours is {got[place]:.5g}, {measured} {want[place]:.5g}.")
+
+    def stable(
+        self, name: str, run: Callable[[np.ndarray], Any], rows: np.ndarray, want: np.ndarray
+    ) -> None:
+        """run(rows), which no shift of a whole row changes, where exp overflows and underflows.
+
+        rows (n, m) lie 800 higher, where they are, 800 lower, and so on.
+        """
+        shifts = np.resize([800.0, 0.0, -800.0], (len(rows), 1))
+        with np.errstate(all="ignore"):
+            got = _numbers(name, run(rows + shifts))
+        _require_shape(name, got, want, 0.0)
+        self.true(
+            np.isfinite(got[0]).all(),
+            f"{name}: for entries near 800 exp overflows: subtract each row's largest entry first, "
+            "which changes nothing else.",
+        )
+        self.true(
+            np.isfinite(got).all(),
+            f"{name}: with one row near 800 and another near -800, the second holds numbers NaN or "
+            "infinite; subtract the largest entry of each row, not that of the whole array.",
+        )
+        self.close(f"{name}, with rows 800 higher and lower, which changes nothing", got, want)
 
     def gradient(
         self,
@@ -170,6 +201,31 @@ def _array(value: Any) -> np.ndarray | None:
     return value if isinstance(value, np.ndarray) else None
 
 
+def _snapshot(value: Any) -> Any:
+    """What _unchanged compares with: arrays copied, containers taken apart."""
+    array = _array(value)
+    if array is not None:
+        return array.copy()
+    if isinstance(value, (list, tuple)):
+        return [_snapshot(part) for part in value]
+    if isinstance(value, dict):
+        return {key: _snapshot(part) for key, part in value.items()}
+    return set(value) if isinstance(value, set) else value
+
+
+def _unchanged(value: Any, before: Any) -> bool:
+    array = _array(value)
+    if array is not None:
+        return isinstance(before, np.ndarray) and np.array_equal(
+            array, before, equal_nan=array.dtype.kind == "f"
+        )
+    if isinstance(value, (list, tuple)):
+        return len(value) == len(before) and all(map(_unchanged, value, before))
+    if isinstance(value, dict):
+        return list(value) == list(before) and all(_unchanged(value[k], before[k]) for k in before)
+    return value is before or value == before
+
+
 def _kind(value: Any) -> str:
     return f"an object of type {type(value).__name__}"
 
@@ -178,6 +234,8 @@ def _numbers(name: str, got: Any) -> np.ndarray:
     if got is None:
         raise Mistake(f"{name}: got None; is something missing in the return?")
     got = got.data if isinstance(got, Tensor) else got
+    if np.iscomplexobj(got):
+        raise Mistake(f"{name}: got complex numbers, expected real ones.")
     try:
         return np.asarray(got, dtype=np.float64)
     except (TypeError, ValueError):
@@ -200,7 +258,7 @@ def _require_shape(name: str, got: np.ndarray, want: np.ndarray, tolerance: floa
             f"{name}: right numbers, but transposed: your shape is {got.shape}, "
             f"expected {want.shape}."
         )
-    if got.ndim == want.ndim + 1 and got.shape[1:] == want.shape:
+    if got.ndim == want.ndim + 1 and got.shape[1:] == want.shape and len(got) > 1:
         raise Mistake(
             f"{name}: your shape {got.shape} still has the batch axis, expected {want.shape}; "
             "every example used the same numbers, so add up what each contributes."
@@ -220,6 +278,6 @@ def _explain_size(
         return
     for sentence, factor in {**factors, "the sign is wrong": -1.0}.items():
         if np.isclose(ratio, factor, rtol=1e-4):
-            raise Mistake(f"{name}: {ratio:.3g} times too large: {sentence}.")
+            raise Mistake(f"{name}: {ratio:.3g} times what it should be: {sentence}.")
     if got.size > 1:
-        raise Mistake(f"{name}: right direction, wrong size: {ratio:.3g} times too large.")
+        raise Mistake(f"{name}: right direction, wrong size: {ratio:.3g} times what it should be.")

@@ -63,7 +63,7 @@ def explode(x):
     [
         (lambda x: 2 * x, "passed", "correct"),
         (lambda x: sys.exit(), "failed", "SystemExit"),
-        (lambda x: 3 * x, "wrong", "1.5 times too large"),
+        (lambda x: 3 * x, "wrong", "1.5 times what it should be"),
         (explode, "failed", "KeyError: 'missing' (line"),
         (lambda: 0, "failed", "TypeError"),
         (3, "wrong", "expected a function"),

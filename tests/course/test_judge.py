@@ -29,7 +29,7 @@ BIG = np.zeros((4, 2, 3))
         (0 * WANT, "all zeros"),
         (-WANT, "the sign is wrong"),
         (WANT * 0.25, "alpha / r is missing"),
-        (WANT * 5, "right direction, wrong size: 5 times too large"),
+        (WANT * 5, "right direction, wrong size: 5 times what it should be"),
         (WANT + np.eye(2, 3), "x[0, 0]: yours is 2, expected 1"),
         (WANT * np.nan, "6 numbers NaN or infinite"),
         (WANT[::-1], "upside down"),
@@ -108,7 +108,7 @@ def test_recorded_gradients(judge):
     inputs = {"x": judge.normal(3, 2), "w": judge.normal(3, 2)}
     judge.recorded_gradients(scaled, inputs)
     assert judge.compared == 2
-    with pytest.raises(Mistake, match=r"gradient of x: 2 times too large: counted twice"):
+    with pytest.raises(Mistake, match=r"gradient of x: 2 times what it should be: counted twice"):
         judge.recorded_gradients(
             lambda x, w: scaled(x, w, 2.0), inputs, factors={"x": {"counted twice": 2.0}}
         )

@@ -136,6 +136,17 @@ def check_flatten(fn: Callable, judge: Judge) -> None:
             """,
         ),
         mistake(
+            "strips in place",
+            "changed its input sheets in place",
+            body="""
+            flat = photo.copy()
+            for B, A, alpha in sheets:
+                B *= alpha / A.shape[0]
+                flat += B @ A
+            return flat
+            """,
+        ),
+        mistake(
             "in place",
             "changed its input photo in place",
             body="""

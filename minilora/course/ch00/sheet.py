@@ -76,10 +76,8 @@ def check_thin_sheet(fn: Callable, judge: Judge) -> None:
     for rows, columns, r in ((9, 5, 2), (4, 11, 3)):
         delta = judge.normal(rows, columns)
         out = judge.call(fn, delta=delta, r=r)
-        judge.true(
-            isinstance(out, tuple) and len(out) == 2, "return the two strips, `return B, A`."
-        )
-        b, a = (np.asarray(part, dtype=np.float64) for part in out)
+        strips = judge.parts(out, 2, "the two strips, `return B, A`")
+        b, a = (np.asarray(part, dtype=np.float64) for part in strips)
         judge.true(
             (b.shape, a.shape) != ((r, columns), (rows, r)),
             "A and B are swapped: B (out, r) comes first, then A (r, in).",

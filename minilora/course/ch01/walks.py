@@ -104,6 +104,22 @@ def _judge_order(judge: Judge, graph: dict[str, list[str]], root: str, order: ob
             return order[::-1]
             """,
         ),
+        mistake(
+            "used up",
+            "changed its input parents in place",
+            body="""
+            order, seen = [], set()
+            def visit(node):
+                seen.add(node)
+                while parents[node]:
+                    parent = parents[node].pop()
+                    if parent not in seen:
+                        visit(parent)
+                order.append(node)
+            visit(root)
+            return order[::-1]
+            """,
+        ),
         mistake("one step", "is missing", body="return [root, *parents[root][:1]]"),
     ),
 )

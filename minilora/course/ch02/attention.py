@@ -53,11 +53,20 @@ def check_causal_weights(fn: Callable, judge: Judge) -> None:
         want = _row_by_row(scores, lambda t, b=before: b + t + 1)
         misses = {text: w for text, w in misses.items() if not np.allclose(w, want)}
         judge.close("the weights", got, want, instead=misses)
+    _judge_large_scores(fn, judge)
+
+
+def _judge_large_scores(fn: Callable, judge: Judge) -> None:
+    scores = judge.normal(3, 5)
+    want = _row_by_row(scores, lambda t: 3 + t)
+    judge.stable("the weights", lambda rows: judge.call(fn, scores=rows), scores, want)
+    hidden = np.where(np.tri(3, 5, 2, dtype=bool), scores, 2000.0)
     with np.errstate(all="ignore"):
-        large = np.asarray(judge.call(fn, scores=judge.normal(2, 3) + 800.0))
+        got = np.asarray(judge.call(fn, scores=hidden))
     judge.true(
-        np.isfinite(large).all(),
-        "for scores near 800 exp overflows: subtract each row's largest score first.",
+        np.allclose(got, want),
+        "a hidden score of 2000 changed the weights of the others: hide first, then look for the "
+        "row's largest score.",
     )
 
 
@@ -109,6 +118,16 @@ def _over_queries(scores: np.ndarray, keep: np.ndarray) -> np.ndarray:
         mistake("first T positions", "the last T of the S", change=("T, S, S - T", "T, S, 0")),
         mistake("own key hidden", "including its own", change=("S - T, d", "S - T - 1, d")),
         mistake("overflow", "exp overflows", change=("hidden - top", "hidden")),
+        mistake(
+            "one maximum for all",
+            "not that of the whole array",
+            change=("hidden.max(axis=-1, keepdims=True)", "hidden.max()"),
+        ),
+        mistake(
+            "maximum of hidden scores",
+            "a hidden score of 2000",
+            change=("hidden.max(axis=-1, keepdims=True)", "scores.max(axis=-1, keepdims=True)"),
+        ),
     ),
 )
 def causal_weights(scores: np.ndarray) -> np.ndarray:

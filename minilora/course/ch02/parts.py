@@ -11,13 +11,9 @@ from minilora.course.judge import Judge
 
 
 def require_gradients(judge: Judge, out: object, names: str, *inputs: np.ndarray) -> None:
-    """A tuple with one gradient for each input, of its shape and not in another order."""
-    count = len(inputs)
-    judge.true(
-        isinstance(out, tuple) and len(out) == count,
-        f"return {count} gradients in a tuple, `return {names}`.",
-    )
-    got, want = [np.shape(part) for part in out], [x.shape for x in inputs]
+    """One gradient for each input, of its shape and not in another order."""
+    parts = judge.parts(out, len(inputs), f"{len(inputs)} gradients, `return {names}`")
+    got, want = [np.shape(part) for part in parts], [x.shape for x in inputs]
     judge.true(
         got == want or sorted(got) != sorted(want),
         f"the gradients are in another order; return {names}. Each has the shape of its own array.",

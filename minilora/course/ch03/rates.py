@@ -14,8 +14,7 @@ from minilora.course.judge import Judge
 def check_wilson(fn: Callable, judge: Judge) -> None:
     for right, count, z in ((57, 60, 1.96), (7, 23, 1.3), (31, 31, 2.2)):
         out = judge.call(fn, right=right, count=count, z=z)
-        judge.true(isinstance(out, tuple) and len(out) == 2, "return two ends, `return low, high`.")
-        low, high = map(float, out)
+        low, high = map(float, judge.parts(out, 2, "two ends, `return low, high`"))
         judge.true(low < high, f"low {low:.3g} is not below high {high:.3g}.")
         share = right / count
         wald = z * math.sqrt(share * (1 - share) / count)

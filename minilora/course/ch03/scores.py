@@ -9,40 +9,86 @@ import numpy as np
 from minilora.course.exercises import exercise, mistake
 from minilora.course.judge import Judge
 
-WORDS = ("aspirin 75 mg od", "AF", "Dx: HF", "rhythm clinic 2/52", "none", "12 mg", "CRP 84")
+WORDS = ("aspirin 75 mg od", "Dx: AF", "rhythm clinic 2/52", "CRP 84", "dose: none")
+WAYS: dict[str, Callable[[str], str]] = {
+    "right": str,
+    "padded": lambda text: f" {text}\n",
+    "cased": str.upper,
+    "longer": lambda text: f"{text} bd",
+    "empty": lambda text: "",
+    "spaced": lambda text: text.replace(" ", "  ", 1),
+    "broken": lambda text: text.replace(" ", "\n", 1),
+    "stopped": lambda text: f"{text}.",
+}
 
 
-def _answers(judge: Judge, right: int, padded: int, cased: int, longer: int, empty: int):
-    """Completions and outputs: so many right, padded by white space, in other case, and so on."""
-    total = right + padded + cased + longer + empty
-    wanted = [f"{judge.rng.choice(WORDS)} {i}a" for i in range(total)]
-    ways = [str] * right + [lambda t: f" {t}\n"] * padded + [str.upper] * cased
-    ways += [lambda t: f"{t} bd"] * longer + [lambda t: ""] * empty
+def _answers(judge: Judge, **counts: int) -> tuple[list[str], list[str]]:
+    """Texts and outputs: so many of each of WAYS; the texts of "moved" go round among outputs.
+
+    Of the right ones, two are one text.
+    """
+    ways = [WAYS.get(name, str) for name, n in counts.items() for _ in range(n)]
+    wanted = [f"{judge.rng.choice(WORDS)} {i}a" for i in range(len(ways))]
+    wanted[1] = wanted[0]
     outputs = [way(text) for way, text in zip(ways, wanted, strict=True)]
-    order = judge.rng.permutation(total)
+    moved = counts["moved"]
+    outputs[-moved:] = np.roll(outputs[-moved:], 1).tolist()
+    order = judge.rng.permutation(len(wanted))
     return [wanted[i] for i in order], [outputs[i] for i in order]
 
 
+def _other_shares(wanted: list[str], outputs: list[str]) -> dict[str, float]:
+    """What other rules of comparing give, by what to say about them."""
+    said = [output.strip() for output in outputs]
+    pairs, total = list(zip(wanted, said, strict=True)), len(wanted)
+    good = sum(w == s for w, s in pairs)
+    return {
+        "an answer in other capitals was counted as right; mg and MG are not one unit.": sum(
+            w.lower() == s.lower() for w, s in pairs
+        )
+        / total,
+        "white space around an answer was counted as an error; strip it.": sum(
+            w == o for w, o in zip(wanted, outputs, strict=True)
+        )
+        / total,
+        "an answer that only contains the right one was counted; it says more than it should.": sum(
+            w in s for w, s in pairs
+        )
+        / total,
+        "empty answers were left out of the denominator; silence is not right.": good
+        / sum(map(bool, said)),
+        "that is a count, and a share was asked for; divide by all answers.": good,
+        "white space inside an answer was taken out or made one; only what is around it goes.": sum(
+            w.split() == s.split() for w, s in pairs
+        )
+        / total,
+        "a full stop at the end was forgiven; the house's format has none there.": sum(
+            w == s.rstrip(".") for w, s in pairs
+        )
+        / total,
+        "an answer that belongs to another note was counted; compare pair by pair.": sum(
+            s in wanted for s in said
+        )
+        / total,
+        "equal texts were counted once; every note is an answer of its own.": len(
+            {w for w, s in pairs if w == s}
+        )
+        / total,
+    }
+
+
 def check_exact_rate(fn: Callable, judge: Judge) -> None:
-    for right, padded, cased, longer, empty in ((5, 2, 3, 4, 1), (3, 1, 2, 7, 4)):
-        wanted, outputs = _answers(judge, right, padded, cased, longer, empty)
-        total, good = len(wanted), right + padded
+    for plenty in (0, 9):
+        wanted, outputs = _answers(
+            judge, right=5 + plenty, padded=2, cased=3, longer=4, empty=6, spaced=7, broken=1,
+            stopped=10, moved=11,
+        )  # fmt: skip
+        good = sum(w == o.strip() for w, o in zip(wanted, outputs, strict=True))
         judge.number(
             "the share",
             judge.call(fn, wanted=wanted, outputs=outputs),
-            good / total,
-            instead={
-                "an answer in other capitals was counted as right; mg and MG are not one unit.": (
-                    good + cased
-                )
-                / total,
-                "white space around an answer was counted as an error; strip it.": right / total,
-                "an answer that only contains the right one was counted; it says more than it "
-                "should.": (good + longer) / total,
-                "empty answers were left out of the denominator; silence is not right.": good
-                / (total - empty),
-                "that is a count, and a share was asked for; divide by all answers.": good,
-            },
+            good / len(wanted),
+            instead=_other_shares(wanted, outputs),
         )
 
 
@@ -80,6 +126,29 @@ def check_exact_rate(fn: Callable, judge: Judge) -> None:
             change=("/ len(outputs)", "/ sum(bool(output) for output in outputs)"),
         ),
         mistake("count", "that is a count", change=(" / len(outputs)", "")),
+        mistake(
+            "white space inside",
+            "white space inside",
+            change=("text == output.strip()", "text.split() == output.split()"),
+        ),
+        mistake(
+            "full stop",
+            "full stop at the end",
+            change=("text == output.strip()", 'text == output.strip().rstrip(".")'),
+        ),
+        mistake(
+            "any note",
+            "belongs to another note",
+            change=("text == output.strip()", "output.strip() in wanted"),
+        ),
+        mistake(
+            "sets",
+            "equal texts were counted once",
+            body="""
+            right = {text for text, output in zip(wanted, outputs) if text == output.strip()}
+            return len(right) / len(outputs)
+            """,
+        ),
     ),
 )
 def exact_rate(wanted: list[str], outputs: list[str]) -> float:

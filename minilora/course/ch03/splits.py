@@ -55,10 +55,7 @@ def check_split(fn: Callable, judge: Judge) -> None:
 
 def _halves(judge: Judge, fn: Callable, rows: list, share: float) -> tuple[list, list]:
     out = judge.call(fn, rows=rows, share=share)
-    judge.true(
-        isinstance(out, tuple) and len(out) == 2, "return two lists of rows, `return train, held`."
-    )
-    train, held = out
+    train, held = judge.parts(out, 2, "two lists of rows, `return train, held`")
     notes = sorted(row["note"] for row in [*train, *held])
     judge.true(
         notes == sorted(row["note"] for row in rows),

@@ -69,13 +69,12 @@ def _bytes(**counts: int) -> int:
 
 def check_training_bytes(fn: Callable, judge: Judge) -> None:
     for base, adapter in ((1013, 37), (5021, 409)):
-        out = judge.call(fn, base=base, adapter=adapter)
-        judge.true(
-            isinstance(out, tuple) and len(out) == 2, "return two numbers, `return full, lora`."
+        out = judge.parts(
+            judge.call(fn, base=base, adapter=adapter), 2, "two numbers, `return full, lora`"
         )
         full = _bytes(weights=base, grads=base, first=base, second=base)
         lora = _bytes(base=base, weights=adapter, grads=adapter, first=adapter, second=adapter)
-        judge.true(tuple(out) != (lora, full), "full and lora are swapped.")
+        judge.true(out != (lora, full), "full and lora are swapped.")
         judge.number(
             "full",
             out[0],

@@ -91,10 +91,10 @@ def _loss(g: np.ndarray, alpha: float, p: dict[str, np.ndarray]) -> float:
 def check_lora_vjps(fn: Callable, judge: Judge) -> None:
     for n, i, o, r, alpha in CASES:
         p, g = _arrays(judge, n, i, o, r), judge.normal(n, o)
-        out = judge.call(fn, g=g, **p, alpha=alpha)
-        judge.true(
-            isinstance(out, tuple) and len(out) == 3,
-            "return three gradients, `return gx, gA, gB`; W is frozen and gets none.",
+        out = judge.parts(
+            judge.call(fn, g=g, **p, alpha=alpha),
+            3,
+            "three gradients, `return gx, gA, gB`; W is frozen and gets none",
         )
         judge.true(
             tuple(map(np.shape, out[1:])) != (p["B"].shape, p["A"].shape),
@@ -152,12 +152,12 @@ def check_lora_vjps(fn: Callable, judge: Judge) -> None:
     wrong=(
         mistake(
             "alpha / r missing",
-            "too large: alpha / r is missing.",
+            "it should be: alpha / r is missing.",
             change=("s = alpha / A.shape[0]", "s = 1.0"),
         ),
         mistake(
             "only alpha",
-            "too large: alpha is not divided by r.",
+            "it should be: alpha is not divided by r.",
             change=("alpha / A.shape[0]", "alpha"),
         ),
         mistake(

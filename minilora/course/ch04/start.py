@@ -15,8 +15,8 @@ def check_fresh_adapter(fn: Callable, judge: Judge) -> None:
         seed = int(judge.rng.integers(2**31))
         rng = np.random.default_rng(seed)
         out = judge.call(fn, out_features=o, in_features=i, r=r, rng=rng)
-        judge.true(isinstance(out, tuple) and len(out) == 2, "return two arrays, `return A, B`.")
-        A, B = (np.asarray(part, dtype=np.float64) for part in out)
+        pair = judge.parts(out, 2, "two arrays, `return A, B`")
+        A, B = (np.asarray(part, dtype=np.float64) for part in pair)
         judge.true(
             (A.shape, B.shape) == ((r, i), (o, r)),
             f"your shapes are A {A.shape}, B {B.shape}; expected A ({r}, {i}) and B ({o}, {r}).",
@@ -39,11 +39,21 @@ def check_fresh_adapter(fn: Callable, judge: Judge) -> None:
             f"the largest entry of A is {width:.3g} / sqrt(in), expected close to and at most "
             "1 / sqrt(in), whatever in is.",
         )
-        judge.true(abs(A.mean()) * i**0.5 < 0.1, "A has no negative entries; draw on both sides.")
+        judge.true(
+            abs(A.mean()) * i**0.5 < 0.1,
+            f"the mean of A is {A.mean() * i**0.5:.2g} / sqrt(in), expected about 0: draw on both "
+            "sides of zero.",
+        )
         other = judge.call(fn, out_features=o, in_features=i, r=r, rng=rng)
         judge.true(
             not np.array_equal(np.asarray(other[0]), A),
             "two layers got the same A: draw from `rng`, and make no generator of your own.",
+        )
+        again = judge.call(fn, out_features=o, in_features=i, r=r, rng=np.random.default_rng(seed))
+        judge.true(
+            np.array_equal(np.asarray(again[0]), A),
+            "an `rng` of the same seed gave another A: draw from `rng` alone, or nobody can make "
+            "this run again.",
         )
 
 
@@ -86,11 +96,16 @@ def check_fresh_adapter(fn: Callable, judge: Judge) -> None:
             ),
         ),
         mistake("wide", "whatever in is", change=("in_features**-0.5", "r**-0.5")),
-        mistake("one side", "no negative entries", change=("uniform(-bound,", "uniform(0,")),
+        mistake("one side", "both sides of zero", change=("uniform(-bound,", "uniform(0,")),
         mistake(
             "own generator",
             "two layers got the same A",
             change=("A = rng.", "A = np.random.default_rng(0)."),
+        ),
+        mistake(
+            "NumPy's own state",
+            "of the same seed gave another A",
+            change=("A = rng.", "A = np.random."),
         ),
     ),
 )

@@ -30,6 +30,8 @@ def check_cheapest_rank(fn: Callable, judge: Judge) -> None:
         {16: best, 3: (0.9, 1.0, EVEN), 1: worse, 64: (0.9, 1.0, EVEN)},
         {12: best, 5: half, 4: (1.5, 4.0, SKEWED), 24: worse},
         {10: best, 6: half, 2: (2.0, 3.5, DIPPED), 20: worse},
+        {14: best, 7: half, 3: worse, 28: (6.0, 1.0, EVEN)},
+        {18: best, 9: half, 1: worse, 36: (6.0, 5.0, EVEN)},
     )
     for rows in tables:
         noise = float(judge.rng.uniform(0.02, 0.05))
@@ -48,10 +50,17 @@ def _others(losses: Mapping[int, Sequence[float]]) -> dict[str, int]:
     best = min(mean, key=mean.get)
     limit = mean[best] + sample[best]
     small = mean[best] + float(np.std(losses[best]))
+    pooled = mean[best] + float(np.std([x for v in losses.values() for x in v], ddof=1))
+    average = mean[best] + float(np.mean(list(sample.values())))
     return {
         "a standard deviation from a few seeds divides by n - 1: np.std(…, ddof=1).": min(
             r for r in losses if mean[r] <= small
         ),
+        "you averaged the ranks' deviations; the noise is the best rank's own.": min(
+            r for r in losses if mean[r] <= average
+        ),
+        "you took the spread of all losses together, which holds what the ranks differ by; the "
+        "noise is the best rank's own.": min(r for r in losses if mean[r] <= pooled),
         "that is the best mean; a smaller rank is within its noise.": best,
         "that is within the noise, but the dearest of those; take the cheapest.": max(
             r for r in losses if mean[r] <= limit
@@ -98,6 +107,19 @@ def _told(losses: Mapping[int, Sequence[float]]) -> str:
         ),
         mistake("the dearest", "dearest of those", change=("min(r for", "max(r for")),
         mistake("n for n - 1", "divides by n - 1", change=(", ddof=1", "")),
+        mistake(
+            "all losses together",
+            "spread of all losses",
+            change=("np.std(losses[best], ddof=1)", "np.std(sum(losses.values(), []), ddof=1)"),
+        ),
+        mistake(
+            "average noise",
+            "you averaged",
+            change=(
+                "np.std(losses[best], ddof=1)",
+                "np.mean([np.std(v, ddof=1) for v in losses.values()])",
+            ),
+        ),
         mistake(
             "own noise",
             "each rank's own noise",

@@ -122,10 +122,8 @@ def check_same_run(fn: Callable, judge: Judge) -> None:
         a, b = judge.normal(r, inside), judge.normal(outside, r)
         before = (alpha, a, b, 0.03, 0.05)
         inputs = dict(zip(("alpha", "A", "B", "lr_A", "lr_B"), before, strict=True))
-        got = judge.call(fn, **inputs, p=p, q=q)
-        judge.true(
-            isinstance(got, tuple) and len(got) == 5,
-            "return five things, `return alpha, A, B, lr_A, lr_B`.",
+        got = judge.parts(
+            judge.call(fn, **inputs, p=p, q=q), 5, "five things, `return alpha, A, B, lr_A, lr_B`"
         )
         _judge_pieces(judge, got, before, p, q)
         x, y = judge.normal(17, inside), judge.normal(17, outside)

@@ -18,6 +18,8 @@ CURVES = (  # losses, window, tolerance, verdict, what a wrong verdict means
      "the tolerance is a share of the best loss, not a difference of losses"),
     ((4.0, 2.0, 1.0, 0.7, 0.6, 0.98), 3, 0.1, False,
      "the best of the whole window counts, and you looked at the last value"),
+    ((4.0, 2.0, 1.0, 0.95, 0.905), 2, 0.1, True,
+     "the tolerance is a share of the best loss before the window, not of the one in it"),
     ((4.0, 2.0, 0.9, 1.4, 1.0, 0.89), 2, 0.05, True,
      "compare with the best value before the window, and not with the one just before it"),
     ((3.0, 1.0, 1.3, 1.6), 2, 0.05, True,
@@ -63,6 +65,11 @@ def check_plateaued(fn: Callable, judge: Judge) -> None:
     wrong=(
         mistake(
             "absolute", "not a difference of losses", change=("tolerance * before", "tolerance")
+        ),
+        mistake(
+            "share of the new best",
+            "not of the one in it",
+            change=("tolerance * before", "tolerance * now"),
         ),
         mistake("reversed", "falls by a third", change=("before - now", "now - before")),
         mistake(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from minilora.course.exercises import exercise, mistake
-from minilora.course.judge import Judge, Mistake
+from minilora.course.judge import Judge
 
 
 def check_merge(fn: Callable, judge: Judge) -> None:
@@ -77,9 +77,9 @@ def check_bottleneck(fn: Callable, judge: Judge) -> None:
     for n, width, m in ((5, 4, 3), (2, 6, 7)):
         h, D, U = judge.normal(n, width), judge.normal(m, width), judge.normal(width, m)
         g = judge.normal(n, width)
-        out = judge.call(fn, g=g, h=h, D=D, U=U)
-        if not isinstance(out, tuple) or len(out) != 3:
-            raise Mistake("return three gradients, `return gh, gD, gU`.")
+        out = judge.parts(
+            judge.call(fn, g=g, h=h, D=D, U=U), 3, "three gradients, `return gh, gD, gU`"
+        )
 
         def loss(h=h, D=D, U=U, g=g):
             return (g * (h + np.tanh(h @ D.T) @ U.T)).sum()
@@ -218,15 +218,7 @@ def check_merge_several(fn: Callable, judge: Judge) -> None:
         ]
         deltas = [alpha / len(A) * B @ A for A, B, alpha in adapters]
         alike = len(set(ranks)) == 1
-        before = [(A.copy(), B.copy()) for A, B, _ in adapters]
         merged = judge.call(fn, W=W, adapters=adapters)
-        judge.true(
-            all(
-                np.array_equal(A, a) and np.array_equal(B, b)
-                for (A, B, _), (a, b) in zip(adapters, before, strict=True)
-            ),
-            "your function changed an adapter in place; work on a new array.",
-        )
         instead = {
             "that holds the last adapter only; keep adding to what you have.": W + deltas[-1],
             "that holds the first adapter only.": W + deltas[0],

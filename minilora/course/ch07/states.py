@@ -23,10 +23,11 @@ def check_merge_once(fn: Callable, judge: Judge) -> None:
     for shape in ((4, 7), (6, 5)):
         W, delta = judge.normal(*shape), judge.normal(*shape)
         other = judge.normal(*shape)
-        layer, bits = {"weight": W, "kept": None}, W.copy()
+        layer, bits, before = {"weight": W, "kept": None}, W.copy(), delta.copy()
         out = fn(layer, delta)
         if out is not layer:
             raise Mistake("return the layer itself, the same dictionary.")
+        judge.true(np.array_equal(delta, before), "you wrote into delta; make a new array.")
         judge.true(
             np.array_equal(W, bits),
             "you wrote into W itself, and then there is nothing to go back to; make a new array.",
@@ -85,6 +86,14 @@ def check_merge_once(fn: Callable, judge: Judge) -> None:
             change=('layer["weight"] = layer["kept"] + delta', 'layer["weight"] += delta'),
         ),
         mistake(
+            "into delta",
+            "wrote into delta",
+            change=(
+                'layer["weight"] = layer["kept"] + delta',
+                'delta += layer["kept"]\n    layer["weight"] = delta',
+            ),
+        ),
+        mistake(
             "silent",
             "passed in silence",
             change=('raise ValueError("the layer is merged already")', "return layer"),
@@ -135,6 +144,10 @@ def check_unmerge(fn: Callable, judge: Judge) -> None:
             "the weight is still the merged one.",
         )
         judge.true(
+            weight.dtype == bits.dtype,
+            f"the weight was {bits.dtype} before the merge, and it is {weight.dtype} now.",
+        )
+        judge.true(
             np.array_equal(weight, bits),
             f"{(weight != bits).mean():.0%} of the weights have other bits than before the merge: "
             "(W + delta) - delta rounds twice. Do not subtract, put back what was kept.",
@@ -174,6 +187,14 @@ def check_unmerge(fn: Callable, judge: Judge) -> None:
             change=(
                 'layer["weight"], layer["kept"] = layer["kept"], None',
                 'layer["weight"], layer["kept"] = layer["weight"] - delta, None',
+            ),
+        ),
+        mistake(
+            "other numbers",
+            "it is float64 now",
+            change=(
+                'layer["weight"], layer["kept"] = layer["kept"], None',
+                'layer["weight"], layer["kept"] = layer["kept"].astype(float), None',
             ),
         ),
         mistake(
