@@ -35,8 +35,9 @@ def check(
     if not folder.is_dir():
         raise ValueError(f"there is no {folder} yet; minilora learn makes it")
     console = Console()
-    outcomes = check_answers(folder, exercises)
-    for outcome in outcomes:
+    outcomes = []
+    for outcome in check_answers(folder, exercises):
+        outcomes.append(outcome)
         colour = COLOURS[outcome.status]
         console.print(str(outcome), style=colour, markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(int(any(map(counts_as_failure, outcomes)) or missing(what, outcomes)))

@@ -1,6 +1,6 @@
 """A learner's answers, read from notebooks without running them.
 
-Only imports, definitions and constants of a notebook are executed, in order, so that an answer
+Only imports, definitions and plain values of a notebook are executed, in order, so that an answer
 finds the helpers that the learner wrote beside it; training runs and figures are not.
 """
 
@@ -9,16 +9,33 @@ from __future__ import annotations
 import ast
 import json
 import linecache
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from minilora.course import progress
-from minilora.course.checking import FAILED, Outcome, run_check, unwritten
+from minilora.course.checking import (
+    FAILED,
+    TIME_LIMIT,
+    Outcome,
+    TooLong,
+    run_check,
+    time_limit,
+    unwritten,
+)
 from minilora.course.exercises import Exercise
 from minilora.course.source import ChapterError
 from minilora.course.workspace import learner_files
 
-KEPT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
+KEPT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Pass)
+QUICK = (
+    "abs", "bool", "dict", "enumerate", "float", "frozenset", "int", "len", "list", "max", "min",
+    "range", "reversed", "round", "set", "sorted", "str", "sum", "tuple", "zip",
+)  # fmt: skip
+"""Built-in functions that may be called for a constant."""
+
+MAGIC = re.compile(r"\s*[%!?]|.*\?\s*$|[\w\s,]+=\s*[%!]")
+WATCHING = ("%%time", "%%timeit", "%%capture", "%%prun")
 
 
 def code_cells(path: Path) -> list[str]:
@@ -32,7 +49,7 @@ def code_cells(path: Path) -> list[str]:
 
 
 def definitions(texts: Iterable[str]) -> dict[str, object]:
-    """Names that code cells import, define or set to a constant."""
+    """Names that code cells import, define or set to a plain value."""
     return Answers(texts, "chapter").names
 
 
@@ -44,20 +61,21 @@ class Answers:
         self.unread: dict[str, str] = {}
         """Source of a cell that is no Python -> what is wrong with it."""
         for number, text in enumerate(texts, 1):
-            self._take(_without_magics(text), f"<{name}, code cell {number}>")
+            self._take(text, f"<{name}, code cell {number}>")
 
     def _take(self, text: str, label: str) -> None:
         try:
-            tree = ast.parse(text)
+            tree = _parsed(text)
         except SyntaxError as error:
             self.unread[text] = f"SyntaxError: {error.msg} (line {error.lineno})"
             return
         linecache.cache[label] = (len(text), None, text.splitlines(True), label)
         for node in tree.body:
-            if isinstance(node, KEPT) or _is_constant(node):
+            if _is_definition(node):
                 try:
-                    exec(compile(ast.Module([node], []), label, "exec"), self.names)
-                except (Exception, SystemExit):  # who needs it fails with a NameError that says so
+                    with time_limit(TIME_LIMIT):
+                        exec(compile(ast.Module([node], []), label, "exec"), self.names)
+                except (Exception, SystemExit, TooLong):  # who needs it gets a NameError
                     continue
 
     def outcome(self, exercise: Exercise) -> Outcome:
@@ -70,20 +88,62 @@ class Answers:
         return run_check(exercise, self.names[exercise.name])
 
 
+def _parsed(text: str) -> ast.Module:
+    """A cell's statements; without its magics, where they keep it from being Python."""
+    try:
+        return ast.parse(text)
+    except SyntaxError:
+        return ast.parse(_without_magics(text))
+
+
 def _without_magics(text: str) -> str:
+    """`%magic`, `!command`, `?help`, `help?` and `x = !command` blanked out, line by line.
+
+    A cell under `%%magic` is Python only where the magic watches it run.
+    """
     lines = text.splitlines()
-    return "\n".join("" if line.lstrip().startswith(("%", "!", "?")) else line for line in lines)
+    cell = next((line.split()[0] for line in lines if line.startswith("%%")), "")
+    if cell and cell not in WATCHING:
+        return ""
+    return "\n".join("" if MAGIC.match(line) else line for line in lines)
 
 
-def _is_constant(node: ast.stmt) -> bool:
-    if not isinstance(node, (ast.Assign, ast.AnnAssign)) or node.value is None:
+def _is_definition(node: ast.stmt) -> bool:
+    """Whether a statement does no more than import, define, or set a name to a plain value."""
+    if isinstance(node, (ast.Assign, ast.AnnAssign)):
+        return node.value is not None and _is_plain(node.value)
+    if isinstance(node, ast.If):
+        return _is_plain(node.test) and all(map(_is_definition, [*node.body, *node.orelse]))
+    if isinstance(node, ast.Try):
+        rest = [part for handler in node.handlers for part in handler.body]
+        parts = [*node.body, *rest, *node.orelse, *node.finalbody]
+        return all(map(_is_definition, parts))
+    return isinstance(node, KEPT)
+
+
+def _is_plain(node: ast.AST) -> bool:
+    """Whether an expression calls nothing but quick functions. The body of a lambda only waits."""
+    if isinstance(node, ast.Lambda):
+        return _is_plain(node.args)
+    if isinstance(node, ast.Await) or (isinstance(node, ast.Call) and not _is_quick(node.func)):
         return False
-    return not any(isinstance(part, (ast.Call, ast.Await)) for part in ast.walk(node.value))
+    return all(map(_is_plain, ast.iter_child_nodes(node)))
 
 
-def check_answers(folder: Path, exercises: Iterable[Exercise]) -> list[Outcome]:
-    """Check what the learner's newest notebook that holds an answer says, and note the progress."""
-    outcomes, read = [], {}
+def _is_quick(function: ast.expr) -> bool:
+    """Whether this is float, range, np.array, math.sqrt and the like."""
+    if isinstance(function, ast.Name):
+        return function.id in QUICK
+    owner = function.value if isinstance(function, ast.Attribute) else None
+    return isinstance(owner, ast.Name) and owner.id in ("np", "numpy", "math")
+
+
+def check_answers(folder: Path, exercises: Iterable[Exercise]) -> Iterator[Outcome]:
+    """Check what the learner's newest notebook that holds an answer says, and note the progress.
+
+    One outcome after the other, as they are found.
+    """
+    read: dict[Path, Answers] = {}
     for exercise in exercises:
         outcome = unwritten(exercise)
         for path in learner_files(folder, exercise.chapter):
@@ -93,5 +153,4 @@ def check_answers(folder: Path, exercises: Iterable[Exercise]) -> list[Outcome]:
             if outcome.status != "unwritten":
                 progress.note_try(folder, exercise.id, outcome.passed)
                 break
-        outcomes.append(outcome)
-    return outcomes
+        yield outcome

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import linecache
+import signal
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +15,36 @@ from minilora.course.exercises import Exercise
 from minilora.course.judge import Judge, Mistake
 
 PASSED, UNWRITTEN, WRONG, FAILED = "passed", "unwritten", "wrong", "failed"
+TIME_LIMIT = 20.0
+"""Seconds that one check may take; our solutions take a fraction of one."""
+
+
+class TooLong(BaseException):
+    """Raised in an answer that runs too long. No Exception: `except Exception` must not eat it."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise TooLong in the body after so many seconds, where the system has an alarm clock.
+
+    That is in the main thread, and not on Windows; elsewhere the body runs without a limit.
+    """
+    if not hasattr(signal, "setitimer") or (
+        threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        raise TooLong
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @dataclass(frozen=True)
@@ -39,7 +72,14 @@ def run_check(exercise: Exercise, answer: Any, seed: int | None = None) -> Outco
         return Outcome(exercise, WRONG, f"expected a function, got an object of type {kind}.")
     judge = Judge(seed)
     try:
-        exercise.check(answer, judge)
+        with time_limit(TIME_LIMIT):
+            exercise.check(answer, judge)
+    except TooLong:
+        return Outcome(
+            exercise,
+            FAILED,
+            f"your code was still running after {TIME_LIMIT:.0f} s; does a loop of it never end?",
+        )
     except NotImplementedError:
         return unwritten(exercise)
     except Mistake as mistake:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 
@@ -40,6 +41,21 @@ def status(tmp_path, *sources):
         ([RIGHT, WRONG], "wrong", ENTRY.wrong[0].says),
         (["%matplotlib inline\nimport numpy as np\n" + RIGHT], "passed", "correct"),
         (["1 / 0\nraise SystemExit", RIGHT], "passed", "correct"),
+        (["RIGHT?\n!ls\nfiles = !ls\n%time 1\n" + RIGHT], "passed", "correct"),
+        (["%%time\n" + RIGHT], "passed", "correct"),
+        ([RIGHT, "%%bash\nfor x in y; do echo; done"], "passed", "correct"),
+        (["text = (7\n  % 2)\n" + RIGHT], "passed", "correct"),
+        *(
+            ([helper, RIGHT.replace("return r", "return int(side(1.0)) * r")], "passed", "correct")
+            for helper in (
+                "side = lambda v: float(v)",
+                "one = float(1)\nside = lambda v: v * one",
+                "import numpy as np\none = np.array([1.0])[0]\ndef side(v):\n    return v * one",
+                "if True:\n    def side(v):\n        return v",
+                "try:\n    import no_such_module as xp\n"
+                "except ImportError:\n    side = lambda v: v",
+            )
+        ),
         (["two = 2", RIGHT.replace("return r", "return two * r // two")], "passed", "correct"),
         (
             ["def side(a):\n    return a", RIGHT.replace("return r", "return side(r)")],
@@ -65,9 +81,9 @@ def test_the_line_of_the_cell_is_quoted(tmp_path):
 def test_the_newest_notebook_with_an_answer_counts(tmp_path):
     write(tmp_path, "00_adjustment.ipynb", RIGHT)
     write(tmp_path, "00_adjustment.v2.ipynb", STUB)
-    assert check_answers(tmp_path, [ENTRY])[0].passed
+    assert next(check_answers(tmp_path, [ENTRY])).passed
     write(tmp_path, "00_adjustment.v2.ipynb", WRONG)
-    assert check_answers(tmp_path, [ENTRY])[0].status == "wrong"
+    assert next(check_answers(tmp_path, [ENTRY])).status == "wrong"
 
 
 def test_tries_are_noted(tmp_path):
@@ -98,3 +114,19 @@ def test_what_is_no_notebook_is_named(tmp_path, text):
 def test_a_cell_that_is_no_python_is_kept_apart():
     answers = Answers(["def f(:", "x = 1"], "mine")
     assert answers.names["x"] == 1 and len(answers.unread) == 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no alarm clock on this system")
+def test_an_answer_that_never_ends_is_told_and_the_others_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("minilora.course.checking.TIME_LIMIT", 0.2)
+    write(
+        tmp_path, "00_adjustment.ipynb", RIGHT.replace("return r", "while True: pass\n    return r")
+    )
+    (outcome,) = check_answers(tmp_path, [ENTRY])
+    assert outcome.status == "failed" and "still running" in outcome.message
+
+
+def test_outcomes_come_one_by_one(tmp_path):
+    write(tmp_path, "00_adjustment.ipynb", RIGHT)
+    outcomes = check_answers(tmp_path, [ENTRY, None])  # the second would stop it
+    assert next(outcomes).passed

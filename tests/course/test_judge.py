@@ -26,6 +26,8 @@ BIG = np.zeros((4, 2, 3))
         (WANT.T, "transposed"),
         (BIG, "batch axis"),
         (WANT[0], "your shape is (3,)"),
+        (WANT[None], "your shape is (1, 2, 3)"),
+        (WANT + 0j, "complex"),
         (0 * WANT, "all zeros"),
         (-WANT, "the sign is wrong"),
         (WANT * 0.25, "alpha / r is missing"),
@@ -90,6 +92,52 @@ def in_place(x):
 def test_call_finds_what_went_wrong(judge, fn, words):
     with pytest.raises(Mistake) as caught:
         judge.call(fn, x=WANT.copy())
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fn", "value"),
+    [
+        (lambda v: v[0][1].__imul__(2), [(1.0, WANT.copy()), (2.0, WANT.copy())]),
+        (lambda v: v["a"].pop(), {"a": [1, 2], "b": []}),
+        (lambda v: v.append(3) or v, [1, 2]),
+        (lambda v: v[0].add(3) or v, [{1, 2}]),
+    ],
+)
+def test_call_looks_into_lists_and_dictionaries(judge, fn, value):
+    with pytest.raises(Mistake, match="changed its input v in place"):
+        judge.call(fn, v=value)
+
+
+@pytest.mark.parametrize("out", [None, (1,), (1, 2, 3), np.zeros(2)], ids=str)
+def test_parts(judge, out):
+    assert judge.parts([1, 2], 2, "two") == judge.parts((1, 2), 2, "two") == (1, 2)
+    with pytest.raises(Mistake, match="return two numbers"):
+        judge.parts(out, 2, "two numbers")
+
+
+def softmax(x, top, low=-np.inf, high=np.inf):
+    e = np.exp(np.clip(x - top(x), low, high))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("top", "limits", "words"),
+    [
+        (lambda x: 0.0, (), "exp overflows"),
+        (lambda x: x.max(), (), "not that of the whole array"),
+        (lambda x: 0.0, (-700, 700), "800 higher and lower"),
+    ],
+)
+def test_stable(judge, top, limits, words):
+    def row_top(x):
+        return x.max(axis=-1, keepdims=True)
+
+    rows = judge.normal(3, 4)
+    want = softmax(rows, row_top)
+    judge.stable("p", lambda x: softmax(x, row_top), rows, want)
+    with pytest.raises(Mistake, match="p") as caught:
+        judge.stable("p", lambda x: softmax(x, top, *limits), rows, want)
     assert words in str(caught.value)
 
 
