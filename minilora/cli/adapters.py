@@ -96,16 +96,19 @@ def base_dtype_of_all(dtype: str | None, chosen: Sequence[NamedAdapter]) -> str:
     return next(iter(kept), "float32")
 
 
-def in_turn(model: Transformer, chosen: Sequence[NamedAdapter]) -> Iterator[NamedAdapter]:
+def in_turn(
+    model: Transformer, chosen: Sequence[NamedAdapter], base: str
+) -> Iterator[NamedAdapter]:
     """Each adapter while it is on the model, and the model plain again after the last.
 
     Where there are several, all are put on once before the first is given, so that what is wrong
-    with one raises before any has answered. Raises what `load_adapter` does.
+    with one raises before any has answered. base: the model's name. Raises what `load_adapter`
+    does.
     """
     several = len(chosen) > 1
     for one in chosen if several else ():
         if one.folder is not None:
-            open_adapter(model, one.folder)
+            open_adapter(model, one.folder, base)
             detach(model)
     for one in chosen:
         if one.folder is None:
@@ -116,7 +119,7 @@ def in_turn(model: Transformer, chosen: Sequence[NamedAdapter]) -> Iterator[Name
                 warnings.simplefilter("ignore")  # told above
                 load_adapter(model, one.folder)
         else:
-            open_adapter(model, one.folder)
+            open_adapter(model, one.folder, base)
         yield one
         detach(model)
 

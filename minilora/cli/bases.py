@@ -102,11 +102,14 @@ def base_of(name: str | None, adapter: Path | None) -> str:
     return named
 
 
-def open_adapter(model: Transformer, folder: Path) -> None:
-    """Attach a saved adapter to a plain model; what it can't check is noted on stderr."""
+def open_adapter(model: Transformer, folder: Path, base: str) -> None:
+    """Attach a saved adapter to a plain model; what it can't check is noted on stderr.
+
+    base: the model's name. Raises ValueError naming both bases where the adapter is of another.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        load_adapter(model, folder)
+        load_adapter(model, folder, base_name=public_name(base))
     for warning in caught:
         typer.echo(f"note: {warning.message}", err=True)
 

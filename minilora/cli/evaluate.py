@@ -73,12 +73,13 @@ def evaluate(
     show_problems(console, data, problems)
     chosen = named_adapters([BASE, *(one for one in adapter if one != BASE)])
     dtype = base_dtype_of_all(base_dtype, chosen)
-    model, tokenizer = open_base(base_of_all(base, chosen), dtype, device)
+    name = base_of_all(base, chosen)
+    model, tokenizer = open_base(name, dtype, device)
     room = max(len(tokenizer.encode(case.expected)) for case in cases) + SPARE_TOKENS
     check(variants, cases, model, tokenizer, room)
     clock.lap("opening")
     results = []
-    for one in in_turn(model, chosen):
+    for one in in_turn(model, chosen, name):
         for variant in variants if one.folder is None else [Variant(one.name)]:
             result = score(model, tokenizer, cases, variant, room)
             results.append({**result, "adapter": str(one.folder or "")})
@@ -87,7 +88,7 @@ def evaluate(
     show.say(console, f"Took {clock.text()}. Peak memory: {peak_memory_text(device)}.")
     if json_file is not None:
         about = {"data": data.name, "sha256": sha256_file(data), "rows": len(cases)}
-        about |= {"base": base_of_all(base, chosen), "base_dtype": dtype, "variants": results}
+        about |= {"base": name, "base_dtype": dtype, "variants": results}
         atomic_write(json_file, (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode())
 
 

@@ -48,7 +48,8 @@ def generate(
     text = read_prompt(prompt, prompt_file)
     chosen = named_adapters(adapter)
     dtype = base_dtype_of_all(base_dtype, chosen)
-    model, tokenizer = open_base(base_of_all(base, chosen), dtype, device)
+    name = base_of_all(base, chosen)
+    model, tokenizer = open_base(name, dtype, device)
     ids = prompt_ids(tokenizer, text)
     room = model.config.max_position_embeddings - len(ids)
     if room < 1:
@@ -56,7 +57,7 @@ def generate(
         raise ValueError(f"got a prompt of {len(ids)} tokens, expected fewer than {limit}")
     count = min(MOST_TOKENS, room) if max_new_tokens is None else max_new_tokens
     with blas_threads(recommended_blas_threads(model.config.hidden_size)):
-        for number, one in enumerate(in_turn(model, chosen)):
+        for number, one in enumerate(in_turn(model, chosen, name)):
             stream = Stream(tokenizer, heading(one.name, number) if len(chosen) > 1 else "")
             continue_prompts(
                 model,

@@ -85,7 +85,7 @@ def about_adapter(path: Path, base: str | None) -> dict:
     if base is not None:
         model, _ = open_base(base)
         try:
-            open_adapter(model, path)
+            open_adapter(model, path, base)
             told["fits"] = True
         except ValueError as error:
             told["fits"], told["misfit"] = False, describe(error)

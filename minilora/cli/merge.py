@@ -59,7 +59,7 @@ def merge(
         "adapter": Path(adapter).name,
         "adapter_fingerprint": fingerprint(found.tensors),
     }
-    check = checked_merge(model, adapter)
+    check = checked_merge(model, adapter, name)
     about["merged_fingerprint"] = fingerprint(model.state_dict())
     about["probe"] = {"from_adapted": check.from_adapted, "from_base": check.from_base}
     about["provenance"] = (found.sidecar or {}).get("provenance", {})
@@ -74,8 +74,8 @@ def merge(
     show.pairs(console, f"Wrote {out}", rows)
 
 
-def checked_merge(model: Transformer, adapter: Path) -> Check:
-    """Attach the adapter, merge it in place, and compare logits on a fixed random probe.
+def checked_merge(model: Transformer, adapter: Path, base: str) -> Check:
+    """Attach the base's adapter, merge it in place, and compare logits on a fixed random probe.
 
     Raises ValueError when the merged model differs from the adapted one by more than rounding, or
     does not differ from the base by more than it.
@@ -83,7 +83,7 @@ def checked_merge(model: Transformer, adapter: Path) -> Check:
     length = min(32, model.config.max_position_embeddings)
     probe = np.random.default_rng(0).integers(0, model.config.vocab_size, (3, length))
     plain = _logits(model, probe)
-    open_adapter(model, adapter)
+    open_adapter(model, adapter, base)
     adapted = _logits(model, probe)
     merge_and_unload(model)
     merged = _logits(model, probe)

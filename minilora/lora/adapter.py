@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,14 +28,14 @@ from minilora.lora.peft_format import (
     read_adapter,
 )
 from minilora.lora.peft_options import CHOOSING, shared_scaling
-from minilora.lora.state import adapted_fingerprint, adapter_state, lora_layers
-from minilora.lora.targets import linears_by_rule
+from minilora.lora.state import adapted_fingerprint, adapter_state, is_adapted, lora_layers
+from minilora.lora.targets import linears_by_rule, select_linears
 from minilora.nn import Linear, Module
 from minilora.storage import atomic_folder, write_safetensors
 
 
 class BaseMismatchError(AdapterError):
-    """The adapter was made for a base with other weights in the places it adapts."""
+    """The adapter was made for another base: other weights or shapes in the places it adapts."""
 
 
 def save_adapter(
@@ -89,18 +90,21 @@ def load_adapter(
     *,
     trainable: bool = False,
     rng: np.random.Generator | None = None,
+    base_name: str = "",
 ) -> Module:
     """Attach the adapter saved in `folder` to a plain model, in place; returns the model.
 
-    trainable: whether A and B ask for gradients; rng then seeds dropout. All is checked before
-    the model changes. Raises AdapterError for the folder (see `read_adapter`), BaseMismatchError
-    for a base with other weights, AttachError for a model that is adapted already. A folder
-    without minilora.json is loaded with a warning, its base unchecked.
+    trainable: whether A and B ask for gradients; rng then seeds dropout. base_name: the model's,
+    for messages. All is checked before the model changes. Raises AdapterError for the folder (see
+    `read_adapter`), BaseMismatchError naming both bases where the model is another than the one
+    that the adapter was made for, AttachError for a model that is adapted already. A base is known
+    by its weights, not by its name; a folder without minilora.json, which has no fingerprint of
+    them, is loaded with a warning where its shapes fit.
     """
     found = read_adapter(folder)
     if trainable and found.config.lora_dropout and rng is None:
         raise ValueError("load_adapter got trainable with lora_dropout but no rng, expected one")
-    config = _check_against(model, found)
+    config = _check_against(model, found, base_name)
     attach(model, config, np.random.default_rng(0) if rng is None else rng)
     for name, layer in lora_layers(model).items():
         for leaf, parameter in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
@@ -112,11 +116,55 @@ def load_adapter(
     return model
 
 
-def _check_against(model: Module, found: AdapterFolder) -> LoRAConfig:
-    """The config to attach with, after every check that needs the model."""
+def _check_against(model: Module, found: AdapterFolder, base_name: str) -> LoRAConfig:
+    """The config to attach with, after every check that needs the model.
+
+    Whether this is the base comes first: on another one, what else does not fit says nothing.
+    """
+    if is_adapted(model):
+        attachable(model, found.config)  # refuses it
     config = _without_idle_keys(found)
-    if found.by_rule:
-        config = replace(config, target_modules=_matching(model, found))
+    with _naming_both(found, base_name):
+        if found.by_rule:
+            config = replace(config, target_modules=_matching(model, found))
+        chosen = select_linears(model, config.target_modules)
+        if found.sidecar is None:  # without a fingerprint the shapes are all there is to judge by
+            _check_fit(model, config, found)
+    if found.sidecar is None:
+        warnings.warn(
+            f"{found.path} has no {SIDECAR}: whether the adapter was made for this base is "
+            "not checked",
+            stacklevel=3,
+        )
+    else:
+        _check_base(model, found, chosen, base_name)
+        _check_fit(model, config, found)
+    return config
+
+
+@contextlib.contextmanager
+def _naming_both(found: AdapterFolder, base_name: str) -> Iterator[None]:
+    """An error in the `with` names both bases first, where the names differ."""
+    try:
+        yield
+    except ValueError as error:
+        if not base_name or base_name == _made_for(found):
+            raise
+        raise BaseMismatchError(f"{_both_bases(found, base_name)}: {error}") from None
+
+
+def _made_for(found: AdapterFolder) -> str | None:
+    """The base's name as the folder has it, None where it says none."""
+    return (found.sidecar or {}).get("base_name") or found.options.get("base_model_name_or_path")
+
+
+def _both_bases(found: AdapterFolder, base_name: str) -> str:
+    got = f"base {base_name!r}" if base_name else "another model"
+    return f"{found.path} was made for base {_made_for(found)!r}, got {got}"
+
+
+def _check_fit(model: Module, config: LoRAConfig, found: AdapterFolder) -> None:
+    """Raise what `attach` would, or AdapterError for tensors that are not those it makes."""
     chosen = attachable(model, config)
     source, modules = found.path / TENSORS, set(found.modules)
     missing, extra = sorted(chosen.keys() - modules), sorted(modules - chosen.keys())
@@ -127,15 +175,6 @@ def _check_against(model: Module, found: AdapterFolder) -> LoRAConfig:
         )
     for name, linear in chosen.items():
         _check_tensors(source, name, linear, found)
-    if found.sidecar is None:
-        warnings.warn(
-            f"{found.path} has no {SIDECAR}: whether the adapter was made for this base is "
-            "not checked",
-            stacklevel=3,
-        )
-    else:
-        _check_base(found, chosen)
-    return config
 
 
 def _targets(found: AdapterFolder) -> str:
@@ -185,12 +224,26 @@ def _check_tensors(source: Path, name: str, linear: Linear, found: AdapterFolder
             )
 
 
-def _check_base(found: AdapterFolder, chosen: Mapping[str, Linear]) -> None:
+def _check_base(
+    model: Module, found: AdapterFolder, chosen: Mapping[str, Linear], base_name: str
+) -> None:
+    """Raise BaseMismatchError unless the weights are those that the adapter was trained on.
+
+    Its own tensors say where as well as its config does: where the two differ, one was changed,
+    and that is told as such on the right base.
+    """
     expected = found.sidecar["base_fingerprint"]
-    got = adapted_fingerprint({name: linear.weight.data for name, linear in chosen.items()})
-    if got != expected:
-        raise BaseMismatchError(
-            f"{found.path} was made for base {found.sidecar.get('base_name')!r}, whose adapted "
-            f"weights are {expected}; got a model whose weights there are {got} (another model, "
-            "or one that an adapter was merged into)"
-        )
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, Linear)}
+    got = _fingerprint_of(chosen)
+    named = {name: linears[name] for name in found.modules if name in linears}
+    if got == expected or (named.keys() != chosen.keys() and _fingerprint_of(named) == expected):
+        return
+    raise BaseMismatchError(
+        f"{_both_bases(found, base_name)}: the adapted weights are {got}, expected {expected} "
+        "(another model, the same one kept in another dtype, or one that an adapter was merged "
+        "into)"
+    )
+
+
+def _fingerprint_of(linears: Mapping[str, Linear]) -> str:
+    return adapted_fingerprint({name: linear.weight.data for name, linear in linears.items()})

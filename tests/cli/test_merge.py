@@ -7,6 +7,7 @@ import re
 import shutil
 
 import numpy as np
+import pytest
 
 from minilora.cli import merge as command
 from minilora.cli.app import main
@@ -20,6 +21,7 @@ from minilora.lora import (
     save_adapter,
 )
 from minilora.storage import fingerprint
+from tests.cli.conftest import make_base, pairs, write_jsonl
 
 IDS = np.array([[3, 14, 15, 92, 65, 35], [89, 79, 32, 3, 84, 6]])
 
@@ -97,6 +99,30 @@ def refused(capsys, tmp_path, code, words):
     assert code == 1 and words in message
     assert message.startswith("error: ") and message.count("\n") == 1
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(("merged", "."))]
+
+
+@pytest.mark.parametrize("width", [12, 24])
+def test_another_base_is_refused_by_both_names_wherever_an_adapter_is_given(
+    adapter, base, tmp_path, capsys, width
+):
+    """Whether its shapes fit or not, and before anything is said of them."""
+    other = make_base(tmp_path / "other", 1, width=width)
+    data = write_jsonl(tmp_path / "my.jsonl", pairs(2))
+    given = ["--base", str(other), "--adapter", str(adapter)]
+    told = f"{adapter} was made for base {str(base)!r}, got base {str(other)!r}: the adapted"
+    for argv in (
+        ["merge", *given, "--out", str(tmp_path / "merged")],
+        ["generate", *given, "--prompt", "Dose?"],
+        ["generate", *given, "--adapter", "__base__", "--prompt", "Dose?"],
+        ["evaluate", *given, "--data", str(data)],
+    ):
+        assert main(argv) == 1
+        shown = capsys.readouterr()
+        assert shown.err.startswith(f"error: {told}") and shown.err.count("\n") == 1
+        assert shown.out == ""
+    assert main(["info", str(adapter), "--base", str(other), "--json"]) == 1
+    assert told in json.loads(capsys.readouterr().out)[0]["misfit"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["my.jsonl", "other"]
 
 
 def test_another_base_is_refused(other_base, adapter, tmp_path, capsys):

@@ -178,7 +178,41 @@ def test_saving_refuses_no_adapter_and_nan(tiny, tmp_path):
 
 def test_another_base_of_the_same_shapes_is_refused_with_both_fingerprints(tiny, saved):
     expected = read_adapter(saved).sidecar["base_fingerprint"]
-    refuse(tiny, saved, BaseMismatchError, f"'tiny'.*{expected}.*sha256:", tiny.model(seed=1))
+    refuse(tiny, saved, BaseMismatchError, f"'tiny'.*sha256:.*{expected}", tiny.model(seed=1))
+
+
+OTHERS = {
+    "wider": dict(hidden_size=16),
+    "fewer layers": dict(layers=2),
+    "too small for the rank": dict(hidden_size=2),
+    "of the same shapes": dict(seed=1),
+}
+
+
+@pytest.mark.parametrize("settings", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("sidecar", [True, False])
+def test_another_base_is_told_by_both_names_before_any_shape(tiny, saved, settings, sidecar):
+    model, told = tiny.model(**settings), "adapter was made for base 'tiny', got base 'other': "
+    if not sidecar:
+        (saved / "minilora.json").unlink()
+        if "seed" in settings:  # then nothing tells it from its own base
+            with pytest.warns(UserWarning, match="not checked"):
+                assert is_adapted(load_adapter(model, saved, base_name="other"))
+            return
+    before = tiny.snapshot(model)
+    with pytest.raises(BaseMismatchError, match=f"{told}{'the adapted weights' * sidecar}"):
+        load_adapter(model, saved, base_name="other")
+    assert tiny.same(model, before)
+
+
+def test_the_base_by_another_name_is_the_base(tiny, saved):
+    """Its weights decide; what is wrong with the folder is then the folder's."""
+    assert is_adapted(load_adapter(tiny.model(), saved, base_name="a copy of tiny"))
+    edit_tensors(saved, lambda arrays: arrays.pop(sorted(arrays)[0]))
+    edit_tensors(saved, lambda arrays: arrays.pop(sorted(arrays)[0]))
+    with pytest.raises(AdapterError, match="missing tensors") as error:
+        load_adapter(tiny.model(), saved, base_name="a copy of tiny")
+    assert "made for base" not in str(error.value)
 
 
 def test_a_base_that_the_adapter_was_merged_into_is_refused(tiny, saved):
@@ -405,6 +439,8 @@ def test_a_sidecar_that_is_not_ours_is_refused(tiny, saved, changes, match):
 
 
 def test_another_architecture_is_refused(tiny, saved):
+    refuse(tiny, saved, BaseMismatchError, "made for base", tiny.model(intermediate_size=15))
+    (saved / "minilora.json").unlink()  # then its shapes are all there is to judge by
     refuse(tiny, saved, AdapterError, r"v_proj|down_proj", tiny.model(intermediate_size=15))
     refuse(tiny, saved, AdapterError, "missing tensors", tiny.model(layers=4))
     refuse(tiny, saved, AdapterError, "unexpected ones", tiny.model(layers=2))
