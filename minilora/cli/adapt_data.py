@@ -60,7 +60,7 @@ def read_file(path: Path, tokenizer: Tokenizer, max_length: int, console: Consol
     used = {example.source for example in examples}
     total = len(used) + len(problems)
     if not examples or len(problems) > total / 2:
-        first = min(problems, key=_line, default=Problem(str(path), "the file is empty"))
+        first = min(problems, key=_line)
         raise ValueError(
             f"{path}: {len(problems)} of {total} examples can't be used, expected at least half "
             f"good ones; the first is {first}{_hint(path)}"

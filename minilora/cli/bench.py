@@ -17,6 +17,7 @@ from minilora.cli import bench_modes as modes
 from minilora.cli import bench_report as report
 from minilora.cli.bench_summary import markdown as in_markdown
 from minilora.cli.bench_summary import show_summary
+from minilora.training.parallel import MOST_WORKERS
 
 TEXTBOOK = ("S", "M")
 PEERS = ("torch", "transformers", "peft")
@@ -32,7 +33,7 @@ def bench(
     threads: str = typer.Option("1,2", "--threads", help="Cores for each side (with commas)."),
     pairs: int = typer.Option(7, "--pairs", min=1, help="Undisturbed rounds to take."),
     starts: int = typer.Option(2, "--starts", min=1, help="Fresh starts of every process."),
-    seconds: float = typer.Option(0.5, "--seconds", min=0.01, help="Length of a turn."),
+    seconds: float = typer.Option(0.5, min=0.01, max=600, help="Length of a turn."),
     torch_logits: str = typer.Option(
         "both", "--torch-logits", help="Where torch makes logits: all, labelled, or both in turn."
     ),
@@ -144,10 +145,12 @@ def chosen(option: str, text: str, known: Sequence[str]) -> list[str]:
 
 
 def thread_counts(text: str) -> list[int]:
-    """The numbers in `text`. Raises ValueError for what is no positive whole number."""
+    """The numbers in `text`. Raises ValueError for what is no whole number in 1 to MOST_WORKERS."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ValueError(f"got --threads {text!r}, expected whole numbers above 0, as in 1,2")
+    if not all(part.isdecimal() and 1 <= int(part) <= MOST_WORKERS for part in parts):
+        raise ValueError(
+            f"got --threads {text!r}, expected whole numbers from 1 to {MOST_WORKERS}, as in 1,2"
+        )
     return sorted({int(part) for part in parts})
 
 

@@ -34,10 +34,10 @@ class Case:
 def read_cases(path: Path, most: int | None = None) -> tuple[list[Case], list[Problem]]:
     """The first `most` cases of a JSONL file, and its lines that have no answer to compare with.
 
-    Raises OSError, or ValueError for a file without a case, or `most` below 1.
+    Raises OSError, or ValueError for a file without a case, or `most` (--rows) below 1.
     """
     if most is not None and most < 1:
-        raise ValueError(f"got {most} rows, expected at least 1")
+        raise ValueError(f"got --rows {most}, expected at least 1")
     records, problems = read_records(path)
     lines = path.read_text("utf-8-sig").split("\n")
     cases: list[Case] = []

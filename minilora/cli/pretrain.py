@@ -12,16 +12,22 @@ from minilora.ward.pretrain import PretrainConfig
 from minilora.ward.pretrain import pretrain as train_base
 
 DEFAULT = PretrainConfig()
+MOST_DOCUMENTS, WIDEST, MOST_LAYERS = 10_000_000, 4096, 100
+"""Far beyond what NumPy trains in a day; a mistyped number beyond them would end without memory."""
 
 
 def pretrain(
     out: Path = typer.Option(..., "--out", help="Folder to write; the run itself goes to OUT.run."),
-    documents: int = typer.Option(DEFAULT.documents, min=100, help="Size of the corpus."),
-    hidden_size: int = typer.Option(DEFAULT.hidden_size, min=8, help="Width of the model."),
-    layers: int = typer.Option(DEFAULT.layers, min=1, help="Number of blocks."),
+    documents: int = typer.Option(
+        DEFAULT.documents, min=100, max=MOST_DOCUMENTS, help="Size of the corpus."
+    ),
+    hidden_size: int = typer.Option(
+        DEFAULT.hidden_size, min=8, max=WIDEST, help="Width of the model."
+    ),
+    layers: int = typer.Option(DEFAULT.layers, min=1, max=MOST_LAYERS, help="Number of blocks."),
     steps: int = typer.Option(DEFAULT.steps, min=1, help="Training steps."),
     batch_size: int = typer.Option(DEFAULT.batch_size, min=1, help="Documents a step."),
-    lr: float = typer.Option(DEFAULT.lr, min=0.0, help="Peak learning rate."),
+    lr: float = typer.Option(DEFAULT.lr, help="Peak learning rate."),
     seed: int = typer.Option(DEFAULT.seed, min=0, help="Seed of corpus, weights and order."),
     workers: int = typer.Option(0, min=0, help="Processes; 0: one a core."),
     start: Path = typer.Option(

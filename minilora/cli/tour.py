@@ -89,6 +89,9 @@ def tour(
     console = Console()
     house_format(ward)
     require_free(out, MARK, FILES, "an earlier tour to replace")
+    config = TrainingConfig(
+        steps=steps, lr=lr, warmup=min(20, steps // 10), seed=seed, workers=workers
+    )
     train, held_out, suite = read_data(ward)
     model, tokenizer = open_base(WARD)
     base = {"parameters": sum(p.size for p in model.parameters()), "print": base_fingerprint(model)}
@@ -99,7 +102,7 @@ def tour(
     prompted = measure_prompted(model, tokenizer, ward, held_out)
 
     attach(model, LoRAConfig(), np.random.default_rng(seed))
-    history, optimizer = train_adapter(model, tokenizer, train, (steps, lr, seed, workers))
+    history, optimizer = train_adapter(model, tokenizer, train, config)
     after = measure(model, tokenizer, ward, held_out, suite, "after")
     show_answer(console, "With the adapter", after.outputs[shown], held_out[shown])
 
@@ -193,20 +196,16 @@ def measure_prompted(
 
 
 def train_adapter(
-    model: Transformer, tokenizer: Tokenizer, train: list[dict], numbers: tuple
+    model: Transformer, tokenizer: Tokenizer, train: list[dict], config: TrainingConfig
 ) -> tuple[History, AdamW]:
     """LoRA on the house's notes, loss on the answers."""
-    steps, lr, seed, workers = numbers
     records = [
         Record(str(i), messages=prompt_messages(row["prompt"], row["completion"]))
         for i, row in enumerate(train)
     ]
     examples, _ = encode_records(tokenizer, records, model.config.max_position_embeddings)
-    config = TrainingConfig(
-        steps=steps, lr=lr, warmup=min(20, steps // 10), seed=seed, workers=workers
-    )
     optimizer = AdamW(model.named_parameters())
-    batches = Batches(examples, BATCH, seed, tokenizer.pad_id)
+    batches = Batches(examples, BATCH, config.seed, tokenizer.pad_id)
     return fit(model, batches, config, optimizer=optimizer, label="adapting"), optimizer
 
 
@@ -227,7 +226,7 @@ def check_promises(
         unmerge(model)
         restored = model(ids).data
     gap = float(np.abs(merged - adapted).max() / np.abs(adapted).max())
-    if gap > 1e-4 or not np.array_equal(restored, adapted):
+    if not gap <= 1e-4 or not np.array_equal(restored, adapted):
         raise ValueError(f"merged and adapted logits differ by {gap:.1e} of the largest")
     if base_fingerprint(model) != fingerprint:
         raise ValueError("unmerge did not give the base back bit for bit")

@@ -10,6 +10,8 @@ from numbers import Integral, Real
 
 ALL_LINEAR = "all-linear"
 """The target that means every Linear but the output head (PEFT's word for it)."""
+LARGEST_ALPHA = 1e38
+"""float32, which multiplies by it, ends at 3.4e38; infinity times a B of 0 would be NaN."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,10 @@ def _checked_rank(r: object, name: str = "r") -> int:
 
 
 def _checked_alpha(alpha: object, name: str = "lora_alpha") -> int | float:
-    if not _is_number(alpha) or not 0 < alpha < math.inf:
-        raise ValueError(f"got {name} {alpha!r}, expected a finite number above 0")
+    if not _is_number(alpha) or not 0 < alpha <= LARGEST_ALPHA:
+        raise ValueError(
+            f"got {name} {alpha!r}, expected a finite number above 0, at most {LARGEST_ALPHA:g}"
+        )
     return (int if isinstance(alpha, Integral) else float)(alpha)
 
 

@@ -29,8 +29,10 @@ def sample_token(logits: np.ndarray, temperature: float, top_p: float, rng: obje
     """
     if temperature == 0.0:
         return logits.argmax(axis=-1)
-    z = logits.astype(np.float64) / temperature
+    z = logits.astype(np.float64)
     z -= z.max(axis=-1, keepdims=True)
+    with np.errstate(over="ignore"):  # divided by next to nothing, all but the largest are -inf
+        z /= temperature
     p = np.exp(z)
     p /= p.sum(axis=-1, keepdims=True)
     order = np.argsort(-p, axis=-1, kind="stable")
@@ -47,16 +49,17 @@ def _check(prompts: Sequence[Sequence[int]], room: int, limit: int, settings: tu
     if not prompts or not all(len(p) for p in prompts):
         raise ValueError("generate got an empty prompt, expected at least one token in each")
     longest = max(len(p) for p in prompts)
-    if room < 1 or longest + room > limit:
+    if room < 1:
+        raise ValueError(f"got max_new_tokens {room}, expected at least 1")
+    if longest + room > limit:
         raise ValueError(
-            f"generate got a prompt of {longest} tokens and max_new_tokens {room}, expected "
-            f"max_new_tokens >= 1 and a sum up to max_position_embeddings = {limit}"
+            f"got a prompt of {longest} tokens and max_new_tokens {room}, expected a sum up to "
+            f"max_position_embeddings = {limit}"
         )
-    if not (0 <= temperature < math.inf and 0 < top_p <= 1):
-        raise ValueError(
-            f"generate got temperature {temperature} and top_p {top_p}, "
-            "expected a finite temperature >= 0 and 0 < top_p <= 1"
-        )
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"got temperature {temperature}, expected a finite number of at least 0")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"got top_p {top_p}, expected 0 < top_p <= 1")
     if temperature > 0 and rng is None:
         raise ValueError("generate got temperature > 0 without rng, expected a numpy Generator")
 

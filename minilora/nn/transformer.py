@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict, dataclass, fields
+from math import inf
+from numbers import Real
 
 import numpy as np
 
@@ -45,6 +47,12 @@ class TransformerConfig:
         bad = {name: n for name, n in sizes.items() if not isinstance(n, int) or n < 1}
         if bad:
             raise ValueError(f"config got {bad}, expected positive integers")
+        numbers = {n: getattr(self, n) for n in ("rms_norm_eps", "rope_theta", "initializer_range")}
+        # JSON, as Python reads it, may say NaN and Infinity
+        bad = {n: x for n, x in numbers.items() if not isinstance(x, Real) or not 0 <= x < inf}
+        if bad or not self.rope_theta:
+            got = bad or {"rope_theta": self.rope_theta}
+            raise ValueError(f"config got {got}, expected finite numbers, rope_theta above 0")
         if not self.head_dim:
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
         if self.num_attention_heads % self.num_key_value_heads:

@@ -53,19 +53,28 @@ def save_checkpoint(
     return path
 
 
+def _read_about(path: Path) -> dict:
+    """state.json of a checkpoint. Raises ValueError for none, or one of another format."""
+    try:
+        about = json.loads((path / "state.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a checkpoint: {error}") from None
+    found = about.get("format") if isinstance(about, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{path} has checkpoint format {found}, expected {FORMAT}")
+    if not isinstance(about.get("settings"), dict) or not isinstance(about.get("step"), int):
+        raise ValueError(f"{path} is not a checkpoint: state.json lacks settings or step")
+    return about
+
+
 def load_checkpoint(path: Path | str, model: Module, optimizer: Optimizer, settings: dict) -> int:
     """Put a checkpoint back; the number of steps it has behind it.
 
     Raises ValueError, before anything changes, when names, shapes or settings differ from the
-    run's (a resumed run with other settings would not be the same run).
+    run's (a resumed run with other settings would not be the same run), or a number is not finite.
     """
     path = Path(path)
-    try:
-        about = json.loads((path / "state.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a checkpoint: {error}") from None
-    if about.get("format") != FORMAT:
-        raise ValueError(f"{path} has checkpoint format {about.get('format')}, expected {FORMAT}")
+    about = _read_about(path)
     settings = json.loads(json.dumps(settings))  # as the file has them: lists for tuples
     if about["settings"] != settings:
         odd = {
@@ -80,6 +89,13 @@ def load_checkpoint(path: Path | str, model: Module, optimizer: Optimizer, setti
     own = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if state.keys() != own.keys() or any(state[n].shape != own[n].shape for n in own):
         raise ValueError(f"{path} holds other parameters than the model trains")
+    for file, arrays in (("trainable", state), ("optimizer", moments)):
+        odd = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+        if odd:
+            raise ValueError(
+                f"{path / file}.safetensors got NaN or infinity in {odd[0]}, expected finite "
+                "numbers; delete this checkpoint to continue from the one before"
+            )
     optimizer.load_state_dict(moments)
     for name, parameter in own.items():
         parameter.data = get_array_module(parameter.data).array(state[name])

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from minilora.autograd import IGNORE
+from minilora.training.limits import require_count
 
 
 class ChatTokenizer(Protocol):
@@ -113,16 +114,20 @@ def read_records(path: Path | str) -> tuple[list[Record], list[Problem]]:
     """Records of a JSONL file, or of a plain text file (any other suffix: one record).
 
     A line that can't be used becomes a Problem with file and line number. Raises
-    FileNotFoundError, or ValueError for a file that is not UTF-8 text.
+    FileNotFoundError, or ValueError for a file that is not UTF-8 text or holds no text.
     """
     path = Path(path)
     try:
         content = path.read_text(encoding="utf-8-sig")  # Windows editors write a mark first
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text (byte {error.start}), expected JSONL") from None
-    if path.suffix not in {".jsonl", ".json", ".ndjson"}:
-        good = [Record(str(path), text=content)] if content.strip() else []
-        return good, [] if good else [Problem(str(path), "the file is empty")]
+    is_jsonl = path.suffix in {".jsonl", ".json", ".ndjson"}
+    if not content.strip():
+        got = "holds nothing but blank lines" if content else "is empty"
+        expected = "JSON with an example on each line" if is_jsonl else "a text"
+        raise ValueError(f"{path} {got}, expected {expected}")
+    if not is_jsonl:
+        return [Record(str(path), text=content)], []
     records, problems = [], []
     # Not splitlines(): JSON may hold U+2028 and its like inside a text.
     for number, line in enumerate(content.split("\n"), 1):
@@ -132,7 +137,8 @@ def read_records(path: Path | str) -> tuple[list[Record], list[Problem]]:
         try:
             records.append(parse_record(json.loads(line), source))
         except json.JSONDecodeError as error:
-            problems.append(Problem(source, f"not JSON: {error.msg} at column {error.colno}"))
+            reason = error.msg.removesuffix(" at")  # json's own words may end so
+            problems.append(Problem(source, f"not JSON: {reason} at column {error.colno}"))
         except (ValueError, RecursionError) as error:
             problems.append(Problem(source, str(error)))
     return records, problems
@@ -252,10 +258,11 @@ class Batches:
         pad_id: int = 0,
         bucket: int = 16,
     ) -> None:
-        if not examples or batch_size < 1:
-            raise ValueError(
-                f"got {len(examples)} examples and batch_size {batch_size}, expected at least 1"
-            )
+        if not examples:
+            raise ValueError("got 0 examples, expected at least 1")
+        require_count("batch_size", batch_size, 1)
+        require_count("seed", seed, 0)
+        require_count("bucket", bucket, 1)
         self.examples, self.batch_size, self.seed = examples, batch_size, seed
         self.pad_id, self.bucket = pad_id, bucket
         self.lengths = np.array([len(e) for e in examples])

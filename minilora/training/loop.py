@@ -13,13 +13,14 @@ import numpy as np
 from tqdm import tqdm
 
 from minilora.autograd import IGNORE, no_grad
-from minilora.backend import blas_threads, get_array_module, recommended_blas_threads
+from minilora.backend import blas_threads, get_array_module, recommended_blas_threads, to_floats
 from minilora.nn import Transformer
 from minilora.storage import atomic_write, fingerprint
 from minilora.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from minilora.training.data import Batch, Batches, Example, pad_examples
+from minilora.training.limits import require_count, require_finite
 from minilora.training.optim import AdamW, Optimizer, clip_grad_norm_, schedule
-from minilora.training.parallel import Piece, Workers, recommended_workers
+from minilora.training.parallel import MOST_WORKERS, Piece, Workers, recommended_workers
 
 PIECE_TOKENS = 1024
 """Positions worked on at a time. Each piece costs Python's share of a step once more, and a large
@@ -32,8 +33,15 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
+def _quiet() -> np.errstate:
+    """What overflows shows in losses, gradients and weights, which are checked; NumPy's warnings
+    would tell it again, for each line of this library that it passes.
+    """
+    return np.errstate(over="ignore", invalid="ignore")
+
+
 class DivergedError(ValueError):
-    """The loss or the gradient stopped being a finite number."""
+    """The loss, the gradient or a weight stopped being a finite number."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,8 @@ class TrainingConfig:
 
     micro_batches: pieces that each worker cuts its rows into (the same gradient in less memory);
     0 cuts them to about PIECE_TOKENS positions.
-    clip_norm 0 and checkpoint_every, eval_every 0 switch those off.
+    clip_norm 0 and checkpoint_every, eval_every 0 switch those off. Raises ValueError naming the
+    first setting that makes no sense.
     """
 
     steps: int
@@ -60,12 +69,16 @@ class TrainingConfig:
     checkpoint_every: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not self.lr > 0 or self.micro_batches < 0 or self.workers < 0:
-            raise ValueError(
-                f"got steps {self.steps}, lr {self.lr}, micro_batches {self.micro_batches}, "
-                f"workers {self.workers}; expected steps >= 1, lr > 0, "
-                "micro_batches and workers >= 0"
-            )
+        require_count("steps", self.steps, 1)
+        require_finite("lr", self.lr, above=True)
+        require_finite("final_lr", self.final_lr)
+        for i, beta in enumerate(self.betas):
+            require_finite(f"betas[{i}]", beta, below=1.0)
+        require_finite("weight_decay", self.weight_decay)
+        require_finite("clip_norm", self.clip_norm)
+        require_count("workers", self.workers, 0, MOST_WORKERS)
+        for name in ("warmup", "micro_batches", "seed", "eval_every", "checkpoint_every"):
+            require_count(name, getattr(self, name), 0)
 
 
 @dataclass
@@ -123,7 +136,7 @@ def evaluate(
     total, count, was_training = 0.0, 0, model.training
     model.eval()
     try:
-        with no_grad():
+        with no_grad(), _quiet():
             for i in range(0, len(examples), batch_size):
                 batch = pad_examples(examples[i : i + batch_size], np.arange(0), pad_id)
                 if batch.tokens:
@@ -183,10 +196,9 @@ class _Run:
         loss = pool.gradients(pieces, float(batch.tokens))
         norm = clip_grad_norm_(self.optimizer.parameters.values(), self.config.clip_norm or 1e30)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            good = self.last_good or "none was written"
             raise DivergedError(
                 f"step {step}: loss {loss}, gradient norm {norm}, expected finite numbers; batch "
-                f"of examples {batch.indices.tolist()}; last good checkpoint: {good}"
+                f"of examples {batch.indices.tolist()}; {self._last_good()}"
             )
         lr = self.rate(step)
         self.optimizer.step(lr)
@@ -195,13 +207,37 @@ class _Run:
         record = {"step": step + 1, "loss": loss, "lr": lr, "grad_norm": norm}
         return {**record, "tokens": tokens, "seconds": round(seconds, 4)}
 
-    def checkpoint(self, step: int) -> None:
-        """Write a checkpoint, with `step` steps behind it, where the run has a folder."""
-        if self.folder is not None:
-            folder = self.folder / "checkpoints"
-            self.last_good = save_checkpoint(
-                folder, self.model, self.optimizer, self.settings, step=step
+    def _last_good(self) -> str:
+        return f"last good checkpoint: {self.last_good or 'none was written'}"
+
+    def require_finite_state(self, step: int) -> None:
+        """Raise DivergedError where the update before `step` left a number that is not finite.
+
+        The next step's loss would tell of a weight as well, but a checkpoint, or the end, may come
+        first; and a moment that overflowed holds its weight still without any sign.
+        """
+        arrays = {name: p.data for name, p in self.optimizer.parameters.items()}
+        for slot, moments in self.optimizer.state.items():
+            arrays |= {f"{slot} of {name}": array for name, array in moments.items()}
+        finite = to_floats([get_array_module(a).isfinite(a).all() for a in arrays.values()])
+        odd = [name for name, ok in zip(arrays, finite, strict=True) if not ok]
+        if odd:
+            raise DivergedError(
+                f"step {step - 1}: its update left NaN or infinity in {odd[0]}, expected finite "
+                f"numbers; {self._last_good()}"
             )
+
+    def saves_after(self, step: int) -> bool:
+        """Whether a checkpoint with `step` steps behind it is due; never without a folder."""
+        every = self.config.checkpoint_every
+        return self.folder is not None and bool(every) and step % every == 0
+
+    def checkpoint(self, step: int) -> None:
+        """Write a checkpoint with `step` steps behind it."""
+        folder = self.folder / "checkpoints"
+        self.last_good = save_checkpoint(
+            folder, self.model, self.optimizer, self.settings, step=step
+        )
 
 
 def fit(
@@ -220,8 +256,8 @@ def fit(
 
     With `out_dir`, writes history.jsonl and checkpoints there; `resume` continues from the newest
     one and ends bit-identical to a run that was never stopped. `on_eval(step)` returns figures
-    for the history every `eval_every` steps. Raises DivergedError naming step, batch and last
-    good checkpoint when loss or gradient is not finite.
+    for the history every `eval_every` steps. Raises DivergedError naming step and last good
+    checkpoint when loss, gradient or a weight is not finite; no such weight is ever saved.
     """
     if optimizer is None:
         optimizer = AdamW(
@@ -233,14 +269,17 @@ def fit(
     threads = 1 if run.workers > 1 else recommended_blas_threads(model.config.hidden_size)
     bar = tqdm(total=config.steps, initial=start, desc=label, unit="step", disable=not progress)
     try:
-        with blas_threads(threads), Workers(model, run.workers) as pool, bar:
+        with _quiet(), blas_threads(threads), Workers(model, run.workers) as pool, bar:
             for step in range(start, config.steps):
                 record = run.step(pool, step)
+                saves = run.saves_after(step + 1)
+                if saves or step + 1 == config.steps:
+                    run.require_finite_state(step + 1)
                 if on_eval and config.eval_every and (step + 1) % config.eval_every == 0:
                     record.update(on_eval(step + 1))
                     model.train()
                 history.add(record)
-                if config.checkpoint_every and (step + 1) % config.checkpoint_every == 0:
+                if saves:
                     run.checkpoint(step + 1)
                 rate = record["tokens"] / max(record["seconds"], 1e-9)
                 bar.set_postfix_str(f"loss {record['loss']:.3f}, {rate:,.0f} tokens/s", False)

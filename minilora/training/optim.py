@@ -9,6 +9,7 @@ import numpy as np
 
 from minilora.backend import Array, get_array_module, to_floats, to_numpy
 from minilora.nn import Parameter
+from minilora.training.limits import require_finite
 
 Schedule = Callable[[int], float]
 
@@ -18,7 +19,8 @@ class Optimizer:
 
     parameters: (name, Parameter) pairs; frozen ones are left out, so they cost no state.
     lr_scales: name -> factor on the learning rate (LoRA+ trains B faster than A).
-    Raises ValueError when nothing is trainable, or a scale names no trainable parameter.
+    Raises ValueError when nothing is trainable, a scale names no trainable parameter, or a number
+    is out of its range.
     """
 
     slots: tuple[str, ...] = ()
@@ -35,6 +37,8 @@ class Optimizer:
         unknown = sorted(self.lr_scales.keys() - self.parameters.keys())
         if unknown:
             raise ValueError(f"lr_scales got {unknown}, expected names of trainable parameters")
+        for name, scale in self.lr_scales.items():
+            require_finite(f"lr_scales[{name!r}]", scale)
         self.steps = 0
         self.state: dict[str, dict[str, Array]] = {
             slot: {n: get_array_module(p.data).zeros_like(p.data) for n, p in self._items()}
@@ -54,7 +58,11 @@ class Optimizer:
         return sum(a.nbytes for arrays in self.state.values() for a in arrays.values())
 
     def step(self, lr: float) -> None:
-        """One update from the accumulated gradients; a parameter without one is left alone."""
+        """One update from the accumulated gradients; a parameter without one is left alone.
+
+        Raises ValueError, before anything changes, for a rate below 0 or not finite.
+        """
+        require_finite("lr", lr)
         self.steps += 1
         for name, parameter in self._items():
             if parameter.grad is not None:
@@ -92,8 +100,7 @@ class SGD(Optimizer):
         momentum: float = 0.0,
         lr_scales: Mapping[str, float] | None = None,
     ) -> None:
-        if not 0.0 <= momentum < 1.0:
-            raise ValueError(f"SGD got momentum {momentum}, expected 0 <= momentum < 1")
+        require_finite("momentum", momentum, below=1.0)
         self.momentum = momentum
         self.slots = ("velocity",) if momentum else ()
         super().__init__(parameters, lr_scales)
@@ -129,11 +136,10 @@ class AdamW(Optimizer):
         weight_decay: float = 0.0,
         lr_scales: Mapping[str, float] | None = None,
     ) -> None:
-        if not (0 <= betas[0] < 1 and 0 <= betas[1] < 1 and eps > 0 and weight_decay >= 0):
-            raise ValueError(
-                f"AdamW got betas {betas}, eps {eps}, weight_decay {weight_decay}, expected "
-                "0 <= beta < 1, eps > 0, weight_decay >= 0"
-            )
+        for i, beta in enumerate(betas):
+            require_finite(f"betas[{i}]", beta, below=1.0)
+        require_finite("eps", eps, above=True)
+        require_finite("weight_decay", weight_decay)
         super().__init__(parameters, lr_scales)
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
         largest = max(self.parameters.values(), key=lambda p: p.size).data
@@ -169,7 +175,7 @@ def clip_grad_norm_(parameters: Iterable[Parameter], max_norm: float) -> float:
     """Scale all gradients by min(1, max_norm / total norm), in place; the norm before clipping.
 
     The norm is over all gradients as one vector (Pascanu et al. 2013, Alg. 1); nothing is scaled
-    when it is not finite. Raises ValueError for max_norm <= 0.
+    when it is not finite, or where max_norm is infinite. Raises ValueError for max_norm <= 0.
     """
     if not max_norm > 0:
         raise ValueError(f"clip_grad_norm_ got max_norm {max_norm}, expected a number above 0")
@@ -185,7 +191,7 @@ def schedule(name: str, lr: float, steps: int, warmup: int = 0, final: float = 0
     """step (from 0) -> learning rate: a linear rise over `warmup` steps, then "cosine", "linear"
     or "constant" down to `final` * lr at the last step.
 
-    Raises ValueError for an unknown name or a warm-up that does not fit.
+    Raises ValueError for an unknown name, a warm-up that does not fit, or a number out of range.
     """
     curves = {
         "cosine": lambda t: final + (1 - final) * 0.5 * (1 + math.cos(math.pi * t)),
@@ -194,6 +200,8 @@ def schedule(name: str, lr: float, steps: int, warmup: int = 0, final: float = 0
     }
     if name not in curves:
         raise ValueError(f"got schedule {name!r}, expected one of {sorted(curves)}")
+    require_finite("lr", lr, above=True)
+    require_finite("final", final)
     if not 0 <= warmup < max(steps, 1):
         raise ValueError(f"got warm-up {warmup} of {steps} steps, expected 0 <= warm-up < steps")
 

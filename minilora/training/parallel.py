@@ -21,6 +21,9 @@ import numpy as np
 from minilora.backend import get_array_module, keep_freed_memory, to_floats
 from minilora.nn import Module, Parameter, Transformer
 
+MOST_WORKERS = 64
+"""Processes at most: a mistyped number would fork until the memory is gone."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -85,15 +88,15 @@ class Workers:
     """`count` processes, this one the first; use as a context manager around the steps.
 
     Inside, trainable parameters live in shared memory (their values go back to ordinary arrays at
-    the end). With count 1 nothing is forked. Raises ValueError for a count below 1, or above 1 on
-    a GPU or where the system can't fork.
+    the end). With count 1 nothing is forked. Raises ValueError for a count below 1 or beyond
+    MOST_WORKERS, or above 1 on a GPU or where the system can't fork.
     """
 
     def __init__(self, model: Transformer, count: int) -> None:
         self.model, self.count = model, count
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        if count < 1:
-            raise ValueError(f"got {count} workers, expected at least 1")
+        if not 1 <= count <= MOST_WORKERS:
+            raise ValueError(f"got {count} workers, expected 1 to {MOST_WORKERS}")
         on_host = all(get_array_module(p.data) is np for p in self.parameters)
         if count > 1 and not (on_host and recommended_workers() > 0 and hasattr(os, "fork")):
             raise ValueError(f"got {count} workers, expected 1 on a GPU or where fork is missing")

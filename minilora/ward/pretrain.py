@@ -108,7 +108,7 @@ def pretrain(
     History and checkpoints go to `out`.run (with a seed other than 0: `out`.runSEED), from which
     `resume` continues. Returns the score on held-out cases and the history.
     """
-    out = Path(out)
+    out, settings = Path(out), training_config(config)  # what is odd is refused before the work
     documents = list(general_documents(config.seed, config.documents))
     if config.start:
         model, tokenizer = load_pretrained(config.start)
@@ -127,7 +127,7 @@ def pretrain(
     history = fit(
         model,
         Batches(examples, config.batch_size, config.seed, tokenizer.pad_id),
-        training_config(config),
+        settings,
         out_dir=out.with_name(f"{out.name}.run{config.seed or ''}"),
         resume=resume,
         on_eval=on_eval,

@@ -371,7 +371,15 @@ REFUSED = [
     (("--targets", "q_prj"), "did you mean q_proj"),
     (("--targets", " , "), "target_modules"),
     (("--targets", "lm_head"), "lm_head"),
-    (("--steps", "0"), "steps 0"),
+    (("--alpha", "1e308"), "lora_alpha"),
+    (("--alpha", "nan"), "lora_alpha nan"),
+    (("--dropout", "nan"), "lora_dropout nan"),
+    (("--dropout", "inf"), "lora_dropout inf"),
+    (("--steps", "0"), "error: got steps 0, expected a whole number of at least 1"),
+    (("--steps", "-1"), "error: got steps -1, expected a whole number of at least 1"),
+    (("--lr", "inf"), "error: got lr inf, expected a finite number above 0"),
+    (("--lr", "-1"), "error: got lr -1.0, expected a finite number above 0"),
+    (("--workers", "1000000"), "workers 1000000, expected a whole number from 0 to 64"),
     (("--batch-size", "0"), "batch_size 0"),
     (("--lr", "0"), "lr 0"),
     (("--lr", "nan"), "lr nan"),
@@ -396,7 +404,8 @@ def test_odd_settings_are_refused(base, data, tmp_path, capsys, flags, words):
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ([], "empty"),
+        ([], "my.jsonl is empty, expected JSON with an example on each line"),
+        (["", "  "], "my.jsonl holds nothing but blank lines, expected JSON"),
         (["{bad"] * 4 + pairs(3), "4 of 7 examples can't be used"),
         (["[", '{"prompt": "a"}', "]"], "a JSON array"),
         ([{"prompt": "word " * 90, "completion": "x"}], "expected at most 64"),
@@ -564,6 +573,14 @@ def test_divergence_names_step_and_checkpoint_and_can_be_tried_again(
     assert adapt(base, data, out, *LONGER, "--resume") == 1
     assert "has diverged" in only_error(capsys)
     assert adapt(base, data, out) == 0
+
+
+def test_a_rate_far_too_high_saves_no_number_that_is_not_finite(base, data, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert adapt(base, data, out, "--lr", "1e308") == 1
+    err = capsys.readouterr().err
+    assert "Warning" not in err and "last good checkpoint: none was written" in err
+    assert not out.exists() and not (tmp_path / "out.run" / "checkpoints").exists()
 
 
 def explode_at(monkeypatch, step):

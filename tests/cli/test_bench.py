@@ -127,7 +127,8 @@ def test_a_profile(tmp_path, capsys):
     [
         (["--workload", "X"], ("--workload X", "S, W, M, G, R")),
         (["--job", "lora"], ("--job lora", "lora-qv")),
-        (["--threads", "0"], ("--threads '0'", "above 0")),
+        (["--threads", "0"], ("--threads '0'", "from 1 to 64")),
+        (["--threads", "1000000"], ("--threads '1000000'", "from 1 to 64")),
         (["--torch-logits", "some"], ("'some'", "labelled")),
         (["--workload", "R", "--job", "full"], ("full step of R",)),
         (["--profile", "--job", "forward"], ("forward", "training step")),
@@ -140,6 +141,13 @@ def test_a_wrong_option_is_one_line(flags, words, capsys):
     message = capsys.readouterr().err
     assert message.startswith("error: ") and message.count("\n") == 1
     assert all(word in message for word in words)
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "1e308"])
+def test_a_turn_has_a_length(seconds, capsys):
+    assert main([*RUN, "--no-torch", "--seconds", seconds]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1 and "--seconds" in message
 
 
 def test_torch_races_where_it_is_installed(monkeypatch):

@@ -144,7 +144,7 @@ def test_chats_are_asked_for_their_last_answer_and_a_system_message_stays_first(
 # -- what is refused -------------------------------------------------------------------------------
 
 REFUSED = [
-    (("--rows", 0), "got 0 rows"),
+    (("--rows", 0), "got --rows 0, expected at least 1"),
     (("--shots", 2), "--shots and --examples"),
     (("--shots", 9, "--examples", "MY"), "1 to the 0 of --examples"),
     (("--shots", 0, "--examples", "MY"), "got --shots 0"),
@@ -172,7 +172,11 @@ def test_odd_settings_are_refused_before_anything_is_answered(
 
 @pytest.mark.parametrize(
     ("lines", "words"),
-    [([], "no prompt with a completion"), ([{"text": "plain"}], "plain text has no answer")],
+    [
+        ([], "my.jsonl is empty"),
+        ([" ", ""], "my.jsonl holds nothing but blank lines"),
+        ([{"text": "plain"}], "plain text has no answer"),
+    ],
 )
 def test_a_file_without_a_case_is_refused(base, tmp_path, capsys, lines, words):
     assert run(write_jsonl(tmp_path / "my.jsonl", lines), base) == 1

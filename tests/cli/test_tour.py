@@ -61,6 +61,24 @@ def test_unknown_ward_is_one_error(tmp_path, capsys):
     assert not (tmp_path / "t").exists()
 
 
+@pytest.mark.parametrize("lr", ["0", "-1", "nan", "inf"])
+def test_a_rate_that_is_none_is_refused_before_the_base_is_asked(lr, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tour, "open_base", None)
+    assert app.main(["tour", "--lr", lr, "--out", str(tmp_path / "t")]) == 1
+    assert capsys.readouterr().err == (
+        f"error: got lr {float(lr)}, expected a finite number above 0\n"
+    )
+
+
+def test_merged_logits_that_are_no_numbers_are_no_agreement():
+    model, tokenizer = open_base(WARD)
+    attach(model, LoRAConfig(), np.random.default_rng(0))
+    spoiled = model.model.norm.weight
+    spoiled.data = spoiled.data * np.float32(np.nan)
+    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="differ by nan"):
+        tour.check_promises(model, tokenizer, "What does AF stand for?", base_fingerprint(model))
+
+
 def test_a_changed_base_is_noticed():
     model, tokenizer = open_base(WARD)
     before = base_fingerprint(model)

@@ -27,6 +27,7 @@ def test_scaling(config, expected):
     [
         ("r", 0), ("r", -2), ("r", 2.0), ("r", True), ("r", "8"), ("r", None),
         ("lora_alpha", 0), ("lora_alpha", -1.0), ("lora_alpha", math.nan), ("lora_alpha", math.inf),
+        ("lora_alpha", 1e39), ("lora_alpha", 10**400), ("lora_dropout", math.inf),
         ("lora_alpha", "16"), ("lora_alpha", True),
         ("lora_dropout", 1.0), ("lora_dropout", -0.1), ("lora_dropout", math.nan),
         ("lora_dropout", "0.1"), ("use_rslora", 1), ("use_rslora", None),

@@ -70,6 +70,14 @@ def test_every_row_stopped_ends_the_work():
     assert len(first[0]) == free[0].index(free[0][2]) == len(steps)
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e308])
+def test_temperatures_at_the_ends_of_floats_give_tokens(temperature):
+    logits = np.array([[3.0, -2.0, 3.5, 0.0]], dtype=np.float32)
+    with np.errstate(all="raise", under="ignore"):
+        token = sample_token(logits, temperature, 1.0, np.random.default_rng(0))[0]
+    assert 0 <= token < 4 and (token == 2 or temperature > 1)
+
+
 @pytest.mark.parametrize(
     ("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.0, 0.6), (2.0, 0.85), (1.0, 0.01)]
 )
@@ -113,6 +121,7 @@ def test_rows_of_one_batch_are_sampled_each_from_its_own_logits():
         ([[1]], {"temperature": float("inf"), "rng": 0}, "temperature inf.*finite"),
         ([[1]], {"temperature": 1.0, "top_p": 0.0, "rng": 0}, "top_p 0.0"),
         ([[1]], {"top_p": 1.1}, "top_p 1.1"),
+        ([[1]], {"top_p": float("nan")}, "top_p nan"),
         ([[1]], {"temperature": 1.0}, "without rng"),
         ([[1, 11]], {}, "ids from 1 to 11, expected 0 to 10"),
     ],

@@ -209,6 +209,11 @@ def test_a_config_without_a_size_is_refused(name):
         ({"head_dim": 3}, "head_dim 3, expected an even number"),
         ({"head_dim": -2}, "'head_dim': -2.*positive integers"),
         ({"hidden_size": 2}, "head_dim 0, expected an even number"),
+        ({"rms_norm_eps": float("nan")}, "'rms_norm_eps': nan.*finite"),
+        ({"rms_norm_eps": "small"}, "'rms_norm_eps': 'small'.*finite"),
+        ({"rope_theta": float("inf")}, "'rope_theta': inf.*finite"),
+        ({"rope_theta": 0}, "'rope_theta': 0.*above 0"),
+        ({"initializer_range": -0.1}, "'initializer_range': -0.1.*finite"),
     ],
 )
 def test_a_config_that_makes_no_model_is_refused(change, message):

@@ -128,9 +128,31 @@ def test_a_file_that_is_not_utf8_is_refused_by_name(tmp_path, name):
 def test_a_text_file_is_one_record(tmp_path):
     path = write(tmp_path / "note.txt", "one", "{two}")
     assert read_records(path) == ([Record(str(path), text="one\n{two}\n")], [])
-    empty = write(tmp_path / "empty.txt", " ")
-    records, problems = read_records(empty)
-    assert records == [] and [str(p) for p in problems] == [f"{empty}: the file is empty"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("a.txt", "a text"), ("a.jsonl", "JSON with an example on each line")]
+)
+def test_a_file_without_text_is_refused_by_name(tmp_path, name, expected):
+    path = tmp_path / name
+    for content, got in (
+        ("", "is empty"),
+        ("\ufeff", "is empty"),
+        ("\n \n\n", "holds nothing but"),
+    ):
+        path.write_text(content, "utf-8")
+        with pytest.raises(ValueError, match=f"{name} {got}.*, expected {expected}$"):
+            read_records(path)
+
+
+def test_what_is_wrong_with_json_is_told_in_whole_words(tmp_path):
+    """Some of json's own messages end in "at"."""
+    path = write(tmp_path / "a.jsonl", '{"prompt": "cut', '{"prompt": "a\tb"}', '{"a" 1}')
+    _, problems = read_records(path)
+    reasons = [p.reason for p in problems]
+    assert reasons[0] == "not JSON: Unterminated string starting at column 12"
+    assert reasons[1].startswith("not JSON: Invalid control character at column")
+    assert reasons[2] == "not JSON: Expecting ':' delimiter at column 6"
 
 
 # -- masks and windows -------------------------------------------------------------------------
@@ -301,8 +323,15 @@ def test_examples_of_one_length_meet():
 
 @pytest.mark.parametrize(("count", "size"), [(0, 4), (3, 0), (3, -1)])
 def test_nothing_to_batch_is_refused(count, size):
-    with pytest.raises(ValueError, match=f"got {count} examples and batch_size {size}"):
+    named = f"got batch_size {size}" if count else "got 0 examples"
+    with pytest.raises(ValueError, match=f"{named}, expected"):
         Batches(some_examples([2] * count), size, 0)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, None])
+def test_a_seed_that_numpy_would_refuse_later_is_refused_at_once(seed):
+    with pytest.raises(ValueError, match=f"got seed {seed}, expected a whole number of at least 0"):
+        Batches(some_examples([2]), 1, seed)
 
 
 def test_right_padding_changes_no_result(tiny):

@@ -11,6 +11,7 @@ import pytest
 from minilora.autograd import IGNORE
 from minilora.lora import base_state
 from minilora.nn import Parameter
+from minilora.storage import read_safetensors, write_safetensors
 from minilora.training import (
     SGD,
     AdamW,
@@ -23,7 +24,7 @@ from minilora.training import (
 )
 from minilora.training.checkpoint import checkpoints, save_checkpoint
 from minilora.training.loop import History, split_batch
-from minilora.training.parallel import recommended_workers
+from minilora.training.parallel import Workers, recommended_workers
 
 
 def train(model, tiny, steps=6, out=None, size=4, resume=False, optimizer=None, seed=3, **changes):
@@ -183,6 +184,39 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_state(
     assert optimizer.steps == 5  # no update was made from bad gradients
 
 
+@pytest.mark.parametrize("at", [4, 9])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_weight_that_is_not_finite_is_never_saved_nor_returned(tiny, tmp_path, at, workers):
+    """Planted by the update before a checkpoint, or by the last one, which no loss follows."""
+    model = tiny.model()
+    optimizer = Planting(model, at=at, value=np.inf)
+    with pytest.raises(DivergedError, match=rf"step {at - 1}: its update left NaN .* model\.norm"):
+        train(
+            model, tiny, 9, tmp_path / "run", optimizer=optimizer, checkpoint_every=2,
+            workers=workers,
+        )  # fmt: skip
+    saved = checkpoints(tmp_path / "run" / "checkpoints")
+    assert saved[-1].name == {4: "step-000002", 9: "step-000008"}[at]
+    for path in saved:
+        for file in path.glob("*.safetensors"):
+            assert all(np.isfinite(array).all() for array in read_safetensors(file)[0].values())
+
+
+def test_a_moment_that_overflowed_stops_the_run(tiny):
+    """Its weight would stand still from then on, and no loss would ever tell."""
+    model = tiny.model()
+    optimizer = AdamW(model.named_parameters())
+    optimizer.state["v"]["model.norm.weight"][0] = np.inf
+    with pytest.raises(DivergedError, match=r"infinity in v of model\.norm\.weight"):
+        train(model, tiny, optimizer=optimizer)
+
+
+def test_a_rate_far_too_high_is_told_once_and_without_warnings(tiny, tmp_path, recwarn):
+    with pytest.raises(DivergedError, match="expected finite numbers"):
+        train(tiny.model(), tiny, out=tmp_path / "run", lr=1e308, checkpoint_every=1)
+    assert not recwarn.list and not checkpoints(tmp_path / "run" / "checkpoints")
+
+
 def test_a_gradient_that_is_not_finite_is_no_update(tiny, monkeypatch):
     model = tiny.model()
     start = bytes_of(model)
@@ -335,6 +369,16 @@ def damage_weights(path):
     file.write_bytes(file.read_bytes()[:-5])
 
 
+def damage_numbers(path):
+    arrays, _ = read_safetensors(path / "trainable.safetensors")
+    arrays["model.norm.weight"][0] = np.nan
+    write_safetensors(path / "trainable.safetensors", arrays)
+
+
+def damage_settings(path):
+    path.joinpath("state.json").write_text('{"format": 1, "step": 6}')
+
+
 def damage_moments(path):
     file = path / "optimizer.safetensors"
     file.write_bytes(file.read_bytes()[:50])
@@ -345,7 +389,9 @@ def damage_moments(path):
     [
         (damage_state, "is not a checkpoint"),
         (damage_format, "format 99, expected 1"),
+        (damage_settings, "lacks settings"),
         (damage_weights, "trainable.safetensors"),
+        (damage_numbers, r"trainable.safetensors got NaN or infinity in model\.norm\.weight"),
         (damage_moments, "optimizer.safetensors"),
     ],
 )
@@ -400,15 +446,39 @@ def test_a_rewind_that_fails_leaves_the_old_history(tmp_path, monkeypatch):
     ("settings", "named"),
     [
         (dict(steps=0, lr=0.1), "steps 0"),
+        (dict(steps=-1, lr=0.1), "steps -1"),
         (dict(steps=1, lr=0.0), "lr 0.0"),
         (dict(steps=1, lr=math.nan), "lr nan"),
+        (dict(steps=1.5, lr=0.1), "steps 1.5"),
+        (dict(steps=1, lr=math.inf), "lr inf"),
+        (dict(steps=1, lr="0.1"), "lr '0.1'"),
         (dict(steps=1, lr=0.1, micro_batches=-1), "micro_batches -1"),
         (dict(steps=1, lr=0.1, workers=-1), "workers -1"),
+        (dict(steps=1, lr=0.1, workers=10**6), "workers 1000000"),
+        (dict(steps=1, lr=0.1, seed=-1), "seed -1"),
+        (dict(steps=1, lr=0.1, warmup=-1), "warmup -1"),
+        (dict(steps=1, lr=0.1, eval_every=-1), "eval_every -1"),
+        (dict(steps=1, lr=0.1, checkpoint_every=-1), "checkpoint_every -1"),
+        *[
+            (dict(steps=1, lr=0.1, **{name: value}), f"{name} {value}")
+            for name in ("final_lr", "weight_decay", "clip_norm")
+            for value in (-1.0, math.nan, math.inf)
+        ],
+        *[
+            (dict(steps=1, lr=0.1, betas=(0.9, value)), rf"betas\[1\] {value}")
+            for value in (-0.1, 1.0, math.nan, math.inf)
+        ],
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, named):
-    with pytest.raises(ValueError, match=named):
+    """One error names the one setting, and no other."""
+    with pytest.raises(ValueError, match=f"^got {named}.*, expected a [a-z ]*number [^;]*$"):
         TrainingConfig(**settings)
+
+
+def test_too_many_workers_are_refused_before_any_is_started(tiny):
+    with pytest.raises(ValueError, match="got 65 workers, expected 1 to 64"):
+        Workers(tiny.model(), 65)
 
 
 def test_a_model_with_nothing_to_train_is_refused(tiny):

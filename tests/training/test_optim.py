@@ -188,12 +188,29 @@ def test_a_state_dict_of_another_model_is_refused_whole(change, named):
         (lambda p: AdamW(p, weight_decay=-0.1), "weight_decay -0.1"),
         (lambda p: SGD(p, momentum=1.0), "momentum 1.0"),
         (lambda p: AdamW(p, lr_scales={"lora_B": 2.0}), "lora_B"),
+        (lambda p: AdamW(p, lr_scales={"W": math.nan}), r"lr_scales\['W'\] nan"),
+        (lambda p: AdamW(p, betas=(0.9, math.nan)), r"betas\[1\] nan"),
+        (lambda p: AdamW(p, eps=math.inf), "eps inf"),
+        (lambda p: AdamW(p, weight_decay=math.inf), "weight_decay inf"),
+        (lambda p: SGD(p, momentum=math.nan), "momentum nan"),
         (lambda p: AdamW([]), "no trainable parameter"),
     ],
 )
 def test_settings_out_of_range_are_refused(make, named):
     with pytest.raises(ValueError, match=named):
         make(parameters().items())
+
+
+@pytest.mark.parametrize("lr", [math.nan, math.inf, -0.1])
+def test_a_step_at_a_rate_that_is_none_changes_nothing(lr):
+    params = parameters()
+    set_grads(params, 0)
+    optimizer = SGD(params.items())
+    before = {n: p.data.copy() for n, p in params.items()}
+    with pytest.raises(ValueError, match=f"got lr {lr}"):
+        optimizer.step(lr)
+    assert optimizer.steps == 0
+    assert all(np.array_equal(p.data, before[n]) for n, p in params.items())
 
 
 def test_frozen_parameters_are_none_to_train():
@@ -274,6 +291,9 @@ def test_the_middle_of_each_curve():
         (("cosin", 0.1, 10), "cosin"),
         (("cosine", 0.1, 10, 10), "warm-up 10 of 10"),
         (("linear", 0.1, 10, -1), "warm-up -1"),
+        (("linear", math.inf, 10), "lr inf"),
+        (("cosine", math.nan, 10), "lr nan"),
+        (("cosine", 0.1, 10, 0, math.inf), "final inf"),
     ],
 )
 def test_schedules_that_make_no_sense_are_refused(settings, named):
