@@ -41,9 +41,7 @@ def find_commands(folder: Path = FOLDER) -> dict[str, str]:
 
 def build(argv: list[str], folder: Path = FOLDER) -> typer.Typer:
     """The application for this command line: its command loaded, the others known by their help."""
-    app = typer.Typer(
-        help=HELP, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
-    )
+    app = typer.Typer(help=HELP, add_completion=False, pretty_exceptions_enable=False)
     app.callback()(_options)
     called = next((word for word in argv if not word.startswith("-")), None)
     for name, text in find_commands(folder).items():
@@ -114,11 +112,37 @@ def print_error(text: str) -> None:
     typer.secho(f"error: {text}", fg="red", err=True)
 
 
+def usage_text(error: Any) -> str:
+    """One line for a command line that typer refused: what was got and what was expected.
+
+    Typer's own text leaves out the value where pydantic judged it; pydantic's error has it.
+    """
+    text = " ".join(error.format_message().split())
+    cause, parameter = error.__cause__, getattr(error, "param", None)
+    if parameter is None or not hasattr(cause, "errors"):
+        where = getattr(getattr(error, "ctx", None), "command_path", "minilora")
+        return f"{text.rstrip('.')} (see `{where} --help`)"
+    found = cause.errors()[0]
+    expected = found["msg"].removeprefix("Input should be ").partition(",")[0]
+    expected = f"a number {expected}" if expected.startswith(("greater", "less")) else expected
+    option = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.name.upper()
+    return f"got {option} {found['input']}, expected {expected}"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command line (default: the process's own) and return the exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
-        build(argv)(args=argv, prog_name="minilora")
+        # Without standalone mode typer raises what it refuses, which it would draw in a box.
+        code = build(argv)(args=argv or ["--help"], prog_name="minilora", standalone_mode=False)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    return 0
+    except typer.Abort:
+        print_error("stopped")
+        return 130
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # click's, whose module depends on the version
+            raise
+        print_error(usage_text(error))
+        return error.exit_code
+    return code if isinstance(code, int) else 0

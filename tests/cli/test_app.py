@@ -64,6 +64,34 @@ def test_an_unknown_command_is_named(capfd):
     assert "docter" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["adapt", "--data", "a", "--out", "b", "--seed", "-1"], ("--seed", "-1", "0")),
+        (["adapt", "--data", "a", "--out", "b", "--r", "nan"], ("--r", "nan", "integer")),
+        (["adapt", "--data", "a", "--out", "b", "--lr=much"], ("--lr", "much", "number")),
+        (["tour", "--seed", "-1"], ("--seed", "-1", "0")),
+        (["generate", "--prompt", "a", "--seed=-1"], ("--seed", "-1", "0")),
+        (["gradcheck", "--seed", "1.5"], ("--seed", "1.5", "integer")),
+        (["pretrain", "--out", "b", "--hidden-size", "1000000"], ("--hidden-size", "4096")),
+        (["bench", "--pairs", "0"], ("--pairs", "0", "1")),
+        (["adapt"], ("--data", "minilora adapt --help")),
+        (["adapt", "--no-such", "3"], ("--no-such", "minilora adapt --help")),
+        (["docter"], ("docter", "minilora --help")),
+    ],
+)
+def test_a_command_line_that_is_wrong_is_one_line_with_what_was_got(argv, words, capfd):
+    assert app.main(argv) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+    assert all(word in err for word in words)
+
+
+def test_without_a_command_the_help_is_shown(capfd):
+    assert app.main([]) == 0
+    assert "doctor" in capfd.readouterr().out
+
+
 def test_commands_are_files_with_a_function_of_their_name(tmp_path):
     (tmp_path / "zeta.py").write_text('def zeta():\n    """Last."""\n')
     (tmp_path / "adapt.py").write_text('def adapt():\n    """First."""\n')
