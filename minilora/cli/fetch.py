@@ -48,7 +48,7 @@ def tell(model: KnownModel, path: Path) -> None:
     """Size, licence and how to go on."""
     folder = path.parent if path.is_file() else path
     size = show.size(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()))
-    typer.echo(f"{model.hub_id}, {size}, licence {model.licence}")
+    typer.echo(f"{model.hub_id}, {size} on disk, licence {model.licence}")
     if path.is_file() and importlib.util.find_spec("gguf") is None:
         typer.echo(f"reading it needs the gguf package: {INSTALL}")
     typer.echo(f'try it: minilora generate --base {model.name} --prompt "Are dogs real?"')
