@@ -11,6 +11,7 @@ import ctypes
 import gc
 import json
 import multiprocessing
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,7 @@ class Turns:
 
     def __init__(self, receive: IO[str], send: IO[str]) -> None:
         self._receive, self._send = receive, send
+        self._runner = os.getppid()
         self._left = 0
         self._began = (0.0, 0.0)
         self._loss: Callable[[], float] = float
@@ -67,8 +69,13 @@ class Turns:
         self._wait()
 
     def step_done(self) -> None:
-        """Count a step; after the last of a turn, answer and wait for the next turn."""
+        """Count a step; after the last of a turn, answer and wait for the next turn.
+
+        A runner that was killed in the middle of a long turn must not leave this process behind.
+        """
         self._left -= 1
+        if os.getppid() != self._runner:
+            raise Stop
         if self._left == 0:
             wall, cpu = time.perf_counter(), time.process_time()
             workers = [child.pid for child in multiprocessing.active_children()]

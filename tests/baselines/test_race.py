@@ -1,6 +1,11 @@
 """Turns: which count, what their ratios are, and what happens when a side goes wrong."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -93,3 +98,45 @@ def test_the_ward_base_is_a_workload():
     for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
                  "num_attention_heads", "num_key_value_heads", "head_dim"):  # fmt: skip
         assert measured[name] == shipped[name], name
+
+
+RUNNER = """
+import json, subprocess, sys, time
+side = subprocess.Popen(
+    [sys.executable, "-m", "minilora.baselines.sides", sys.argv[1]],
+    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+)
+side.stdout.readline()
+side.stdin.write(json.dumps({"steps": 10**12}) + "\\n")
+side.stdin.flush()
+print(side.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def running(pid):
+    """Whether a process is there and has not ended, by Linux's word."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc here")
+def test_a_side_ends_with_its_runner_in_the_middle_of_a_turn(tiny):
+    spec = {"kind": "matmul", "threads": 1, "workload": tiny.to_dict(), "job": "lora-qv"}
+    runner = subprocess.Popen(
+        [sys.executable, "-c", RUNNER, json.dumps({**spec, "folder": ""})],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    pid = int(runner.stdout.readline())
+    assert running(pid)
+    runner.kill()
+    runner.communicate()
+    for _ in range(200):
+        if not running(pid):
+            return
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail("the side went on without its runner")
