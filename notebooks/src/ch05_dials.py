@@ -104,8 +104,9 @@ for share in (0.01, 0.05, 0.2, 0.5):
 # > **Claim.** Around all 28 matrices of the ward's base, rank 64 costs more than half as many
 # > numbers as the whole model has.
 #
-# A width of 128 is small. In a model of width 4096 the same rank is 1/32 of it. Rank is never large
-# or small by itself, only beside the layer.
+# A width of 128 is small: beside a square matrix of this width a sheet of rank 64 holds as many
+# numbers as the matrix does. Beside one of width 4096 it holds 1/32 of them. Rank is never large or
+# small by itself, only beside the layer.
 #
 # ## Too thin, enough, too wide: exactly
 #
@@ -281,9 +282,16 @@ print("the cheapest within the noise of the best: rank", chosen)
 #
 # > **Claim.** Rank 32 takes away less than 3 % of that loss more than rank 1 does.
 #
-# So Leo is nearly right. A new way to write down what the model already reads is a thin change, and
-# the knee comes at once: after rank 2 or so the ranks differ by less than their seeds do. That is
-# one task; chapter 6 has one where thin is not enough. Take the procedure along, not the number.
+# So is Leo right? Beside what the base lacked, nearly nothing is missing. A new way to write down
+# what the model already reads is a thin change, and rank 1 learns most of it. But look at what is
+# *left*, for that is what the ward will see as errors:
+#
+# > **Claim.** Rank 1 leaves on average more than 1.3 times the loss of rank 8.
+#
+# From rank 2 on the ranks differ by less than their seeds do. And one thing was not fair: all ran
+# at one learning rate, 0.005, which may suit one rank better than another. The last section gives
+# ranks 1, 8 and 32 four rates each. All of this is one task; chapter 6 has one where thin is not
+# enough. Take the procedure along, not the number.
 #
 # ## What did the sheet use?
 #
@@ -412,8 +420,9 @@ plt.show()
 # Why it works: suppose $A' = pA$, $B' = qB$ and $\alpha' = \alpha/(pq)$ at some step. Then
 # $\Delta W$ is the same, so $G$ is the same. The gradient of $A'$ is
 # $\frac{\alpha'}{r} B'^\top G = \frac1p \cdot \frac{\alpha}{r} B^\top G$: another size, and Adam
-# takes the same step for it. With a learning rate $p$ times as large, $A'$ is still $p A$
-# afterwards, and $B'$ likewise. Step by step, for ever.
+# takes the same step for it, as long as its $\varepsilon$ is negligible. With a learning rate $p$
+# times as large, $A'$ is still $p A$ afterwards, and $B'$ likewise: after every step, for as long
+# as nothing in the loop looks at the size of a gradient or of a weight.
 #
 # On the ward's base, with $p = 4$ and $q = 1/2$, powers of two so that rounding plays no part:
 
@@ -454,14 +463,17 @@ for name, found in gaps.items():
     print(f"{name:18} the two runs differ by {found:.1g} of the update")
 
 # %% [markdown]
-# > **Claim.** Scaling alpha, A's start and the two rates together leaves every update of ward-base
-# > the same to better than 1e-5.
+# > **Claim.** With an ε of 1e-30 and no clipping, scaling alpha, A's start and the two rates
+# > together leaves the update of ward-base the same to better than 1e-5.
+#
+# > **Claim.** Adam's usual ε of 1e-8 makes a difference of less than 1 %.
 #
 # > **Claim.** With gradients clipped at norm 1, as most training loops do, the same two runs differ
 # > by more than 1 %.
 #
-# Clipping looks at the size of gradients, so it sees through the disguise. So do weight decay and a
-# large $\varepsilon$. And if only alpha and the learning rates change, $A$ starts at another size:
+# Clipping looks at the size of gradients, so it sees through the disguise. So do weight decay,
+# which looks at the size of weights, and a large $\varepsilon$. And if only alpha and the learning
+# rates change, $A$ starts at another size:
 # alpha alone is *nearly* a learning rate. Look at both dials at once, back in the exact world,
 # where a run takes a millisecond.
 
@@ -629,6 +641,7 @@ plt.show()
 # %%
 RATES_LORA, RATES_ALL = (0.0025, 0.005, 0.01, 0.02), (0.0005, 0.001, 0.002, 0.004)
 sweep = {
+    "LoRA, rank 1": losses([(1, lr) for lr in RATES_LORA]),
     "LoRA, rank 8": losses([(8, lr) for lr in RATES_LORA]),
     "LoRA, rank 32": losses([(32, lr) for lr in RATES_LORA]),
     "everything": losses([("all", lr) for lr in RATES_ALL]),
@@ -636,7 +649,7 @@ sweep = {
 
 # %%
 _, axis = plt.subplots()
-for (name, found), mark in zip(sweep.items(), "os^", strict=True):
+for (name, found), mark in zip(sweep.items(), "vos^", strict=True):
     rates = RATES_ALL if name == "everything" else RATES_LORA
     found = np.array(found)
     axis.fill_between(rates, found.min(axis=1), found.max(axis=1), alpha=0.2)
@@ -647,6 +660,11 @@ axis.set_xticklabels(("0.0005", "0.001", "0.002", "0.005", "0.01", "0.02"))
 axis.minorticks_off()
 axis.legend()
 plt.show()
+for name, found in sweep.items():
+    rates = RATES_ALL if name == "everything" else RATES_LORA
+    best = int(np.argmin(np.mean(found, axis=1)))
+    print(f"{name:13} best at {rates[best]:.3g}: {np.mean(found[best]):.3f}", end=" ")
+    print(f"({min(found[best]):.3f} to {max(found[best]):.3f})")
 
 # %% [markdown]
 # > **Claim.** LoRA wants a larger learning rate than training everything: the best rate of rank 8
@@ -654,11 +672,18 @@ plt.show()
 #
 # > **Claim.** The best rate of LoRA is 10 times as large.
 #
-# The advice "ten times" was fitted to large models and long runs. Here the figure allows two to
-# five, since rates beside the best one are within the seeds' noise. Note what it says besides: had
-# we given both the same rate, whichever we took would have decided the race. Tune every method for
-# itself, or compare nothing. And in 50 steps training everything gets lower than either adapter:
-# what an adapter is chosen for is its price.
+# The advice "ten times" was fitted to large models and long runs. Our rates are a factor of two
+# apart, and those beside the best one are within the seeds' noise, so the figure can only say:
+# somewhere from two to five. Note what it says besides: had we given both the same rate, whichever
+# we took would have decided the race. Tune every method for itself, or compare nothing.
+#
+# > **Claim.** Each at its best rate, training everything ends at less than 0.8 of the loss of any
+# > adapter after 50 steps.
+#
+# What an adapter is chosen for is its price. And Leo's rank, now that the race is fair?
+#
+# > **Claim.** Each at the best of four rates, rank 1 still leaves more than 1.3 times the loss of
+# > rank 8.
 #
 # > **Claim.** With $\alpha/r$ the best of the four rates for rank 32 is at most one place away from
 # > the best for rank 8.
@@ -695,10 +720,16 @@ claim(
     each="tasks",
 )
 assert (truth[3000][:, 1] - truth[3000][:, 3]).mean() > 0.3
+assert truth[60][:, -1].mean() > 1.05  # worse than none at all
 claim(
     "A rank of 1, in 50 steps, takes away more than 90 % of ward-base's loss on held-out orders.",
     1 - np.array(at[1]) / untrained,
     above=0.9,
+)
+claim(
+    "Rank 1 leaves on average more than 1.3 times the loss of rank 8.",
+    np.mean(by_rank[1]) / np.mean(by_rank[8]),
+    above=1.3,
 )
 claim(
     "Rank 32 takes away less than 3 % of that loss more than rank 1 does.",
@@ -724,10 +755,15 @@ claim(
     below=1.25,
 )
 claim(
-    "Scaling alpha, A's start and the two rates together leaves every update of ward-base the same "
-    "to better than 1e-5.",
+    "With an ε of 1e-30 and no clipping, scaling alpha, A's start and the two rates together "
+    "leaves the update of ward-base the same to better than 1e-5.",
     gaps["Adam alone"],
     below=1e-5,
+)
+claim(
+    "Adam's usual ε of 1e-8 makes a difference of less than 1 %.",
+    gaps["epsilon 1e-8"],
+    below=0.01,
 )
 claim(
     "With gradients clipped at norm 1, as most training loops do, the same two runs differ by more "
@@ -792,6 +828,18 @@ refuted(
     ratio,
     below=9,
     because="The advice comes from other models and longer runs. The ratio has to be measured.",
+)
+lowest = {name: np.mean(found, axis=1).min() for name, found in sweep.items()}
+claim(
+    "Each at its best rate, training everything ends at less than 0.8 of the loss of any adapter "
+    "after 50 steps.",
+    lowest["everything"] / min(loss for name, loss in lowest.items() if name != "everything"),
+    below=0.8,
+)
+claim(
+    "Each at the best of four rates, rank 1 still leaves more than 1.3 times the loss of rank 8.",
+    lowest["LoRA, rank 1"] / lowest["LoRA, rank 8"],
+    above=1.3,
 )
 moved = best_rate("LoRA, rank 32", RATES_LORA) / best_rate("LoRA, rank 8", RATES_LORA)
 claim(

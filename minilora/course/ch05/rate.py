@@ -203,7 +203,7 @@ def _judge_strips(judge: Judge, got: tuple, before: tuple, p: float, q: float) -
 
     Write `same_run(alpha, A, B, lr_A, lr_B, p, q)`: return the new
     `alpha, A, B, lr_A, lr_B`. Remember that Adam's step has the size of its learning rate, whatever
-    the size of the gradient.
+    the size of the gradient (with a negligible $\varepsilon$, as in 5.5).
     """,
     hints=(
         "Begin with the start: p A and q B. Their product is p q times as large. Who takes it "
