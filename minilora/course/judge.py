@@ -7,16 +7,24 @@ Nothing is compared with a stored answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import tracemalloc
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from minilora.autograd import Tensor, no_grad
-
-
-class Mistake(AssertionError):
-    """An answer that is wrong; the text is for the learner."""
+from minilora.course.comparing import (
+    Mistake,
+    as_array,
+    as_numbers,
+    error_of,
+    explain_size,
+    kind_of,
+    require_shape,
+    snapshot,
+    unchanged,
+)
 
 
 def slopes(f: Callable[[np.ndarray], float], x: np.ndarray, eps: float = 1e-6) -> np.ndarray:
@@ -46,8 +54,8 @@ class Judge:
         Mistake where it returns None, changes an input in place (an array, or what a list or
         dictionary holds), or multiplies shapes that do not fit (told with every shape).
         """
-        arrays = {k: _array(v) for k, v in inputs.items() if _array(v) is not None}
-        before = {k: _snapshot(v) for k, v in inputs.items()}
+        arrays = {k: as_array(v) for k, v in inputs.items() if as_array(v) is not None}
+        before = {k: snapshot(v) for k, v in inputs.items()}
         try:
             out = fn(*inputs.values())
         except ValueError as error:
@@ -58,7 +66,7 @@ class Judge:
                 f"shapes do not fit: {error}. Write the shape under every factor: {shapes}."
             ) from error
         for key, value in inputs.items():
-            if not _unchanged(value, before[key]):
+            if not unchanged(value, before[key]):
                 raise Mistake(
                     f"your function changed its input {key} in place; others still need it. "
                     "Work on a copy."
@@ -66,6 +74,45 @@ class Judge:
         if out is None:
             raise Mistake("your function returned None; is the return missing?")
         return out
+
+    def call_measured(self, fn: Callable[..., Any], **inputs: Any) -> tuple[Any, int]:
+        """As `call`, and the most bytes that fn held at a time besides its inputs."""
+        held = 0
+
+        def measured(*arguments: Any) -> Any:
+            nonlocal held
+            running = tracemalloc.is_tracing()
+            if not running:
+                tracemalloc.start()
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            try:
+                return fn(*arguments)
+            finally:
+                held = tracemalloc.get_traced_memory()[1] - before
+                if not running:
+                    tracemalloc.stop()
+
+        return self.call(measured, **inputs), held
+
+    def refuses(self, fn: Callable[..., Any], *arguments: Any) -> bool:
+        """Whether fn raises ValueError. Mistake for another exception, and for one by accident."""
+        try:
+            fn(*arguments)
+        except ValueError as error:
+            self.true(
+                "truth value" not in str(error),
+                "the ValueError is NumPy's own and came by accident: an array has no truth value. "
+                "Ask `is None` or `is not None`.",
+            )
+            return True
+        except NotImplementedError:
+            raise
+        except Exception as error:
+            raise Mistake(
+                f"your function raised {type(error).__name__} where ValueError was asked for."
+            ) from error
+        return False
 
     def true(self, condition: object, sentence: str) -> None:
         """A property that must hold; `sentence` tells the learner what does not."""
@@ -83,11 +130,30 @@ class Judge:
 
     def number(self, name: str, got: Any, want: float, **how: Any) -> None:
         """One number; as `close`."""
-        if isinstance(got, Tensor):
-            got = got.data
-        if got is not None and np.ndim(got) != 0:
-            raise Mistake(f"{name}: got an array of shape {np.shape(got)}, expected one number.")
-        self.close(name, got, np.asarray(float(want)), **how)
+        self.close(name, self.one(name, got), np.asarray(float(want)), **how)
+
+    def one(self, name: str, got: Any) -> float:
+        """What a function returned as one number; Mistake for an array, a text or None."""
+        number = as_numbers(name, got)
+        if number.ndim:
+            raise Mistake(f"{name}: got an array of shape {number.shape}, expected one number.")
+        return float(number)
+
+    def numbers(self, cases: Sequence[tuple[str, Any, float, Mapping[str, float]]]) -> None:
+        """One number of each of several calls: (name, got, want, instead).
+
+        A sentence of `instead` is told where it is right about every call. On a single number one
+        mistake soon looks like another.
+        """
+        got = [self.one(name, value) for name, value, _, _ in cases]
+        want = [float(w) for _, _, w, _ in cases]
+        for sentence in dict.fromkeys(text for *_, instead in cases for text in instead):
+            other = [float(instead.get(sentence, w)) for _, _, w, instead in cases]
+            shown = [i for i, w in enumerate(want) if not np.isclose(other[i], w, rtol=1e-6)]
+            if shown and np.allclose(got, other, rtol=1e-6, atol=1e-12):
+                raise Mistake(f"{cases[shown[0]][0]}: {sentence}")
+        for (name, _, _, _), value, w in zip(cases, got, want, strict=True):
+            self.number(name, value, w)
 
     def close(
         self,
@@ -108,32 +174,39 @@ class Judge:
         """
         self.compared += 1
         want = np.asarray(want, dtype=np.float64)
-        got = _numbers(name, got)
+        got = as_numbers(name, got)
         for sentence, other in (instead or {}).items():
             other = np.asarray(other, dtype=np.float64)
-            if got.shape == other.shape and _error(got, other) < tolerance:
+            if got.shape == other.shape and error_of(got, other) < tolerance:
                 raise Mistake(f"{name}: {sentence}")
-        _require_shape(name, got, want, tolerance)
+        require_shape(name, got, want, tolerance)
         if not np.isfinite(got).all():
-            raise Mistake(f"{name}: holds {int((~np.isfinite(got)).sum())} numbers NaN or infinite")
-        if _error(got, want) < tolerance:
+            count = f" in {(~np.isfinite(got)).sum()} of {got.size} entries" if got.ndim else ""
+            raise Mistake(f"{name}: NaN or infinite{count}.")
+        if error_of(got, want) < tolerance:
             return
-        _explain_size(name, got, want, factors or {})
+        explain_size(name, got, want, factors or {})
         place = np.unravel_index(np.abs(got - want).argmax(), got.shape)
         where = f"{name}[{', '.join(str(int(i)) for i in place)}]" if place else name
         raise Mistake(f"{where}: yours is {got[place]:.5g}, {measured} {want[place]:.5g}.")
 
     def stable(
-        self, name: str, run: Callable[[np.ndarray], Any], rows: np.ndarray, want: np.ndarray
+        self,
+        name: str,
+        run: Callable[[np.ndarray], Any],
+        rows: np.ndarray,
+        want: np.ndarray,
+        steep: np.ndarray,
     ) -> None:
         """run(rows), which no shift of a whole row changes, where exp overflows and underflows.
 
-        rows (n, m) lie 800 higher, where they are, 800 lower, and so on.
+        rows (n, m) lie 800 higher, 800 lower, where they are, and so on. steep: run(rows) where the
+        second entry of every row lies 1600 higher.
         """
-        shifts = np.resize([800.0, 0.0, -800.0], (len(rows), 1))
+        shifts = np.resize([800.0, -800.0, 0.0], (len(rows), 1))
         with np.errstate(all="ignore"):
-            got = _numbers(name, run(rows + shifts))
-        _require_shape(name, got, want, 0.0)
+            got = as_numbers(name, run(rows + shifts))
+        require_shape(name, got, want, 0.0)
         self.true(
             np.isfinite(got[0]).all(),
             f"{name}: for entries near 800 exp overflows: subtract each row's largest entry first, "
@@ -144,7 +217,15 @@ class Judge:
             f"{name}: with one row near 800 and another near -800, the second holds numbers NaN or "
             "infinite; subtract the largest entry of each row, not that of the whole array.",
         )
-        self.close(f"{name}, with rows 800 higher and lower, which changes nothing", got, want)
+        self.close(f"with rows 800 higher and lower, which changes nothing, {name}", got, want)
+        with np.errstate(all="ignore"):
+            got = as_numbers(name, run(rows + 1600.0 * (np.arange(rows.shape[1]) == 1)))
+        self.true(
+            np.isfinite(got).all(),
+            f"{name}: with one entry 1600 above the others of its row exp overflows; what is "
+            "subtracted must be the row's largest entry.",
+        )
+        self.close(f"with one entry of each row 1600 above the others, {name}", got, steep)
 
     def gradient(
         self,
@@ -172,11 +253,16 @@ class Judge:
         leaves = {key: Tensor(x.copy(), requires_grad=True) for key, x in inputs.items()}
         out = self.call(fn, **leaves)
         if not isinstance(out, Tensor):
-            raise Mistake(f"your function returned {_kind(out)}, expected a Tensor.")
+            raise Mistake(f"your function returned {kind_of(out)}, expected a Tensor.")
         if not out.requires_grad:
             raise Mistake("the result requires no gradient: was it made with Tensor.from_op?")
         g = self.normal(*out.shape)
-        out.backward(g.copy())
+        sent = g.copy()
+        out.backward(sent)
+        if not np.array_equal(sent, g):
+            raise Mistake(
+                "a vjp wrote into the cotangent g, which others still need; return a new array."
+            )
         for key, x in inputs.items():
             if leaves[key].grad is None:
                 raise Mistake(f"no gradient reached {key}: give Tensor.from_op a vjp for it.")
@@ -194,90 +280,3 @@ class Judge:
                 factors=(factors or {}).get(key),
                 instead=(instead or {}).get(key, lambda _: {})(g),
             )
-
-
-def _array(value: Any) -> np.ndarray | None:
-    value = value.data if isinstance(value, Tensor) else value
-    return value if isinstance(value, np.ndarray) else None
-
-
-def _snapshot(value: Any) -> Any:
-    """What _unchanged compares with: arrays copied, containers taken apart."""
-    array = _array(value)
-    if array is not None:
-        return array.copy()
-    if isinstance(value, (list, tuple)):
-        return [_snapshot(part) for part in value]
-    if isinstance(value, dict):
-        return {key: _snapshot(part) for key, part in value.items()}
-    return set(value) if isinstance(value, set) else value
-
-
-def _unchanged(value: Any, before: Any) -> bool:
-    array = _array(value)
-    if array is not None:
-        return isinstance(before, np.ndarray) and np.array_equal(
-            array, before, equal_nan=array.dtype.kind == "f"
-        )
-    if isinstance(value, (list, tuple)):
-        return len(value) == len(before) and all(map(_unchanged, value, before))
-    if isinstance(value, dict):
-        return list(value) == list(before) and all(_unchanged(value[k], before[k]) for k in before)
-    return value is before or value == before
-
-
-def _kind(value: Any) -> str:
-    return f"an object of type {type(value).__name__}"
-
-
-def _numbers(name: str, got: Any) -> np.ndarray:
-    if got is None:
-        raise Mistake(f"{name}: got None; is something missing in the return?")
-    got = got.data if isinstance(got, Tensor) else got
-    if np.iscomplexobj(got):
-        raise Mistake(f"{name}: got complex numbers, expected real ones.")
-    try:
-        return np.asarray(got, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise Mistake(f"{name}: got {_kind(got)}, expected numbers.") from None
-
-
-def _error(got: np.ndarray, want: np.ndarray) -> float:
-    """Largest difference on the scale of the largest entry; infinite for NaN."""
-    if not want.size:
-        return 0.0
-    error = np.abs(got - want).max() / max(float(np.abs(want).max()), 1e-12)
-    return float(error) if error == error else float("inf")
-
-
-def _require_shape(name: str, got: np.ndarray, want: np.ndarray, tolerance: float) -> None:
-    if got.shape == want.shape:
-        return
-    if got.ndim == 2 and got.shape == want.shape[::-1] and _error(got.T, want) < tolerance:
-        raise Mistake(
-            f"{name}: right numbers, but transposed: your shape is {got.shape}, "
-            f"expected {want.shape}."
-        )
-    if got.ndim == want.ndim + 1 and got.shape[1:] == want.shape and len(got) > 1:
-        raise Mistake(
-            f"{name}: your shape {got.shape} still has the batch axis, expected {want.shape}; "
-            "every example used the same numbers, so add up what each contributes."
-        )
-    raise Mistake(f"{name}: your shape is {got.shape}, expected {want.shape}.")
-
-
-def _explain_size(
-    name: str, got: np.ndarray, want: np.ndarray, factors: Mapping[str, float]
-) -> None:
-    """Mistake where the answer is a multiple of what is wanted."""
-    if not got.any():
-        raise Mistake(f"{name}: all zeros, and it is not zero.")
-    square = float((want * want).sum())
-    ratio = float((got * want).sum()) / square if square else 0.0
-    if ratio == 0 or _error(got, ratio * want) > 1e-4 or (got.size == 1 and not factors):
-        return
-    for sentence, factor in {**factors, "the sign is wrong": -1.0}.items():
-        if np.isclose(ratio, factor, rtol=1e-4):
-            raise Mistake(f"{name}: {ratio:.3g} times what it should be: {sentence}.")
-    if got.size > 1:
-        raise Mistake(f"{name}: right direction, wrong size: {ratio:.3g} times what it should be.")

@@ -33,7 +33,7 @@ BIG = np.zeros((4, 2, 3))
         (WANT * 0.25, "alpha / r is missing"),
         (WANT * 5, "right direction, wrong size: 5 times what it should be"),
         (WANT + np.eye(2, 3), "x[0, 0]: yours is 2, expected 1"),
-        (WANT * np.nan, "6 numbers NaN or infinite"),
+        (WANT * np.nan, "NaN or infinite in 6 of 6 entries"),
         (WANT[::-1], "upside down"),
     ],
 )
@@ -62,12 +62,64 @@ def test_a_small_error_is_an_error(judge, got):
         judge.close("x", got, WANT)
 
 
-@pytest.mark.parametrize(("got", "words"), [([1.0], "an array of shape (1,)"), (2.0, "yours is 2")])
+@pytest.mark.parametrize(
+    ("got", "words"),
+    [
+        ([1.0], "an array of shape (1,)"),
+        (2.0, "yours is 2"),
+        (0, "yours is 0"),
+        ("3", "type str"),
+        (3 + 0j, "complex"),
+        (np.nan, "n: NaN or infinite."),
+    ],
+)
 def test_number(judge, got, words):
     judge.number("n", 3, 3)
     with pytest.raises(Mistake, match="n") as caught:
         judge.number("n", got, 3)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("got", "words"),
+    [
+        ((2, 3, 7), None),
+        ((2, 4, 7), "second: one too many"),
+        ((2, 4, 9), "second: yours is 4, expected 3"),
+        ((2, [3], 7), "second: got an array"),
+    ],
+)
+def test_a_mistake_is_told_where_it_explains_every_number(judge, got, words):
+    more = {"never told, for it is right.": 2}, {"one too many": 4}, {"one too many": 7}
+    cases = list(zip(("first", "second", "third"), got, (2, 3, 7), more, strict=True))
+    if words is None:
+        return judge.numbers(cases)
+    with pytest.raises(Mistake) as caught:
+        judge.numbers(cases)
+    assert words in str(caught.value)
+
+
+def raising(error):
+    raise error
+
+
+def test_refuses(judge):
+    assert judge.refuses(raising, ValueError("no"))
+    assert not judge.refuses(abs, 1)
+    with pytest.raises(Mistake, match="by accident"):
+        judge.refuses(bool, np.zeros(2))
+    with pytest.raises(Mistake, match="raised KeyError where ValueError"):
+        judge.refuses(raising, KeyError("no"))
+    with pytest.raises(NotImplementedError):
+        judge.refuses(raising, NotImplementedError())
+
+
+def test_call_measured_counts_what_the_function_holds(judge):
+    x = judge.normal(500)
+    out, held = judge.call_measured(lambda x: (x[:, None] * x).sum(), x=x)
+    assert np.isclose(out, x.sum() ** 2)
+    assert 500 * 500 * 8 <= held < 3 * 500 * 500 * 8
+    assert judge.call_measured(lambda x: x.sum(), x=x)[1] < 500 * 8
 
 
 def test_slopes_against_a_derivative(judge):
@@ -124,7 +176,8 @@ def softmax(x, top, low=-np.inf, high=np.inf):
 @pytest.mark.parametrize(
     ("top", "limits", "words"),
     [
-        (lambda x: 0.0, (), "exp overflows"),
+        (lambda x: 0.0, (), "near 800 exp overflows"),
+        (lambda x: x.min(axis=-1, keepdims=True), (), "1600 above the others"),
         (lambda x: x.max(), (), "not that of the whole array"),
         (lambda x: 0.0, (-700, 700), "800 higher and lower"),
     ],
@@ -135,9 +188,10 @@ def test_stable(judge, top, limits, words):
 
     rows = judge.normal(3, 4)
     want = softmax(rows, row_top)
-    judge.stable("p", lambda x: softmax(x, row_top), rows, want)
+    steep = np.eye(4)[[1, 1, 1]]
+    judge.stable("p", lambda x: softmax(x, row_top), rows, want, steep)
     with pytest.raises(Mistake, match="p") as caught:
-        judge.stable("p", lambda x: softmax(x, top, *limits), rows, want)
+        judge.stable("p", lambda x: softmax(x, top, *limits), rows, want, steep)
     assert words in str(caught.value)
 
 
@@ -150,6 +204,14 @@ def scaled(x, w, factor=1.0):
     return Tensor.from_op(
         x.data * w.data, (x, lambda g: factor * g * w.data), (w, lambda g: g * x.data)
     )
+
+
+def test_a_vjp_may_not_write_into_its_cotangent(judge):
+    with pytest.raises(Mistake, match="wrote into the cotangent"):
+        judge.recorded_gradients(
+            lambda x: Tensor.from_op(2 * x.data, (x, lambda g: np.multiply(g, 2, out=g))),
+            {"x": judge.normal(3, 2)},
+        )
 
 
 def test_recorded_gradients(judge):

@@ -82,6 +82,7 @@ def check_flatten(fn: Callable, judge: Judge) -> None:
     before = photo.copy()
     got = judge.call(fn, photo=photo, sheets=sheets)
     total = np.sum(parts, axis=0)
+    first = sum(alpha / sheets[0][0].shape[1] * (b @ a) for b, a, alpha in sheets)
     loud = np.sum([alpha * (b @ a) for b, a, alpha in sheets], axis=0)
     judge.close(
         "the flattened photo",
@@ -95,9 +96,16 @@ def check_flatten(fn: Callable, judge: Judge) -> None:
             ),
             "each sheet has its own dial: alpha is not divided by that sheet's r.": before + loud,
             "that is the sheets alone, without the photo under them.": total,
+            "every sheet has a rank of its own; you took the first one's for all.": before + first,
         },
     )
-    judge.close("the photo without any sheet", judge.call(fn, photo=photo, sheets=[]), before)
+    alone = judge.call(fn, photo=photo, sheets=[])
+    judge.close("the photo without any sheet", alone, before)
+    judge.true(
+        not np.shares_memory(np.asarray(alone), photo),
+        "without any sheet you returned the photo itself, and whoever paints on the answer paints "
+        "on the photo. Start from a copy.",
+    )
 
 
 @exercise(
@@ -126,6 +134,12 @@ def check_flatten(fn: Callable, judge: Judge) -> None:
         mistake(
             "forgot / r", "not divided by that sheet's r", change=("alpha / A.shape[0]", "alpha")
         ),
+        mistake(
+            "first rank for all",
+            "a rank of its own",
+            change=("alpha / A.shape[0]", "alpha / len(sheets[0][1])"),
+        ),
+        mistake("the photo itself", "returned the photo itself", change=("photo.copy()", "photo")),
         mistake(
             "photo each time",
             "once for every sheet",

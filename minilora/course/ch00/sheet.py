@@ -6,33 +6,48 @@ from collections.abc import Callable
 
 import numpy as np
 
+from minilora.course.comparing import as_numbers
 from minilora.course.exercises import exercise, mistake
 from minilora.course.judge import Judge
 
 
 def check_rank_for(fn: Callable, judge: Judge) -> None:
-    for count in (7, 12):
+    for count, short in ((7, 0.3), (12, 0.8)):
         s = np.sort(judge.rng.uniform(0.2, 3.0, count))[::-1]
         energy = np.cumsum(s * s)
+        cases = []
         for r in range(1, count + 1):
-            # Just under what r values hold, so that rounding decides nothing.
-            share = float(energy[r - 1] - 0.3 * s[r - 1] ** 2) / float(energy[-1])
+            # Between what r - 1 and what r values hold, so that rounding decides nothing.
+            share = float(energy[r - 1] - short * s[r - 1] ** 2) / float(energy[-1])
             got = judge.call(fn, singular_values=s, share=share)
-            judge.number(f"rank for {share:.3g} of the energy", got, r, instead=_other_ranks(s, r))
-
-
-def _other_ranks(s: np.ndarray, r: int) -> dict[str, np.ndarray]:
-    share = float((s * s)[:r].sum() - 0.3 * s[r - 1] ** 2) / float((s * s).sum())
-    plain = np.cumsum(s) / s.sum()
-    unsquared = int(np.searchsorted(plain, share)) + 1
-    found = {
-        "that is one too few: index 0 means that one value is enough.": np.asarray(r - 1),
-    }
-    if unsquared not in (r, r - 1):
-        found["energy is the sum of the squares; you added the values themselves."] = np.asarray(
-            unsquared
+            cases.append((f"rank for {share:.3g} of the energy", got, r, _other_ranks(s, share)))
+        judge.numbers(cases)
+    s = np.array([3.0, 2.0, 1.0, 1.0, 1.0])  # energies 9, 4, 1, 1, 1: the shares are exact
+    for share, r in ((9 / 16, 1), (1.0, 5)):
+        judge.number(
+            f"rank for {share:.3g} of the energy of {s}",
+            judge.call(fn, singular_values=s, share=share),
+            r,
+            instead={"to hold exactly the share is enough: at least, not more than.": r + 1.0},
         )
-    return found
+
+
+def _other_ranks(s: np.ndarray, share: float) -> dict[str, float]:
+    energy = np.cumsum(s * s)
+    held = energy / energy[-1]
+    place = int(np.searchsorted(held, share))
+    return {
+        "that is one too few: index 0 means that one value is enough.": place,
+        "energy is the sum of the squares; you added the values themselves.": (
+            int(np.searchsorted(np.cumsum(s) / s.sum(), share)) + 1
+        ),
+        "share is a part of the whole energy; divide the sums by the last one.": (
+            int(np.searchsorted(energy, share)) + 1
+        ),
+        "that is where the sum comes nearest; it has to reach the share.": (
+            int(np.abs(held - share).argmin()) + 1
+        ),
+    }
 
 
 @exercise(
@@ -63,12 +78,28 @@ def _other_ranks(s: np.ndarray, r: int) -> dict[str, np.ndarray]:
             "expected",
             change=("np.searchsorted(held, share)", "np.searchsorted(held, 1 - share)"),
         ),
+        mistake(
+            "not a share",
+            "divide the sums",
+            change=("return", "held = held * energy.sum(); return"),
+        ),
+        mistake(
+            "nearest",
+            "comes nearest",
+            change=("np.searchsorted(held, share)", "np.abs(held - share).argmin()"),
+        ),
+        mistake(
+            "more than the share",
+            "to hold exactly",
+            change=("(held, share)", '(held, share, side="right")'),
+        ),
     ),
 )
 def rank_for(singular_values: np.ndarray, share: float) -> int:
     """Smallest r whose r largest singular values hold at least `share` of the energy."""
     energy = np.asarray(singular_values) ** 2
-    held = np.cumsum(energy) / energy.sum()
+    held = np.cumsum(energy)
+    held = held / held[-1]  # the last share is 1 exactly
     return int(np.searchsorted(held, share)) + 1
 
 
@@ -77,7 +108,7 @@ def check_thin_sheet(fn: Callable, judge: Judge) -> None:
         delta = judge.normal(rows, columns)
         out = judge.call(fn, delta=delta, r=r)
         strips = judge.parts(out, 2, "the two strips, `return B, A`")
-        b, a = (np.asarray(part, dtype=np.float64) for part in strips)
+        b, a = (as_numbers(name, part) for name, part in zip("BA", strips, strict=True))
         judge.true(
             (b.shape, a.shape) != ((r, columns), (rows, r)),
             "A and B are swapped: B (out, r) comes first, then A (r, in).",
@@ -106,6 +137,11 @@ def _judge_sheet(judge: Judge, delta: np.ndarray, sheet: np.ndarray, r: int) -> 
     judge.true(
         not np.allclose(sheet, (u[:, -r:] * s[-r:]) @ vt[-r:]),
         "these are the weakest directions; numpy sorts the strongest first.",
+    )
+    again = vt[:, :r].T
+    judge.true(
+        again.shape != vt[:r].shape or not np.allclose(sheet, (u[:, :r] * s[:r]) @ again),
+        "vt was transposed once more; its rows are the directions already.",
     )
     least = np.sort(np.linalg.eigvalsh(delta @ delta.T))[::-1][r:].sum()
     judge.number(
@@ -152,6 +188,7 @@ def _judge_sheet(judge: Judge, delta: np.ndarray, sheet: np.ndarray, r: int) -> 
             return u[:, -r:] * s[-r:], vt[-r:]
             """,
         ),
+        mistake("transposed again", "once more", change=("vt[:r]", "vt[:, :r].T")),
         mistake("not cut", "your shape is", change=("u[:, :r] * s[:r]", "u * s")),
     ),
 )

@@ -68,7 +68,8 @@ def linear_vjps(g: np.ndarray, x: np.ndarray, W: np.ndarray) -> tuple[np.ndarray
 
 def check_unbroadcast(fn: Callable, judge: Judge) -> None:
     cases = (((3,), (5, 4, 3)), ((5, 1, 3), (2, 5, 4, 3)), ((1, 6), (4, 6)), ((), (2, 7)))
-    for shape, big in (*cases, ((4, 3), (4, 3))):
+    # At last lengths that are alike, so that nothing can be told by its length.
+    for shape, big in (*cases, ((4, 3), (4, 3)), ((1, 6, 1), (2, 3, 6, 5)), ((3,), (3, 3))):
         g = judge.normal(*big)
         out = np.asarray(judge.call(fn, g=g, shape=shape))
         said = f"from {big} back to {shape}"
@@ -79,14 +80,14 @@ def check_unbroadcast(fn: Callable, judge: Judge) -> None:
         )
         judge.true(
             out.ndim >= len(shape),
-            f"{said}: your shape is {out.shape}, so an axis of length 1 is gone; sum over it with "
-            "keepdims=True.",
+            f"{said}: your shape is {out.shape}, so an axis is gone that the array had; one of "
+            "length 1 stays where you sum with keepdims=True.",
         )
         repeated = [i for i, n in enumerate(shape) if n == 1 and out.shape[i] != 1]
         judge.true(
             not repeated,
-            f"{said}: your shape is {out.shape}; axis {repeated} was repeated from length 1, so "
-            "sum over it as well.",
+            f"{said}: your shape is {out.shape}; axis {', '.join(map(str, repeated))} was repeated "
+            "from length 1, so sum over it as well.",
         )
         judge.gradient(
             said,
@@ -125,6 +126,14 @@ def check_unbroadcast(fn: Callable, judge: Judge) -> None:
         ),
         mistake("ones only", "axes left in front", change=("range(extra)", "range(0)")),
         mistake("axis lost", "is gone", change=("keepdims=True", "keepdims=False")),
+        mistake(
+            "by length",
+            "shapes do not fit",
+            body="""
+            repeated = tuple(i for i, n in enumerate(g.shape) if n not in shape)
+            return g.sum(axis=repeated).reshape(shape)
+            """,
+        ),
         mistake(
             "mean",
             "averaged",
@@ -166,7 +175,14 @@ def check_softmax(fn: Callable, judge: Judge) -> None:
             lambda rows: judge.call(fn, x=Tensor(rows)),
             x,
             e / e.sum(axis=-1, keepdims=True),
+            steep=np.tile([0.0, 1.0, 0.0, 0.0], (3, 1)),
         )
+    leaf = Tensor(x, requires_grad=True)
+    parents = fn(leaf).node.parents
+    judge.true(
+        len(parents) == 1 and parents[0] is leaf,
+        "right numbers, recorded in several ops; record softmax as one, with one Tensor.from_op.",
+    )
 
 
 def _near_misses(g: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:
@@ -214,7 +230,20 @@ def _near_misses(g: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:
             "sum over the whole array",
             change=("(g * p).sum(axis=-1, keepdims=True)", "(g * p).sum()"),
         ),
-        mistake("overflow", "exp overflows", change=("x.data - top", "x.data")),
+        mistake("overflow", "near 800 exp overflows", change=("x.data - top", "x.data")),
+        mistake("smallest for largest", "1600 above the others", change=("data.max(", "data.min(")),
+        mistake(
+            "into g",
+            "wrote into the cotangent",
+            body="""
+            e = np.exp(x.data - x.data.max(axis=-1, keepdims=True))
+            p = e / e.sum(axis=-1, keepdims=True)
+            def vjp(g):
+                g -= (g * p).sum(axis=-1, keepdims=True)
+                return p * g
+            return Tensor.from_op(p, (x, vjp))
+            """,
+        ),
         mistake(
             "one maximum for all",
             "not that of the whole array",

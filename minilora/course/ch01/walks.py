@@ -10,8 +10,11 @@ from minilora.course.exercises import exercise, mistake
 from minilora.course.judge import Judge
 
 
-def _random_graph(judge: Judge, count: int) -> dict[str, list[str]]:
-    """Parents by node, with names that say nothing; node 0 is above all but the last."""
+def _random_graph(judge: Judge, count: int) -> tuple[str, dict[str, list[str]]]:
+    """Parents by node, with names and an order that say nothing.
+
+    The first name is above all but the last, which is above some of them.
+    """
     names = [f"node {i}" for i in judge.rng.permutation(count)]
     graph = {}
     for i, name in enumerate(names):
@@ -20,41 +23,49 @@ def _random_graph(judge: Judge, count: int) -> dict[str, list[str]]:
         graph[name] = [n for n, taken in zip(below, chosen, strict=True) if taken]
         if below and below[0] not in graph[name]:
             graph[name].append(below[0])
-    return graph
+    graph[names[-1]] = names[2:4]
+    return names[0], {names[i]: graph[names[i]] for i in judge.rng.permutation(count)}
 
 
 def check_backward_order(fn: Callable, judge: Judge) -> None:
     # c uses b, and a uses both: a walk that takes c's parents as they come meets b too early.
     diamond = {"a": ["c", "b"], "b": ["c"], "c": []}
     mirrored = {"a": ["b", "c"], "b": ["c"], "c": []}
-    for graph in (diamond, mirrored, _random_graph(judge, 7), _random_graph(judge, 11)):
-        root = next(iter(graph))
+    known = (("a", diamond), ("a", mirrored))
+    for root, graph in (*known, _random_graph(judge, 7), _random_graph(judge, 11)):
         _judge_order(judge, graph, root, judge.call(fn, root=root, parents=graph))
 
 
 def _judge_order(judge: Judge, graph: dict[str, list[str]], root: str, order: object) -> None:
     judge.true(isinstance(order, list), "return a list of nodes.")
+    strange = [node for node in order if not isinstance(node, str)]
+    judge.true(not strange, f"the list holds {_first(strange)}, which is no node.")
     twice = [node for node in order if order.count(node) > 1]
-    judge.true(not twice, f"{twice[:1]} is in the order twice, so its vjps would run twice.")
+    judge.true(not twice, f"{_first(twice)} is in the order twice, so its vjps would run twice.")
     judge.true(
         order and order[0] == root,
-        f"the order must begin with the root, {root!r}; yours begins with {order[:1]}. Backward "
-        "starts at the loss.",
+        f"the order must begin with the root, {root!r}; yours begins with {_first(order)}. "
+        "Backward starts at the loss.",
     )
     reached = {root}
-    for node in graph:  # users come before what they use in the dict
-        if node in reached:
-            reached.update(graph[node])
+    for _ in graph:  # no way is longer than that
+        reached.update(parent for node in list(reached) for parent in graph[node])
     missing, odd = reached - set(order), set(order) - reached
-    judge.true(not missing, f"{sorted(missing)[:1]} is missing, and the root depends on it.")
-    judge.true(not odd, f"{sorted(odd)[:1]} does not belong here; the root does not depend on it.")
+    judge.true(not missing, f"{_first(sorted(missing))} is missing, and the root depends on it.")
+    judge.true(
+        not odd, f"{_first(sorted(odd))} does not belong here; the root does not depend on it."
+    )
     place = {node: i for i, node in enumerate(order)}
     early = [(p, n) for n in order for p in graph[n] if place[p] < place[n]]
     judge.true(
         not early,
-        f"{early[:1]}: the first comes before the second, which uses it. Its cotangent would be "
-        "sent on before it is complete.",
+        f"{_first([p for p, _ in early])} comes before {_first([n for _, n in early])}, which uses "
+        "it. Its cotangent would be sent on before it is complete.",
     )
+
+
+def _first(nodes: list) -> str:
+    return repr(nodes[0]) if nodes else "nothing"
 
 
 @exercise(
@@ -160,6 +171,7 @@ def check_central_difference(fn: Callable, judge: Judge) -> None:
                 "the two points are 2 eps apart, and you divided by eps": 2.0,
                 "divided by eps twice over": 1 / eps,
                 "not divided by 2 eps": 2 * eps,
+                "`/ 2 * eps` divides by 2 and multiplies by eps; put 2 * eps in brackets": eps**2,
             },
             instead={
                 "that is the one-sided difference, (f(x + eps) - f(x)) / eps; step to both sides, "
@@ -199,6 +211,7 @@ def check_central_difference(fn: Callable, judge: Judge) -> None:
             change=("f(x - step)) / (2 * eps)", "f(x)) / eps"),
         ),
         mistake("forgot the 2", "you divided by eps", change=("(2 * eps)", "eps")),
+        mistake("no brackets", "2 * eps in brackets", change=("(2 * eps)", "2 * eps")),
         mistake(
             "x not put back",
             "changed its input x in place",

@@ -48,6 +48,9 @@ def check_causal_weights(fn: Callable, judge: Judge) -> None:
             misses["a query sees the keys up to and including its own position."] = _row_by_row(
                 scores, lambda t, b=before: b + t
             )
+        misses["a query sees no key after its own position."] = _row_by_row(
+            scores, lambda t, b=before: b + t + 2
+        )
         with np.errstate(all="ignore"):
             got = judge.call(fn, scores=scores)
         want = _row_by_row(scores, lambda t, b=before: b + t + 1)
@@ -59,7 +62,8 @@ def check_causal_weights(fn: Callable, judge: Judge) -> None:
 def _judge_large_scores(fn: Callable, judge: Judge) -> None:
     scores = judge.normal(3, 5)
     want = _row_by_row(scores, lambda t: 3 + t)
-    judge.stable("the weights", lambda rows: judge.call(fn, scores=rows), scores, want)
+    steep = np.tile([0.0, 1.0, 0.0, 0.0, 0.0], (3, 1))
+    judge.stable("the weights", lambda rows: judge.call(fn, scores=rows), scores, want, steep)
     hidden = np.where(np.tri(3, 5, 2, dtype=bool), scores, 2000.0)
     with np.errstate(all="ignore"):
         got = np.asarray(judge.call(fn, scores=hidden))
@@ -117,7 +121,22 @@ def _over_queries(scores: np.ndarray, keep: np.ndarray) -> np.ndarray:
         mistake("zero for hidden", "e^0 is 1", change=("-np.inf", "0.0")),
         mistake("first T positions", "the last T of the S", change=("T, S, S - T", "T, S, 0")),
         mistake("own key hidden", "including its own", change=("S - T, d", "S - T - 1, d")),
-        mistake("overflow", "exp overflows", change=("hidden - top", "hidden")),
+        mistake("next key seen", "after its own", change=("S - T, d", "S - T + 1, d")),
+        mistake("overflow", "near 800 exp overflows", change=("hidden - top", "hidden")),
+        mistake(
+            "mean for maximum",
+            "1600 above the others",
+            body="""
+            T, S = scores.shape[-2:]
+            keep = np.tri(T, S, S - T, dtype=bool)
+            mean = (scores * keep).sum(axis=-1, keepdims=True) / keep.sum(axis=-1, keepdims=True)
+            e = np.exp(np.where(keep, scores - mean, -np.inf))
+            return e / e.sum(axis=-1, keepdims=True)
+            """,
+        ),
+        mistake(
+            "small for minus infinity", "rows 800 higher and lower", change=("-np.inf", "-100.0")
+        ),
         mistake(
             "one maximum for all",
             "not that of the whole array",

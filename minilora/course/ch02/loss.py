@@ -50,6 +50,7 @@ def check_cross_entropy_gradient(fn: Callable, judge: Judge) -> None:
         lambda rows: judge.call(fn, logits=rows, labels=labels),
         logits,
         np.vstack([p[:3] - np.eye(3)[labels[:3]], np.zeros((1, 3))]) / 3,
+        steep=np.vstack([np.eye(3)[[1, 1, 1]] - np.eye(3)[labels[:3]], np.zeros((1, 3))]) / 3,
     )
 
 
@@ -102,7 +103,10 @@ def _misses(p: np.ndarray, labels: np.ndarray, count: int) -> dict[str, np.ndarr
         mistake("ignored rows kept", "rows without a label", change=("p[~has] = 0.0\n", "\n")),
         mistake("sign", "the step goes downhill", change=("return p", "return -p")),
         mistake("no one-hot", "one-hot part is missing", change=("] -= 1.0", "] -= 0.0")),
-        mistake("overflow", "exp overflows", change=("logits - top", "logits")),
+        mistake("overflow", "near 800 exp overflows", change=("logits - top", "logits")),
+        mistake(
+            "smallest for largest", "1600 above the others", change=("logits.max(", "logits.min(")
+        ),
         mistake(
             "one maximum for all",
             "not that of the whole array",

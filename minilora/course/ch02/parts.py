@@ -35,7 +35,7 @@ def check_rms_norm_vjps(fn: Callable, judge: Judge) -> None:
             out[0],
             lambda v, w=w, g=g, eps=eps: (g * _rms_norm(v, w, eps)).sum(),
             x,
-            instead=_norm_misses(g * w, g, x * scale, scale),
+            instead=_norm_misses(g * w, g, x * scale, scale) | _eps_misses(g, x, w, eps),
         )
         n = x * scale
         rows = tuple(range(x.ndim - 1))
@@ -50,6 +50,17 @@ def check_rms_norm_vjps(fn: Callable, judge: Judge) -> None:
                 "the input there is the normalised row n, not x.": (g * x).sum(axis=rows),
             },
         )
+
+
+def _eps_misses(g: np.ndarray, x: np.ndarray, w: np.ndarray, eps: float) -> dict[str, np.ndarray]:
+    def gradient(r: np.ndarray) -> np.ndarray:
+        return (g * w - x / r * (g * w * x / r).mean(axis=-1, keepdims=True)) / r
+
+    root = np.sqrt((x * x).mean(axis=-1, keepdims=True))
+    return {
+        "eps is missing under the root.": gradient(root),
+        "eps stands under the root, not beside it.": gradient(root + eps),
+    }
 
 
 def _norm_misses(
@@ -114,6 +125,15 @@ def _norm_misses(
             n, u = x / r, g * w
             return (u - n * (u * n).mean(axis=-1, keepdims=True)) / r, g * n
             """,
+        ),
+        mistake("no eps", "eps is missing", change=(" + eps", "")),
+        mistake(
+            "eps beside the root",
+            "not beside it",
+            change=(
+                "np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)",
+                "np.sqrt((x * x).mean(axis=-1, keepdims=True)) + eps",
+            ),
         ),
         mistake("x for n", "not x", change=("gw = (g * n)", "gw = (g * x)")),
     ),
