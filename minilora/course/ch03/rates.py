@@ -12,14 +12,16 @@ from minilora.course.judge import Judge
 
 
 def check_wilson(fn: Callable, judge: Judge) -> None:
-    for right, count, z in ((57, 60, 1.96), (7, 23, 1.3), (31, 31, 2.2)):
+    for right, count, z in ((57, 60, 1.96), (7, 23, 1.3), (31, 31, 2.2), (0, 17, 0.9)):
         out = judge.call(fn, right=right, count=count, z=z)
-        low, high = map(float, judge.parts(out, 2, "two ends, `return low, high`"))
+        ends = judge.parts(out, 2, "two ends, `return low, high`")
+        low, high = map(judge.one, ("low", "high"), ends)
         judge.true(low < high, f"low {low:.3g} is not below high {high:.3g}.")
         share = right / count
         wald = z * math.sqrt(share * (1 - share) / count)
+        textbook = np.array([share - wald, share + wald])
         judge.true(
-            not np.allclose([low, high], [share - wald, share + wald], atol=1e-6),
+            not any(np.allclose([low, high], t) for t in (textbook, textbook.clip(0, 1))),
             "that is the textbook interval, with the spread at the share that was seen; at the "
             "ends the spread is another, and at 100 % it would be zero.",
         )
@@ -38,7 +40,8 @@ def check_wilson(fn: Callable, judge: Judge) -> None:
             judge.true(
                 at_edge or np.isclose(spreads, z, rtol=1e-5),
                 f"{name} = {p:.4g} is {spreads:.3g} spreads from the share that was seen, and it "
-                f"should be z = {z:.3g}. Solve the quadratic again: is every z in it squared?",
+                f"should be z = {z:.3g}. Solve the quadratic again: is every z in it squared, and "
+                "the one you were given?",
             )
 
 
@@ -133,6 +136,11 @@ def check_invented_rate(fn: Callable, judge: Judge) -> None:
             out.get(d) != note[d] for note, out in zip(notes, outputs, strict=True) for d in note
         )
         spoken = sum(d in outputs[i] for i, d in missing)
+        by_note = [  # of each note that lacks a dose
+            np.mean([(i, d) in invented for d in note if note[d] is None])
+            for i, note in enumerate(notes)
+            if None in note.values()
+        ]
         judge.number(
             "the rate",
             judge.call(fn, notes=notes, outputs=outputs),
@@ -148,13 +156,21 @@ def check_invented_rate(fn: Callable, judge: Judge) -> None:
                 "are other mistakes.": wrong / everything,
                 "drugs that the answer leaves out fell from the denominator; their dose was "
                 "missing as well.": len(invented) / spoken,
+                "a drug that the answer leaves out was counted as given.": (
+                    len(invented) + len(missing) - spoken
+                )
+                / len(missing),
+                "that is an average of one rate a note; count the doses of all notes together.": (
+                    float(np.mean(by_note))
+                ),
             },
         )
     full = [{"aspirin": "75 mg"}]
     out = judge.call(fn, notes=full, outputs=full)
+    rate = judge.one("the rate where no dose is missing", out)
     judge.true(
-        isinstance(out, float) and math.isnan(out),
-        f"no note lacks a dose, and yours says {out!r}; there is no rate then, so return "
+        math.isnan(rate),
+        f"no note lacks a dose, and yours says {rate:.3g}; there is no rate then, so return "
         'float("nan").',
     )
 
@@ -203,6 +219,23 @@ def check_invented_rate(fn: Callable, judge: Judge) -> None:
             "left out",
             "fell from the denominator",
             change=("if note[drug] is None", "if note[drug] is None and drug in output"),
+        ),
+        mistake(
+            "left out is given",
+            "was counted as given",
+            change=("output.get(drug) is not None", 'output.get(drug, "") is not None'),
+        ),
+        mistake(
+            "a rate a note",
+            "one rate a note",
+            body="""
+            rates = []
+            for note, output in zip(notes, outputs):
+                given = [output.get(drug) is not None for drug in note if note[drug] is None]
+                if given:
+                    rates.append(sum(given) / len(given))
+            return sum(rates) / len(rates) if rates else float("nan")
+            """,
         ),
         mistake("zero for none", "there is no rate then", change=('float("nan")', "0.0")),
     ),

@@ -12,13 +12,14 @@ from minilora.course.judge import Judge
 WORDS = ("aspirin 75 mg od", "Dx: AF", "rhythm clinic 2/52", "CRP 84", "dose: none")
 WAYS: dict[str, Callable[[str], str]] = {
     "right": str,
-    "padded": lambda text: f" {text}\n",
+    "padded": lambda text: f"\t{text} \n",
     "cased": str.upper,
     "longer": lambda text: f"{text} bd",
     "empty": lambda text: "",
     "spaced": lambda text: text.replace(" ", "  ", 1),
     "broken": lambda text: text.replace(" ", "\n", 1),
     "stopped": lambda text: f"{text}.",
+    "lined": lambda text: f"{text}\nnone",
 }
 
 
@@ -66,6 +67,10 @@ def _other_shares(wanted: list[str], outputs: list[str]) -> dict[str, float]:
             w == s.rstrip(".") for w, s in pairs
         )
         / total,
+        "only the first line of an answer was compared; what follows counts as well.": sum(
+            w == s.split("\n")[0] for w, s in pairs
+        )
+        / total,
         "an answer that belongs to another note was counted; compare pair by pair.": sum(
             s in wanted for s in said
         )
@@ -81,7 +86,7 @@ def check_exact_rate(fn: Callable, judge: Judge) -> None:
     for plenty in (0, 9):
         wanted, outputs = _answers(
             judge, right=5 + plenty, padded=2, cased=3, longer=4, empty=6, spaced=7, broken=1,
-            stopped=10, moved=11,
+            stopped=10, lined=12, moved=14,
         )  # fmt: skip
         good = sum(w == o.strip() for w, o in zip(wanted, outputs, strict=True))
         judge.number(
@@ -135,6 +140,11 @@ def check_exact_rate(fn: Callable, judge: Judge) -> None:
             "full stop",
             "full stop at the end",
             change=("text == output.strip()", 'text == output.strip().rstrip(".")'),
+        ),
+        mistake(
+            "first line",
+            "only the first line",
+            change=("output.strip()", 'output.strip().split("\\n")[0]'),
         ),
         mistake(
             "any note",
@@ -195,13 +205,17 @@ def _other_scores(wanted: list[set[str]], given: list[set[str]]) -> dict[str, fl
         "that is the share of the union (Jaccard); F1 counts what was found twice.": (
             found / (asked + said - found)
         ),
+        "the factor 2 is missing; an item that was found is in both sums.": found / (asked + said),
+        "that is the plain mean of precision and recall, and F1 is their harmonic mean.": (
+            (found / said + found / asked) / 2
+        ),
     }
 
 
 def check_field_f1(fn: Callable, judge: Judge) -> None:
     for notes in (13, 17):
         wanted, given = _sets(judge, notes)
-        while len({round(v, 5) for v in _other_scores(wanted, given).values()}) < 5:
+        while len({round(v, 5) for v in _other_scores(wanted, given).values()}) < 7:
             wanted, given = _sets(judge, notes)  # two mistakes gave one number: draw again
         # precision and recall from flat lists, and F1 as their harmonic mean
         flat_wanted = {(i, item) for i, items in enumerate(wanted) for item in items}
@@ -257,6 +271,12 @@ def check_field_f1(fn: Callable, judge: Judge) -> None:
             w, g = set().union(*wanted), set().union(*given)
             return 2 * len(w & g) / (len(w) + len(g))
             """,
+        ),
+        mistake("no factor 2", "factor 2 is missing", change=("2 * found", "found")),
+        mistake(
+            "plain mean",
+            "the plain mean",
+            change=("2 * found / total", "(found / said + found / (total - said)) / 2"),
         ),
         mistake(
             "Jaccard", "share of the union", change=("2 * found / total", "found / (total - found)")

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from unittest import mock
 
 from minilora.course.exercises import exercise, mistake
 from minilora.course.judge import Judge
 
 
-class _Salted(str):
-    """A name whose hash() differs at every call, as Python's does from process to process."""
+@contextmanager
+def _salted_anew() -> Iterator[None]:
+    """hash() of whatever holds a patient's name gives other numbers, as in another process."""
+    plain = hash
 
-    calls = 0
+    def salted(value: object) -> int:
+        named = isinstance(value, (str, bytes, tuple)) and "patient" in repr(value).lower()
+        return plain(value) + 7919 * named
 
-    def __hash__(self) -> int:
-        _Salted.calls += 1
-        return super().__hash__() + 7919 * _Salted.calls
+    with mock.patch("builtins.hash", salted):
+        yield
 
 
 def _rows(judge: Judge, patients: int) -> list[dict[str, str]]:
@@ -30,15 +35,15 @@ def _rows(judge: Judge, patients: int) -> list[dict[str, str]]:
 
 
 def check_split(fn: Callable, judge: Judge) -> None:
-    for patients, share in ((1300, 0.13), (1700, 0.29)):
+    for patients, share in ((2900, 0.13), (1700, 0.29)):
         rows = _rows(judge, patients)
         train, held = _halves(judge, fn, rows, share)
         names_held = {row["name"] for row in held}
         both = names_held & {row["name"] for row in train}
         judge.true(
             not both,
-            f"{len(both)} patients stand on both sides: the split looks at the note or the place "
-            "of a row. Hash the name, and all rows of a patient go together.",
+            f"{len(both)} patients stand on both sides: the split looks at the note, at the "
+            "place of a row, or at chance. Hash the name, and all rows of a patient go together.",
         )
         got = len(names_held) / patients
         judge.true(
@@ -48,18 +53,23 @@ def check_split(fn: Callable, judge: Judge) -> None:
         judge.true(
             abs(got - share) < 5 * (share * (1 - share) / patients) ** 0.5,
             f"{100 * got:.1f} % of the patients were held out, and {100 * share:.0f} % were asked "
-            "for; does `share` decide?",
+            "for; does `share` decide, and has your number digits enough?",
         )
         _judge_stable(judge, fn, rows, share, names_held)
 
 
 def _halves(judge: Judge, fn: Callable, rows: list, share: float) -> tuple[list, list]:
+    wanted = sorted(map(repr, rows))
     out = judge.call(fn, rows=rows, share=share)
     train, held = judge.parts(out, 2, "two lists of rows, `return train, held`")
-    notes = sorted(row["note"] for row in [*train, *held])
+    came = [*train, *held]
     judge.true(
-        notes == sorted(row["note"] for row in rows),
-        f"{len(rows)} rows went in, {len(notes)} came out; each belongs to one side.",
+        len(came) == len(rows),
+        f"{len(rows)} rows went in, {len(came)} came out; each belongs to one side.",
+    )
+    judge.true(
+        all(isinstance(row, dict) for row in came) and sorted(map(repr, came)) == wanted,
+        "what came out are not the rows that went in; return the dictionaries as they are.",
     )
     return train, held
 
@@ -72,10 +82,10 @@ def _judge_stable(judge: Judge, fn: Callable, rows: list, share: float, before: 
         "with fewer rows in another order some patients changed sides: a row's side hangs on the "
         "other rows or on chance. What was trained on yesterday is in today's test.",
     )
-    salted = [{"name": _Salted(row["name"]), "note": row["note"]} for row in rows]
+    with _salted_anew():
+        salted = _halves(judge, fn, rows, share)[1]
     judge.true(
-        {row["note"] for row in _halves(judge, fn, salted, share)[1]}
-        == {row["note"] for row in _halves(judge, fn, rows, share)[1]},
+        {row["name"] for row in salted} == before,
         "your split uses Python's hash(), which is salted anew in every process: tomorrow the "
         "sides are others. Take one from hashlib.",
     )
@@ -125,7 +135,7 @@ def _judge_stable(judge: Judge, fn: Callable, rows: list, share: float, before: 
             body="""
             train, held = [], []
             for row in rows:
-                (held if hash(row["name"]) % 10007 < share * 10007 else train).append(row)
+                (held if hash(row["name"].lower()) % 10007 < share * 10007 else train).append(row)
             return train, held
             """,
         ),

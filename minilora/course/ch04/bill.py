@@ -11,23 +11,22 @@ from minilora.course.judge import Judge
 
 
 def check_count_trained(fn: Callable, judge: Judge) -> None:
+    cases = []
     for shapes, r in (([(7, 5), (4, 11), (13, 3)], 2), ([(9, 17), (8, 6)], 5)):
         # count the entries of arrays that exist
         A = sum(np.zeros((r, i)).size for _, i in shapes)
         B = sum(np.zeros((o, r)).size for o, _ in shapes)
         W = sum(np.zeros(shape).size for shape in shapes)
-        judge.number(
-            "the count",
-            judge.call(fn, shapes=shapes, r=r),
-            A + B,
-            instead={
-                "W was counted as well; it is frozen.": A + B + W,
-                "that is A alone; B is trained too.": A,
-                "that is B alone; A is trained too.": B,
-                "you multiplied by out and by in; a thin strip has r times one of them.": r * W,
-                "that is one layer; add up all of them.": r * sum(shapes[0]),
-            },
-        )
+        instead = {
+            "W was counted as well; it is frozen.": A + B + W,
+            "that is A alone; B is trained too.": A,
+            "that is B alone; A is trained too.": B,
+            "you multiplied by out and by in; a thin strip has r times one of them.": r * W,
+            "that is one layer; add up all of them.": r * sum(shapes[0]),
+        }
+        got = judge.call(fn, shapes=shapes, r=r)
+        cases.append((f"the count for {shapes} and rank {r}", got, A + B, instead))
+    judge.numbers(cases)
 
 
 @exercise(
@@ -92,6 +91,9 @@ def check_training_bytes(fn: Callable, judge: Judge) -> None:
                 "the frozen base is missing; it is not trained, and it is in memory.": 16 * adapter,
                 "the frozen base has no optimizer state and no gradient.": 16 * (base + adapter),
                 "the frozen base has no gradient.": lora + 4 * base,
+                "every number of the adapter takes what a trained number took in full.": (
+                    lora - 4 * adapter
+                ),
             },
         )
 
@@ -122,6 +124,11 @@ def check_training_bytes(fn: Callable, judge: Judge) -> None:
             change=("4 * base + 16 * adapter", "16 * (base + adapter)"),
         ),
         mistake("gradient of the base", "has no gradient.", change=("4 * base", "8 * base")),
+        mistake(
+            "gradients of the adapter",
+            "what a trained number took in full",
+            change=("16 * adapter", "12 * adapter"),
+        ),
         mistake("gradients forgotten", "two averages are 16", change=("16 * base,", "12 * base,")),
         mistake(
             "swapped",

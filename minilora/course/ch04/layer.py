@@ -35,8 +35,17 @@ def check_lora_forward(fn: Callable, judge: Judge) -> None:
                 / r
                 * (base + delta),
                 "alpha / r is missing.": base + delta,
+                "you divided by out; r is the side that A and B share.": base + alpha / o * delta,
+                "you divided by in; r is the side that A and B share.": base + alpha / i * delta,
             },
         )
+    n, i, o, r = 3, 257, 301, 2
+    _, held = judge.call_measured(fn, **_arrays(judge, n, i, o, r), alpha=1.9)
+    judge.true(
+        held < o * i * 8 / 2,
+        f"right numbers, but for {n} rows and rank {r} your function held {held / 1e3:.0f} kB, and "
+        f"B A would have {o * i * 8 / 1e3:.0f} kB: keep to the brackets, (x A^T) B^T.",
+    )
 
 
 @exercise(
@@ -60,6 +69,13 @@ def check_lora_forward(fn: Callable, judge: Judge) -> None:
     ),
     wrong=(
         mistake("forgot / r", "is not divided by r", change=("alpha / r", "alpha")),
+        mistake("out for r", "divided by out", change=("A.shape[0]", "B.shape[0]")),
+        mistake("in for r", "divided by in", change=("A.shape[0]", "A.shape[1]")),
+        mistake(
+            "forms B A",
+            "keep to the brackets",
+            change=("((x @ A.T) @ B.T)", "(x @ (B @ A).T)"),
+        ),
         mistake("r / alpha", "wrong way round", change=("alpha / r", "r / alpha")),
         mistake("W forgotten", "frozen W is missing", change=("x @ W.T + ", "")),
         mistake(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from minilora.course.comparing import as_numbers
 from minilora.course.exercises import exercise, mistake
 from minilora.course.judge import Judge
 
@@ -16,7 +17,7 @@ def check_fresh_adapter(fn: Callable, judge: Judge) -> None:
         rng = np.random.default_rng(seed)
         out = judge.call(fn, out_features=o, in_features=i, r=r, rng=rng)
         pair = judge.parts(out, 2, "two arrays, `return A, B`")
-        A, B = (np.asarray(part, dtype=np.float64) for part in pair)
+        A, B = (as_numbers(name, part) for name, part in zip("AB", pair, strict=True))
         judge.true(
             (A.shape, B.shape) == ((r, i), (o, r)),
             f"your shapes are A {A.shape}, B {B.shape}; expected A ({r}, {i}) and B ({o}, {r}).",
@@ -33,17 +34,7 @@ def check_fresh_adapter(fn: Callable, judge: Judge) -> None:
         judge.true(
             A.any(), "A is zero and B is not. It would learn; this course starts from B = 0."
         )
-        width = float(np.abs(A).max()) * i**0.5
-        judge.true(
-            0.99 < width <= 1 + 1e-9,
-            f"the largest entry of A is {width:.3g} / sqrt(in), expected close to and at most "
-            "1 / sqrt(in), whatever in is.",
-        )
-        judge.true(
-            abs(A.mean()) * i**0.5 < 0.1,
-            f"the mean of A is {A.mean() * i**0.5:.2g} / sqrt(in), expected about 0: draw on both "
-            "sides of zero.",
-        )
+        _judge_spread(judge, A)
         other = judge.call(fn, out_features=o, in_features=i, r=r, rng=rng)
         judge.true(
             not np.array_equal(np.asarray(other[0]), A),
@@ -55,6 +46,32 @@ def check_fresh_adapter(fn: Callable, judge: Judge) -> None:
             "an `rng` of the same seed gave another A: draw from `rng` alone, or nobody can make "
             "this run again.",
         )
+
+
+def _judge_spread(judge: Judge, A: np.ndarray) -> None:
+    """Uniform within 1 / sqrt(in), and every entry drawn."""
+    root = A.shape[1] ** 0.5
+    judge.true(
+        np.linalg.matrix_rank(A) == len(A),
+        "rows of A repeat one another; draw r * in numbers.",
+    )
+    width = float(np.abs(A).max()) * root
+    judge.true(
+        0.99 < width < 1 + 1e-6,
+        f"the largest entry of A is {width:.3g} / sqrt(in), expected close to and at most "
+        "1 / sqrt(in), whatever in is.",
+    )
+    judge.true(
+        abs(A.mean()) * root < 0.1,
+        f"the mean of A is {A.mean() * root:.2g} / sqrt(in), expected about 0: draw on both "
+        "sides of zero.",
+    )
+    middle = float(np.abs(A).mean()) * root
+    judge.true(
+        abs(middle - 0.5) < 0.05,
+        f"the entries of A are on average {middle:.2g} / sqrt(in) from zero, expected 0.5 / "
+        "sqrt(in): uniform means that no size is drawn more often than another.",
+    )
 
 
 @exercise(
@@ -97,6 +114,16 @@ def check_fresh_adapter(fn: Callable, judge: Judge) -> None:
         ),
         mistake("wide", "whatever in is", change=("in_features**-0.5", "r**-0.5")),
         mistake("one side", "both sides of zero", change=("uniform(-bound,", "uniform(0,")),
+        mistake(
+            "two values",
+            "no size is drawn more often",
+            change=("rng.uniform(-bound, bound,", "rng.choice([-bound, bound],"),
+        ),
+        mistake(
+            "one row for all",
+            "repeat one another",
+            change=("size=(r, in_features))", "size=in_features) * np.ones((r, 1))"),
+        ),
         mistake(
             "own generator",
             "two layers got the same A",
