@@ -126,6 +126,14 @@ def _notes(judge: Judge, count: int) -> tuple[list[dict], list[dict]]:
     return notes, outputs
 
 
+def _mean_of_notes(notes: list[dict], outputs: list[dict]) -> float:
+    """The average of one rate for each note that lacks a dose."""
+    pairs = [p for p in zip(notes, outputs, strict=True) if None in p[0].values()]
+    return float(
+        np.mean([np.mean([out.get(d) is not None for d in n if n[d] is None]) for n, out in pairs])
+    )
+
+
 def check_invented_rate(fn: Callable, judge: Judge) -> None:
     for count in (13, 19):
         notes, outputs = _notes(judge, count)
@@ -136,11 +144,6 @@ def check_invented_rate(fn: Callable, judge: Judge) -> None:
             out.get(d) != note[d] for note, out in zip(notes, outputs, strict=True) for d in note
         )
         spoken = sum(d in outputs[i] for i, d in missing)
-        by_note = [  # of each note that lacks a dose
-            np.mean([(i, d) in invented for d in note if note[d] is None])
-            for i, note in enumerate(notes)
-            if None in note.values()
-        ]
         judge.number(
             "the rate",
             judge.call(fn, notes=notes, outputs=outputs),
@@ -161,7 +164,7 @@ def check_invented_rate(fn: Callable, judge: Judge) -> None:
                 )
                 / len(missing),
                 "that is an average of one rate a note; count the doses of all notes together.": (
-                    float(np.mean(by_note))
+                    _mean_of_notes(notes, outputs)
                 ),
             },
         )

@@ -17,50 +17,73 @@ def _table(judge: Judge, noise: float, rows: Mapping[int, tuple]) -> dict[int, l
     """Losses by rank from (mean above the best, spread, pattern), in units of the noise."""
     base = float(judge.rng.uniform(0.5, 0.7))
     return {
-        r: [base + noise * (above + spread * p) for p in judge.rng.permutation(pattern)]
-        for r, (above, spread, pattern) in rows.items()
+        r: [base + noise * (rows[r][0] + rows[r][1] * p) for p in judge.rng.permutation(rows[r][2])]
+        for r in judge.rng.permutation(list(rows)).tolist()
     }
 
 
 def check_cheapest_rank(fn: Callable, judge: Judge) -> None:
     best, worse = (0.0, 1.0, EVEN), (1.6, 1.0, EVEN)
-    half = (0.5, 1.0, EVEN)
+    half, cases = (0.5, 1.0, EVEN), []
     tables = (  # each shows one mistake; the right answer is the second row's rank
         {8: best, 2: half, 32: (0.3, 1.0, EVEN), 1: worse},
         {16: best, 3: (0.9, 1.0, EVEN), 1: worse, 64: (0.9, 1.0, EVEN)},
         {12: best, 5: half, 4: (1.5, 4.0, SKEWED), 24: worse},
-        {10: best, 6: half, 2: (2.0, 3.5, DIPPED), 20: worse},
-        {14: best, 7: half, 3: worse, 28: (6.0, 1.0, EVEN)},
-        {18: best, 9: half, 1: worse, 36: (6.0, 5.0, EVEN)},
+        {10: best, 6: half, 2: (2.0, 6.0, DIPPED), 20: worse},
+        {14: best, 7: (0.7, 1.0, EVEN), 3: worse, 28: (6.0, 1.0, EVEN)},
+        {18: best, 9: half, 3: worse, 1: (3.5, 1.0, EVEN), 36: (6.0, 5.0, EVEN)},
+        {22: (0.0, 2.0, SKEWED), 11: half, 5: (1.12, 1.0, EVEN), 44: worse},
     )
     for rows in tables:
         noise = float(judge.rng.uniform(0.02, 0.05))
         losses = _table(judge, noise, rows)
         got = judge.call(fn, losses=losses)
-        want = list(rows)[1]
-        instead = {text: np.asarray(float(r)) for text, r in _others(losses).items() if r != want}
-        judge.number(f"the rank for {_told(losses)}", got, want, instead=instead)
+        others = _other_noises(losses) | _other_choices(losses)
+        cases.append((f"the rank for {_told(losses)}", got, list(rows)[1], others))
+    judge.numbers(cases)
+    exact = {8: [0.5, 1.0, 1.5], 4: [1.25, 1.5, 1.75], 1: [3.0, 3.5, 4.0]}  # limit 1.5 = mean of 4
+    judge.number(
+        f"the rank for {_told(exact)}",
+        judge.call(fn, losses=exact),
+        4,
+        instead={"a mean that is exactly at the limit is within it: at most, so <=.": 8.0},
+    )
 
 
-def _others(losses: Mapping[int, Sequence[float]]) -> dict[str, int]:
-    """What the usual mistakes answer, by sentence."""
+def _other_noises(losses: Mapping[int, Sequence[float]]) -> dict[str, int]:
+    """What one answers who takes something else for the noise, by sentence."""
+    mean = {r: float(np.mean(v)) for r, v in losses.items()}
+    best = min(mean, key=mean.get)
+    own = np.asarray(losses[best])
+    noises = {
+        "a standard deviation from a few seeds divides by n - 1: np.std(…, ddof=1).": own.std(),
+        "you took the deviation of a mean; the noise is that of a single run, without the root of "
+        "n.": own.std(ddof=1) / len(own) ** 0.5,
+        "you took the worst seed of the best rank for the limit; the noise is a standard "
+        "deviation.": own.max() - mean[best],
+        "you averaged the ranks' deviations; the noise is the best rank's own.": np.mean(
+            [np.std(v, ddof=1) for v in losses.values()]
+        ),
+        "you took the spread of all losses together, which holds what the ranks differ by; the "
+        "noise is the best rank's own.": np.std([x for v in losses.values() for x in v], ddof=1),
+    }
+    return {
+        text: min(r for r in losses if mean[r] <= mean[best] + float(noise))
+        for text, noise in noises.items()
+    }
+
+
+def _other_choices(losses: Mapping[int, Sequence[float]]) -> dict[str, int]:
+    """What one answers who chooses in another way, by sentence."""
     mean = {r: float(np.mean(v)) for r, v in losses.items()}
     lowest = {r: float(np.min(v)) for r, v in losses.items()}
     sample = {r: float(np.std(v, ddof=1)) for r, v in losses.items()}
-    best = min(mean, key=mean.get)
+    best, lucky = min(mean, key=mean.get), min(lowest, key=lowest.get)
     limit = mean[best] + sample[best]
-    small = mean[best] + float(np.std(losses[best]))
-    pooled = mean[best] + float(np.std([x for v in losses.values() for x in v], ddof=1))
-    average = mean[best] + float(np.mean(list(sample.values())))
     return {
-        "a standard deviation from a few seeds divides by n - 1: np.std(…, ddof=1).": min(
-            r for r in losses if mean[r] <= small
+        "the best rank has the smallest mean, not the luckiest seed.": min(
+            r for r in losses if mean[r] <= mean[lucky] + sample[lucky]
         ),
-        "you averaged the ranks' deviations; the noise is the best rank's own.": min(
-            r for r in losses if mean[r] <= average
-        ),
-        "you took the spread of all losses together, which holds what the ranks differ by; the "
-        "noise is the best rank's own.": min(r for r in losses if mean[r] <= pooled),
         "that is the best mean; a smaller rank is within its noise.": best,
         "that is within the noise, but the dearest of those; take the cheapest.": max(
             r for r in losses if mean[r] <= limit
@@ -106,6 +129,22 @@ def _told(losses: Mapping[int, Sequence[float]]) -> str:
             body="return min(losses, key=lambda r: np.mean(losses[r]))",
         ),
         mistake("the dearest", "dearest of those", change=("min(r for", "max(r for")),
+        mistake("below the limit", "exactly at the limit", change=("<=", "<")),
+        mistake(
+            "deviation of a mean",
+            "the deviation of a mean",
+            change=("np.std(losses[best], ddof=1)", "np.std(losses[best], ddof=1) / 3**0.5"),
+        ),
+        mistake(
+            "worst seed",
+            "you took the worst seed",
+            change=("np.std(losses[best], ddof=1)", "max(losses[best]) - means[best]"),
+        ),
+        mistake(
+            "best seed",
+            "not the luckiest seed",
+            change=("min(means, key=means.get)", "min(losses, key=lambda r: min(losses[r]))"),
+        ),
         mistake("n for n - 1", "divides by n - 1", change=(", ddof=1", "")),
         mistake(
             "all losses together",

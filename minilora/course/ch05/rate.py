@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from minilora.course.comparing import as_numbers
 from minilora.course.exercises import exercise, mistake
 from minilora.course.judge import Judge
 from minilora.nn import Parameter
@@ -39,10 +40,13 @@ def adam_run(
 def check_first_step(fn: Callable, judge: Judge) -> None:
     for outside, inside, r, alpha, lr in ((7, 11, 3, 8.5, 0.02), (9, 5, 4, 0.7, 0.3)):
         x, y, a = judge.normal(13, inside), judge.normal(13, outside), judge.normal(r, inside)
+        y[:, 1] *= 1e-9  # a row of G that is tiny, and one that is zero
+        y[:, 2] = 0.0
         g = -y.T @ x  # the loss's gradient in ΔW, where B = 0
         got = judge.call(fn, G=g, A=a, alpha=alpha, lr=lr)
         sheet = {"A": a, "B": np.zeros((outside, r))}
         want = adam_run(x, y, sheet, alpha, (lr, lr), steps=1)[0]
+        _judge_rows(judge, got, want)
         sign, both = np.sign(g @ a.T), alpha / r * g @ a.T
         judge.close(
             "the update after one step",
@@ -78,6 +82,25 @@ def check_first_step(fn: Callable, judge: Judge) -> None:
         )
 
 
+def _judge_rows(judge: Judge, got: object, want: np.ndarray) -> None:
+    """Where all other rows are right: those of a gradient of about 1e-9, and of zero."""
+    found, rest = (
+        as_numbers("the update after one step", got),
+        np.delete(np.arange(len(want)), [1, 2]),
+    )
+    if found.shape != want.shape or not np.allclose(found[rest], want[rest]):
+        return
+    judge.true(
+        np.allclose(found[2], 0.0, atol=1e-12),
+        "row 2 of G is zero, and the update there is not: an entry with gradient zero stays.",
+    )
+    judge.true(
+        np.allclose(found[1], want[1]),
+        "row 1 of G is about 1e-9, and the update there is another: however small a gradient is, "
+        "its entry moves by lr.",
+    )
+
+
 @exercise(
     "5.5",
     "The first step",
@@ -99,6 +122,16 @@ def check_first_step(fn: Callable, judge: Judge) -> None:
     ),
     wrong=(
         mistake("no sign", "keeps only the sign", change=("np.sign(G @ A.T)", "(G @ A.T)")),
+        mistake(
+            "no zero",
+            "with gradient zero stays",
+            change=("np.sign(G @ A.T)", "np.where(G @ A.T > 0, 1.0, -1.0)"),
+        ),
+        mistake(
+            "a larger epsilon",
+            "however small a gradient",
+            change=("np.sign(G @ A.T)", "(G @ A.T) / (abs(G @ A.T) + 1e-8)"),
+        ),
         mistake(
             "sign of G", "you took the sign of G", change=("np.sign(G @ A.T)", "np.sign(G) @ A.T")
         ),
@@ -151,7 +184,10 @@ def _judge_pieces(judge: Judge, got: tuple, before: tuple, p: float, q: float) -
         q * rate_b,
         instead={
             "B's entries are q times as large and Adam's steps are not; make the rate q times "
-            "as large too.": np.asarray(rate_b)
+            "as large too.": np.asarray(rate_b),
+            "the step does not grow with its gradient; multiply B's rate by q as well.": (
+                np.asarray(rate_b / q)
+            ),
         },
     )
     judge.number(
@@ -221,6 +257,7 @@ def _judge_strips(judge: Judge, got: tuple, before: tuple, p: float, q: float) -
         mistake("rate of A kept", "A's entries are p times", change=("p * lr_A", "lr_A")),
         mistake("rate of B kept", "B's entries are q times", change=("q * lr_B", "lr_B")),
         mistake("rate divided", "multiply, don't divide", change=("p * lr_A", "lr_A / p")),
+        mistake("rate of B divided", "multiply B's rate", change=("q * lr_B", "lr_B / q")),
         mistake(
             "rates exchanged",
             "are exchanged: A's rate",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -18,14 +17,16 @@ def check_rank_for_budget(fn: Callable, judge: Judge) -> None:
         ([(4096, 4096)], 8),
         ([(43, 31), (37, 53)], 0),
     )
+    asked = []
     for shapes, r in cases:
         one, next_one = _held(shapes, r), _held(shapes, r + 1)
         # Closer to the next rank, so that rounding up or to the nearest is seen.
-        budget = one + int(0.7 * (next_one - one))
-        _judge_rank(judge, fn, shapes, budget, r)
-    # Money for more than the thinnest matrix can hold: no sheet is thicker than its short side.
-    shapes = [(19, 23), (7, 31)]
-    _judge_rank(judge, fn, shapes, _held(shapes, 7) * 3 + 5, 7)
+        asked.append((shapes, one + int(0.7 * (next_one - one)), r))
+    # Money for more than the thinnest matrix can hold: no sheet is thicker than its short side,
+    # be that its height or its width. And money for a rank to the last number.
+    for shapes, r in (([(19, 23), (7, 31)], 7), ([(23, 17), (37, 5), (9, 13)], 5)):
+        asked += [(shapes, _held(shapes, r) * 3 + 5, r), (shapes, _held(shapes, 3), 3)]
+    judge.numbers([_rank_case(judge, fn, *case) for case in asked])
 
 
 def _held(shapes: Sequence[tuple[int, int]], r: int) -> int:
@@ -33,26 +34,30 @@ def _held(shapes: Sequence[tuple[int, int]], r: int) -> int:
     return sum(np.empty((o, r)).size + np.empty((r, i)).size for o, i in shapes)
 
 
-def _judge_rank(judge: Judge, fn: Callable, shapes: list, budget: int, r: int) -> None:
+def _rank_case(
+    judge: Judge, fn: Callable, shapes: list, budget: int, r: int
+) -> tuple[str, object, int, dict[str, float]]:
+    """For `Judge.numbers`: the call's name, its answer, the right one, and what mistakes answer."""
     got = judge.call(fn, shapes=list(shapes), budget=budget)
-    price = _held(shapes, 1)
+    price, capped = _held(shapes, 1), "no sheet is thicker than its matrix's short side"
+    cap, outs, ins = min(map(min, shapes)), *map(list, zip(*shapes, strict=True))
     others = {
-        "that many do not fit: round down.": r + 1,
-        "the budget is for all matrices together; you spent it on one.": budget
-        // _held(shapes[:1], 1),
-        "out * in is the matrix; a sheet costs out + in for each of its ranks.": budget
-        // sum(o * i for o, i in shapes),
-        "you paid for B alone.": budget // sum(o for o, _ in shapes),
-        "you paid for A alone.": budget // sum(i for _, i in shapes),
-        "the budget reaches further, but no sheet is thicker than its matrix's short side.": budget
-        // price,
+        "that many do not fit: round down.": min(-(-budget // price), cap),
+        "a budget that is just enough is enough.": min((budget - 1) // price, cap),
+        "where not even rank 1 fits, return 0.": max(1, min(budget // price, cap)),
+        "the budget is for all matrices together; you spent it on one.": min(
+            budget // _held(shapes[:1], 1), cap
+        ),
+        "out * in is the matrix; a sheet costs out + in for each of its ranks.": min(
+            budget // sum(o * i for o, i in shapes), cap
+        ),
+        "you paid for B alone.": min(budget // sum(outs), cap),
+        "you paid for A alone.": min(budget // sum(ins), cap),
+        f"the budget reaches further, but {capped}.": budget // price,
+        f"{capped}, and that can be its width; you looked at heights.": min(budget // price, *outs),
+        f"{capped}, and that can be its height; you looked at widths.": min(budget // price, *ins),
     }
-    judge.number(
-        f"the rank for {budget:,} numbers around {shapes}",
-        got,
-        r,
-        instead={text: np.asarray(float(n)) for text, n in others.items() if n != r},
-    )
+    return f"the rank for {budget:,} numbers around {shapes}", got, r, others
 
 
 @exercise(
@@ -86,8 +91,18 @@ def _judge_rank(judge: Judge, fn: Callable, shapes: list, budget: int, r: int) -
             "first matrix only", "you spent it on one", change=("in shapes)", "in shapes[:1])")
         ),
         mistake(
+            "heights alone",
+            "looked at heights",
+            change=("min(map(min, shapes))", "min(out for out, _ in shapes)"),
+        ),
+        mistake(
+            "rank 1 at least",
+            "even rank 1",
+            change=("min(budget // price, shortest)", "max(1, min(budget // price, shortest))"),
+        ),
+        mistake(
             "no cap",
-            "no sheet is thicker",
+            "the budget reaches further",
             change=("min(budget // price, shortest)", "budget // price"),
         ),
     ),
@@ -102,22 +117,13 @@ def rank_for_budget(shapes: list[tuple[int, int]], budget: int) -> int:
 def check_update_spectrum(fn: Callable, judge: Judge) -> None:
     for outside, inside, r, scaling in ((301, 257, 3, 2.5), (197, 331, 5, 0.4)):
         b, a = judge.normal(outside, r), judge.normal(r, inside)
-        running = tracemalloc.is_tracing()
-        if not running:
-            tracemalloc.start()
-        tracemalloc.reset_peak()
-        before = tracemalloc.get_traced_memory()[0]
-        try:
-            got = judge.call(fn, B=b, A=a, scaling=scaling)
-            peak = tracemalloc.get_traced_memory()[1] - before
-        finally:
-            if not running:
-                tracemalloc.stop()
+        got, peak = judge.call_measured(fn, B=b, A=a, scaling=scaling)
         _judge_spectrum(judge, got, b, a, scaling)
         judge.true(
             peak < outside * inside * 8 / 2,
-            f"right numbers, but on the way your function held {peak / 1e3:.0f} kB, as much as "
-            f"the whole update ({outside * inside * 8 / 1e3:.0f} kB): do it without forming B A.",
+            f"right numbers, but on the way your function held {peak / 1e3:.0f} kB, and the "
+            f"whole update has {outside * inside * 8 / 1e3:.0f} kB: do it without forming B A, and "
+            "with Q no wider than the strips.",
         )
 
 
@@ -133,6 +139,10 @@ def _judge_spectrum(
         np.shape(got) != (min(delta.shape),),
         f"you returned {min(delta.shape)} values; an update of rank {r} has {r} that are not zero.",
     )
+    judge.true(
+        np.shape(got) != (r, r),
+        f"you returned ({r}, {r}) numbers; the {r} singular values of the middle were asked for.",
+    )
     judge.close(
         "the singular values",
         got,
@@ -144,6 +154,7 @@ def _judge_spectrum(
             "the second triangle is not transposed: B A = Q_B R_B R_A^T Q_A^T.": scaling
             * np.linalg.svd(rb @ ra, compute_uv=False),
             "these are the squares; take the root.": want**2,
+            "the smallest comes first; turn them round.": want[::-1],
             "these are the sizes on the triangles' diagonals; the product of the triangles "
             "still needs an svd.": scaling * np.abs(np.diag(rb @ ra.T)),
         },
@@ -192,6 +203,16 @@ def _judge_spectrum(
             of_A = np.linalg.svd(A, compute_uv=False)
             return scaling * of_B * of_A
             """,
+        ),
+        mistake(
+            "smallest first",
+            "turn them round",
+            change=("(middle, compute_uv=False)", "(middle, compute_uv=False)[::-1]"),
+        ),
+        mistake(
+            "the middle",
+            "of the middle were asked for",
+            change=("np.linalg.svd(middle, compute_uv=False)", "middle"),
         ),
         mistake(
             "squares",

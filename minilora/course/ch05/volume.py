@@ -40,6 +40,9 @@ def _judge_output(judge: Judge, got: object, parts: tuple, alpha: float, rs: boo
         "you took the rows of B for r; r is the side that A and B share.": loud(
             alpha / (math.sqrt(len(b)) if rs else len(b))
         ),
+        "you took the columns of A for r; r is the side that A and B share.": loud(
+            alpha / (math.sqrt(len(w.T)) if rs else len(w.T))
+        ),
         "that is the sheet's part alone; the frozen W still answers too.": scaling * change,
         "W was scaled with the sheet; only the sheet has a volume.": scaling * (plain + change),
     }
@@ -74,6 +77,7 @@ def _judge_output(judge: Judge, got: object, parts: tuple, alpha: float, rs: boo
             change=("alpha / np.sqrt(r)", "np.sqrt(alpha / r)"),
         ),
         mistake("rows of B", "rows of B for r", change=("A.shape[0]", "B.shape[0]")),
+        mistake("columns of A", "columns of A for r", change=("A.shape[0]", "A.shape[1]")),
         mistake("no W", "the frozen W still answers", change=("x @ W.T + ", "")),
         mistake(
             "W scaled too",
