@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,11 @@ def unchanged(value: Any, before: Any) -> bool:
 def kind_of(value: Any) -> str:
     """What an object is, for a message."""
     return f"an object of type {type(value).__name__}"
+
+
+def first_of(values: Sequence) -> str:
+    """The first of some names for a message, in quotes."""
+    return repr(values[0]) if values else "nothing"
 
 
 def as_numbers(name: str, got: Any) -> np.ndarray:

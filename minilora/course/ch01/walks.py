@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from minilora.course.comparing import first_of
 from minilora.course.exercises import exercise, mistake
 from minilora.course.judge import Judge
 
@@ -39,33 +40,29 @@ def check_backward_order(fn: Callable, judge: Judge) -> None:
 def _judge_order(judge: Judge, graph: dict[str, list[str]], root: str, order: object) -> None:
     judge.true(isinstance(order, list), "return a list of nodes.")
     strange = [node for node in order if not isinstance(node, str)]
-    judge.true(not strange, f"the list holds {_first(strange)}, which is no node.")
+    judge.true(not strange, f"the list holds {first_of(strange)}, which is no node.")
     twice = [node for node in order if order.count(node) > 1]
-    judge.true(not twice, f"{_first(twice)} is in the order twice, so its vjps would run twice.")
+    judge.true(not twice, f"{first_of(twice)} is in the order twice, so its vjps would run twice.")
     judge.true(
         order and order[0] == root,
-        f"the order must begin with the root, {root!r}; yours begins with {_first(order)}. "
+        f"the order must begin with the root, {root!r}; yours begins with {first_of(order)}. "
         "Backward starts at the loss.",
     )
     reached = {root}
     for _ in graph:  # no way is longer than that
         reached.update(parent for node in list(reached) for parent in graph[node])
     missing, odd = reached - set(order), set(order) - reached
-    judge.true(not missing, f"{_first(sorted(missing))} is missing, and the root depends on it.")
+    judge.true(not missing, f"{first_of(sorted(missing))} is missing, and the root depends on it.")
     judge.true(
-        not odd, f"{_first(sorted(odd))} does not belong here; the root does not depend on it."
+        not odd, f"{first_of(sorted(odd))} does not belong here; the root does not depend on it."
     )
     place = {node: i for i, node in enumerate(order)}
     early = [(p, n) for n in order for p in graph[n] if place[p] < place[n]]
     judge.true(
         not early,
-        f"{_first([p for p, _ in early])} comes before {_first([n for _, n in early])}, which uses "
+        f"{first_of([p for p, _ in early])} comes before {first_of([n for _, n in early])}, which uses "
         "it. Its cotangent would be sent on before it is complete.",
     )
-
-
-def _first(nodes: list) -> str:
-    return repr(nodes[0]) if nodes else "nothing"
 
 
 @exercise(

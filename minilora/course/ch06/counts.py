@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from minilora.course.comparing import first_of
 from minilora.course.exercises import exercise, mistake
 from minilora.course.judge import Judge
 
@@ -116,23 +117,29 @@ NAMES = (
     "model.layers.1.mlp.up_proj_norm",
     "model.layers.11.mlp.up_proj",
     "head",
+    "model.layers.2.mlp_up_proj",
 )
 
 
 def check_select_modules(fn: Callable, judge: Judge) -> None:
     cases = (
         (("up_proj",), (2, 6), "a suffix"),
-        (("q_proj", "head"), (0, 1, 4, 7), "two suffixes, one a whole name"),
         (("self_attn.q_proj",), (0, 4), "a suffix of two parts"),
         (("up_proj", "mlp.up_proj", "q_proj"), (0, 1, 2, 4, 6), "targets that overlap"),
+        (("q_proj", "head"), (0, 1, 4, 7), "two suffixes, one a whole name"),
         (("1.mlp.up_proj",), (), "a part of a part"),
     )
     for targets, places, what in cases:
         out = list(judge.call(fn, names=list(NAMES), targets=targets))
         want = [NAMES[i] for i in places]
         told = f"{what}, {targets}"
+        strange = [name for name in out if name not in NAMES]
         judge.true(
-            len(out) == len(set(out)), f"{told}: a module is there twice; two targets name it."
+            not strange, f"{told}: {first_of(strange)} is none of the names; return them whole."
+        )
+        judge.true(
+            len(out) == len(set(out)),
+            f"{told}: a module is there twice; it is still one where two targets name it.",
         )
         if sorted(out) == sorted(want):
             judge.true(out == want, f"{told}: right names, not in the model's order.")
@@ -141,11 +148,11 @@ def check_select_modules(fn: Callable, judge: Judge) -> None:
         inside = [name for name in extra if not name.endswith(targets)]
         judge.true(
             not inside,
-            f"{told}: you chose {inside[:1]}, which holds a target and does not end in it.",
+            f"{told}: you chose {first_of(inside)}, which holds a target and does not end in it.",
         )
         judge.true(
             not extra,
-            f"{told}: you chose {extra[:1]}, which ends in the same letters, and the part of its "
+            f"{told}: you chose {first_of(extra)}, which ends in the same letters, and the part of its "
             'name is another one. A target starts at the beginning of a part: after a "." or '
             "at the very start.",
         )
@@ -154,7 +161,12 @@ def check_select_modules(fn: Callable, judge: Judge) -> None:
             "head" not in missing,
             f"{told}: 'head' is missing; a target may be the whole name, with no dot before it.",
         )
-        judge.true(False, f"{told}: {missing[:1]} is missing; a target may have several parts.")
+        parts = (
+            "a target may have several parts"
+            if "." in targets[0]
+            else "it ends in a dot and a target"
+        )
+        judge.true(False, f"{told}: {first_of(missing)} is missing; {parts}.")
 
 
 @exercise(
@@ -180,6 +192,11 @@ def check_select_modules(fn: Callable, judge: Judge) -> None:
     wrong=(
         mistake("no dot", "ends in the same letters", change=('"." + t', "t")),
         mistake("anywhere", "does not end in it", change=('name.endswith("." + t)', "t in name")),
+        mistake(
+            "last part returned",
+            "is none of the names",
+            change=("[name for name in names", '[name.split(".")[-1] for name in names'),
+        ),
         mistake("never whole", "'head' is missing", change=("name == t or ", "")),
         mistake(
             "last part only",
@@ -211,32 +228,30 @@ def select_modules(names: list[str], targets: tuple[str, ...]) -> list[str]:
 
 
 def check_rank_for_budget(fn: Callable, judge: Judge) -> None:
-    shapes = {"q": (13, 11), "v": (5, 11), "down": (11, 29)}
-    each, size = (sum(f(a, b) for a, b in shapes.values()) for f in (int.__add__, int.__mul__))
-    for budget, want in ((3 * each, 3), (4 * each - 1, 3), (each, 1), (99 * each, 5)):
-        got = judge.call(fn, shapes=shapes, budget=budget)
-        judge.number(
-            f"the rank for {budget} numbers",
-            got,
-            want,
-            instead=unlike(
-                want,
-                {
-                    "no update can have a higher rank than the smallest side of its weight.": (
-                        budget // each
-                    ),
-                    "that is over the budget; round down.": -(-budget // each),
-                    "out * in is the size of W; a rank costs out + in.": budget // size,
-                },
-            ),
-        )
-    try:
-        got = fn(shapes, each - 1)
-    except ValueError:
-        got = None
+    tall = {"q": (13, 11), "v": (5, 11), "down": (11, 29)}
+    wide = {"q": (17, 19), "v": (12, 7), "down": (31, 12)}
+    cases = []
+    for shapes, cap in ((tall, 5), (wide, 7)):
+        each, size = (sum(f(a, b) for a, b in shapes.values()) for f in (int.__add__, int.__mul__))
+        for budget, want in ((3 * each, 3), (4 * each - 1, 3), (each, 1), (99 * each, cap)):
+            instead = {
+                "no update can have a higher rank than the smallest side of its weight.": (
+                    budget // each
+                ),
+                "a side that caps the rank can be in; you looked at out.": min(
+                    budget // each, *(out for out, _ in shapes.values())
+                ),
+                "that is over the budget; round down.": min(-(-budget // each), cap),
+                "out * in is the size of W; a rank costs out + in.": budget // size,
+            }
+            got = judge.call(fn, shapes=shapes, budget=budget)
+            cases.append((f"the rank for {budget} numbers and {shapes}", got, want, instead))
+    judge.numbers(cases)
+    each = sum(map(sum, tall.values()))
     judge.true(
-        got is None,
-        f"for {each - 1} numbers not even rank 1 fits, and you returned {got}; raise ValueError.",
+        judge.refuses(fn, tall, each - 1),
+        f"for {each - 1} numbers and {tall} not even rank 1 fits, and your function returned as if "
+        "nothing were wrong; raise ValueError.",
     )
 
 
@@ -266,6 +281,11 @@ def check_rank_for_budget(fn: Callable, judge: Judge) -> None:
             "no cap",
             "smallest side",
             change=("min(budget // cost, min(map(min, shapes.values())))", "budget // cost"),
+        ),
+        mistake(
+            "out alone",
+            "you looked at out",
+            change=("min(map(min, shapes.values()))", "min(out for out, _ in shapes.values())"),
         ),
         mistake("rank 0", "not even rank 1", change=("if r < 1:", "if r < 0:")),
         mistake(

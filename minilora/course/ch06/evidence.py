@@ -24,18 +24,28 @@ CURVES = (  # losses, window, tolerance, verdict, what a wrong verdict means
      "compare with the best value before the window, and not with the one just before it"),
     ((3.0, 1.0, 1.3, 1.6), 2, 0.05, True,
      "a loss that only rises has not improved; that is level for us"),
+    ((4.0, 2.0, 1.0, 1.3, 0.8, 1.2), 3, 0.1, False,
+     "the best of the window counts, not its mean"),
+    ((4.0, 2.0, 1.0, 0.8, 0.79), 1, 0.05, True,
+     "the last `window` losses are one part, and all others the other"),
+    ((4.0, 2.0, 1.5), 1, 0.25, False,
+     "an improvement by exactly the tolerance is one: less than, not at most"),
     ((3.0, 2.0), 2, 0.1, False,
      "a curve that is no longer than the window has shown nothing yet: False"),
+    ((2.0,), 3, 0.1, False,
+     "a curve that is shorter than the window has shown nothing yet: False"),
 )  # fmt: skip
 
 
 def check_plateaued(fn: Callable, judge: Judge) -> None:
-    scale = float(judge.rng.uniform(0.9, 1.1))
+    scale = int(judge.rng.integers(922, 1127)) / 1024  # a product with it rounds nothing off
     for losses, window, tolerance, verdict, sentence in CURVES:
         scaled = [scale * x for x in losses]
         got = judge.call(fn, losses=scaled, window=window, tolerance=tolerance)
         judge.true(isinstance(got, (bool, np.bool_)), f"return True or False, yours is {got!r}.")
         told = ", ".join(f"{x:.3g}" for x in scaled)
+        if len(scaled) > window:
+            told += f"; b = {min(scaled[:-window]):.3g}, n = {min(scaled[-window:]):.3g}"
         judge.true(
             bool(got) == verdict,
             f"{sentence} (losses {told}; window {window}, tolerance {tolerance}).",
@@ -87,6 +97,12 @@ def check_plateaued(fn: Callable, judge: Judge) -> None:
             "a loss that only rises",
             change=("before - now <", "abs(before - now) <"),
         ),
+        mistake("at most", "not at most", change=("before - now <", "before - now <=")),
+        mistake(
+            "mean of the window",
+            "not its mean",
+            change=("min(losses[-window:])", "sum(losses[-window:]) / window"),
+        ),
         mistake("too short", "has shown nothing yet", change=("return False", "return True")),
     ),
 )
@@ -99,9 +115,9 @@ def plateaued(losses: list[float], window: int, tolerance: float) -> bool:
 
 
 def check_gain(fn: Callable, judge: Judge) -> None:
-    for n, m in ((3, 5), (4, 3)):
+    for n, m, worse in ((3, 5, 1.0), (4, 3, 2.6)):  # the second wide is worse than lean
         lean = 2 + 0.3 * judge.rng.random(n)
-        wide = 1 + 0.2 * judge.rng.random(m)
+        wide = worse + 0.2 * judge.rng.random(m)
         gain = lean.mean() - wide.mean()
 
         def over(ddof=1, root=True, share=True, n=n, m=m, lean=lean, wide=wide):
@@ -126,7 +142,8 @@ def check_gain(fn: Callable, judge: Judge) -> None:
                 )
                 / over(),
                 "that is the gain alone; divide it by the noise.": gain,
-            },
+            }
+            | ({"where wide is worse the gain is negative.": -gain / over()} if gain < 0 else {}),
         )
 
 
@@ -164,6 +181,11 @@ def check_gain(fn: Callable, judge: Judge) -> None:
                 "lean.var(ddof=1) / len(lean) + wide.var(ddof=1) / len(wide)",
                 "lean.var() / len(lean) + wide.var() / len(wide)",
             ),
+        ),
+        mistake(
+            "no sign",
+            "where wide is worse",
+            change=("(lean.mean() - wide.mean())", "abs(lean.mean() - wide.mean())"),
         ),
         mistake("no root", "the root over", change=("np.sqrt(noise)", "noise")),
         mistake(
