@@ -60,8 +60,8 @@ def _judge_order(judge: Judge, graph: dict[str, list[str]], root: str, order: ob
     early = [(p, n) for n in order for p in graph[n] if place[p] < place[n]]
     judge.true(
         not early,
-        f"{first_of([p for p, _ in early])} comes before {first_of([n for _, n in early])}, which uses "
-        "it. Its cotangent would be sent on before it is complete.",
+        f"{first_of([p for p, _ in early])} comes before {first_of([n for _, n in early])}, which "
+        "uses it. Its cotangent would be sent on before it is complete.",
     )
 
 

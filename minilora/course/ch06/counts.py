@@ -141,32 +141,32 @@ def check_select_modules(fn: Callable, judge: Judge) -> None:
             len(out) == len(set(out)),
             f"{told}: a module is there twice; it is still one where two targets name it.",
         )
-        if sorted(out) == sorted(want):
-            judge.true(out == want, f"{told}: right names, not in the model's order.")
-            continue
-        extra = [name for name in out if name not in want]
-        inside = [name for name in extra if not name.endswith(targets)]
-        judge.true(
-            not inside,
-            f"{told}: you chose {first_of(inside)}, which holds a target and does not end in it.",
-        )
-        judge.true(
-            not extra,
-            f"{told}: you chose {first_of(extra)}, which ends in the same letters, and the part of its "
-            'name is another one. A target starts at the beginning of a part: after a "." or '
-            "at the very start.",
-        )
-        missing = [name for name in want if name not in out]
-        judge.true(
-            "head" not in missing,
-            f"{told}: 'head' is missing; a target may be the whole name, with no dot before it.",
-        )
-        parts = (
-            "a target may have several parts"
-            if "." in targets[0]
-            else "it ends in a dot and a target"
-        )
-        judge.true(False, f"{told}: {first_of(missing)} is missing; {parts}.")
+        _judge_choice(judge, told, out, want, targets)
+        judge.true(out == want, f"{told}: right names, not in the model's order.")
+
+
+def _judge_choice(judge: Judge, told: str, out: list, want: list, targets: tuple) -> None:
+    """Mistake for the first name that is too much or missing."""
+    extra = [name for name in out if name not in want]
+    inside = [name for name in extra if not name.endswith(targets)]
+    judge.true(
+        not inside,
+        f"{told}: you chose {first_of(inside)}, which holds a target and does not end in it.",
+    )
+    judge.true(
+        not extra,
+        f"{told}: you chose {first_of(extra)}, which ends in the same letters, and the part of "
+        'its name is another one. A target starts at the beginning of a part: after a "." or '
+        "at the very start.",
+    )
+    missing = [name for name in want if name not in out]
+    judge.true(
+        "head" not in missing,
+        f"{told}: 'head' is missing; a target may be the whole name, with no dot before it.",
+    )
+    several = "." in targets[0]
+    why = "a target may have several parts" if several else "it ends in a dot and a target"
+    judge.true(not missing, f"{told}: {first_of(missing)} is missing; {why}.")
 
 
 @exercise(
