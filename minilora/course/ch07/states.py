@@ -10,15 +10,6 @@ from minilora.course.exercises import exercise, mistake
 from minilora.course.judge import Judge, Mistake
 
 
-def refusal(fn: Callable, *arguments: object) -> bool:
-    """Whether a call raises ValueError."""
-    try:
-        fn(*arguments)
-    except ValueError:
-        return True
-    return False
-
-
 def check_merge_once(fn: Callable, judge: Judge) -> None:
     for shape in ((4, 7), (6, 5)):
         W, delta = judge.normal(*shape), judge.normal(*shape)
@@ -39,7 +30,7 @@ def check_merge_once(fn: Callable, judge: Judge) -> None:
         )
         judge.true(layer["kept"] is W, "layer['kept'] must be the array W itself.")
         held = layer["weight"]
-        refused = refusal(fn, layer, other)
+        refused = judge.refuses(fn, layer, other)
         judge.true(
             layer["weight"] is held and layer["kept"] is W,
             "a second merge was carried out: the layer holds two updates, or has lost W.",
@@ -94,6 +85,14 @@ def check_merge_once(fn: Callable, judge: Judge) -> None:
             ),
         ),
         mistake(
+            "truth of an array",
+            "no truth value",
+            change=('if layer["kept"] is not None:', 'if layer["kept"]:'),
+        ),
+        mistake(
+            "another error", "raised KeyError", change=("raise ValueError(", "raise KeyError(")
+        ),
+        mistake(
             "silent",
             "passed in silence",
             change=('raise ValueError("the layer is merged already")', "return layer"),
@@ -123,9 +122,9 @@ def merge_once(layer: dict, delta: np.ndarray) -> dict:
 
 
 def check_unmerge(fn: Callable, judge: Judge) -> None:
-    for shape in ((5, 8), (7, 3)):
-        W, delta = judge.normal(*shape).astype(np.float32), judge.normal(*shape)
-        delta = (9 * delta).astype(np.float32)
+    for shape, dtype in (((5, 8), np.float32), ((7, 3), np.float64)):
+        W, delta = judge.normal(*shape).astype(dtype), judge.normal(*shape)
+        delta = (9 * delta).astype(dtype)
         judge.true(
             not np.array_equal((W + delta) - delta, W), "this check needs numbers that round."
         )
@@ -134,9 +133,9 @@ def check_unmerge(fn: Callable, judge: Judge) -> None:
         if out is not layer:
             raise Mistake("return the layer itself, the same dictionary.")
         judge.true(
-            layer["kept"] is None,
-            "layer['kept'] still holds W, so the layer counts as merged, and the next merge will "
-            "be refused.",
+            "kept" in layer and layer["kept"] is None,
+            "layer['kept'] must be there and be None, or nobody can tell that the layer is not "
+            "merged any more.",
         )
         weight = np.asarray(layer["weight"])
         judge.true(
@@ -150,16 +149,17 @@ def check_unmerge(fn: Callable, judge: Judge) -> None:
         judge.true(
             np.array_equal(weight, bits),
             f"{(weight != bits).mean():.0%} of the weights have other bits than before the merge: "
-            "(W + delta) - delta rounds twice. Do not subtract, put back what was kept.",
+            "(W + delta) - delta rounds twice. Do not subtract or round, put back what was kept.",
         )
         judge.true(
-            refusal(fn, layer, delta),
+            judge.refuses(fn, layer, delta),
             "a layer that was not merged was unmerged in silence; raise ValueError.",
         )
         judge.true(
             layer["weight"] is not None and np.array_equal(layer["weight"], bits),
             "unmerging a layer that is not merged changed its weight.",
         )
+        judge.true(layer["kept"] is None, "the refused call put something into layer['kept'].")
 
 
 @exercise(
@@ -198,8 +198,26 @@ def check_unmerge(fn: Callable, judge: Judge) -> None:
             ),
         ),
         mistake(
+            "always float32",
+            "it is float32 now",
+            change=(
+                'layer["weight"], layer["kept"] = layer["kept"], None',
+                'layer["weight"], layer["kept"] = layer["kept"].astype("float32"), None',
+            ),
+        ),
+        mistake(
+            "tested too late",
+            "changed its weight",
+            body="""
+            layer["weight"], layer["kept"] = layer["kept"], None
+            if layer["weight"] is None:
+                raise ValueError("the layer is not merged")
+            return layer
+            """,
+        ),
+        mistake(
             "still marked",
-            "counts as merged",
+            "must be there and be None",
             change=(
                 'layer["weight"], layer["kept"] = layer["kept"], None',
                 'layer["weight"] = layer["kept"]',
