@@ -23,7 +23,7 @@ def _loss(logits: np.ndarray, labels: np.ndarray) -> float:
 def check_cross_entropy_gradient(fn: Callable, judge: Judge) -> None:
     for rows, vocab, unlabelled in ((5, 7, (1, 3)), (8, 3, (0, 5, 7))):
         logits, labels = judge.normal(rows, vocab), judge.rng.integers(0, vocab, rows)
-        labels[[2, *unlabelled]] = [0] + [IGNORE] * len(unlabelled)
+        labels[[2, 4, *unlabelled]] = [0, 1] + [IGNORE] * len(unlabelled)
         count = rows - len(unlabelled)
         p = np.exp(logits)
         p /= p.sum(axis=-1, keepdims=True)
