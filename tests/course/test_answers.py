@@ -48,7 +48,7 @@ def status(tmp_path, *sources):
         *(
             ([helper, RIGHT.replace("return r", "return int(side(1.0)) * r")], "passed", "correct")
             for helper in (
-                "side = lambda v: float(v)",
+                "side = lambda v: '1'.isdecimal() and v",
                 "one = float(1)\nside = lambda v: v * one",
                 "import numpy as np\none = np.array([1.0])[0]\ndef side(v):\n    return v * one",
                 "if True:\n    def side(v):\n        return v",

@@ -195,6 +195,17 @@ def test_stable(judge, top, limits, words):
     assert words in str(caught.value)
 
 
+def test_stable_sees_a_finite_number_that_is_wrong(judge):
+    rows = judge.normal(3, 4)
+    want = softmax(rows, lambda x: x.max(axis=-1, keepdims=True))
+
+    def hushed(x):  # the mean keeps up with a shift of the row, and not with one steep entry
+        return np.nan_to_num(softmax(x, lambda x: x.mean(axis=-1, keepdims=True)))
+
+    with pytest.raises(Mistake, match="1600 above the others, p"):
+        judge.stable("p", hushed, rows, want, np.eye(4)[[1, 1, 1]])
+
+
 def test_call_lets_other_errors_through(judge):
     with pytest.raises(ValueError, match="of yours"):
         judge.call(lambda x: (_ for _ in ()).throw(ValueError("one of yours")), x=WANT)
