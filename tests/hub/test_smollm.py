@@ -158,6 +158,28 @@ def test_a_kill_leaves_nothing_that_counts_and_the_next_call_starts_afresh(
     assert left(cache) == WHOLE
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Popen has no such lock there")
+def test_ctrl_c_at_the_worst_moment_does_not_hang(known, pip, cache, monkeypatch):
+    """Between two instructions of Popen.wait, which then keeps its lock."""
+    started = []
+
+    def interrupted(process, *_):
+        started.append(process)
+        assert process._waitpid_lock.acquire(timeout=5)
+        raise KeyboardInterrupt
+
+    pip("hang")
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "_watch", interrupted)
+        patch.setattr(download, "REAP_SECONDS", 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(known[0])
+    started[0]._waitpid_lock.release()
+    assert started[0].wait(10) == -signal.SIGKILL and left(cache) == []
+    pip("whole")
+    assert fetch(known[0]).read_bytes() == CONTENT
+
+
 # -- the cache ---------------------------------------------------------------------------------
 
 
