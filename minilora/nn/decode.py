@@ -20,7 +20,6 @@ from minilora.backend import Array, get_array_module
 from minilora.nn.layers import Linear, RMSNorm
 from minilora.nn.transformer import Block, LayerCache, Transformer, TransformerConfig
 
-
 WIDE = 65536
 """Numbers in a matrix W from which some rows h (B, in) are multiplied as (W h^T)^T.
 

@@ -5,7 +5,7 @@ import pytest
 
 from minilora.autograd import no_grad
 from minilora.lora import LoRAConfig, attach, merge
-from minilora.nn import Parameter, Transformer, TransformerConfig, store_base
+from minilora.nn import Parameter, Transformer, TransformerConfig, decode, store_base
 from minilora.nn.decode import Decoding
 from minilora.nn.generate import new_caches
 
@@ -47,9 +47,11 @@ def a_model(kind: str) -> Transformer:
     return model.eval()
 
 
+@pytest.mark.parametrize("wide", [0, decode.WIDE])  # the product turned, or as it is
 @pytest.mark.parametrize("start", [None, np.array([0, 3, 1])])
 @pytest.mark.parametrize("kind", ["plain", "untied", "biased", "adapted", "merged", "stored"])
-def test_a_step_gives_the_logits_of_the_whole_row(kind, start):
+def test_a_step_gives_the_logits_of_the_whole_row(kind, start, wide, monkeypatch):
+    monkeypatch.setattr(decode, "WIDE", wide)
     model = a_model(kind)
     ids = np.random.default_rng(1).integers(0, SHAPE["vocab_size"], (3, 9))
     with no_grad():
@@ -80,3 +82,22 @@ def test_an_adapter_is_part_of_the_step():
             model.hidden(ids[:, :2], None, caches)
             logits.append(Decoding(model, caches, None).step(ids[:, 2]))
     assert np.abs(logits[0] - logits[1]).max() > 0.1
+
+
+@pytest.mark.parametrize(("numbers", "rows", "calls"), [(12, 1, 0), (12, 2, 1), (13, 2, 0)])
+def test_a_wide_matrix_is_multiplied_from_its_long_side(numbers, rows, calls, monkeypatch):
+    """W h^T for several rows; a single row, and a small matrix, as they are."""
+    rng = np.random.default_rng(3)
+    monkeypatch.setattr(decode, "WIDE", numbers)
+    w, h, out = rng.normal(size=(4, 3)), rng.normal(size=(rows, 3)), np.empty((rows, 4))
+    first, plain = [], np.matmul
+
+    def matmul(a, b, *rest):
+        first.append(a)
+        return plain(a, b, *rest)
+
+    times = decode._times(w)
+    monkeypatch.setattr(np, "matmul", matmul)
+    assert times(h, out) is out
+    np.testing.assert_allclose(out, plain(h, w.T))
+    assert sum(a is w for a in first) == calls and len(first) == 1
