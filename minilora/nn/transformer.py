@@ -111,11 +111,11 @@ class LayerCache:
         start, stop = self.length, self.length + k.shape[1]
         if stop > self.keys.shape[2]:
             raise ValueError(f"cache got position {stop}, expected at most {self.keys.shape[2]}")
-        self.length = stop
         held = []
         for array, new in ((self.keys, k.data), (self.values, v.data)):
             array[:, :, start:stop] = new.swapaxes(1, 2)
             held.append(Tensor(array[:, :, :stop].swapaxes(1, 2)))
+        self.length = stop
         return held[0], held[1]
 
     def part(self, rows: slice, length: int) -> LayerCache:
