@@ -12,12 +12,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "minilora"
 
 # A room may import itself and the rooms before it.
 ROOMS = (
-    "backend", "storage", "autograd", "nn", "training", "lora", "analysis", "baselines", "hub",
-    "ward", "course", "cli",
+    "backend", "limits", "storage", "autograd", "nn", "text", "lora", "training", "hub",
+    "baselines", "serving", "ward", "evaluation", "analysis", "runs", "gradients", "bench",
+    "course", "cli",
 )  # fmt: skip
 FREE = ("__init__", "__main__")  # the package's own doors: the launcher starts the command line
 NEVER = ("torch", "transformers", "peft", "tensorflow", "jax")
-PEER = ("baselines", "torch_peer")  # the one file that runs what minilora is compared with
+PEER = ("bench", "torch_peer")  # the one file that runs what minilora is compared with
 FILE_LINES = 320
 FUNCTION_LINES = 45
 
@@ -122,7 +123,7 @@ LONG_FUNCTION = "def f():\n" + "    x = 1\n" * FUNCTION_LINES
         ("lora/layer.py", "from cupy import ndarray\n", "cupy"),
         ("hub/checkpoint.py", "import torch.nn\n", "imports torch"),
         ("cli/adapt.py", "from peft import LoraConfig\n", "imports peft"),
-        ("baselines/sides.py", "import torch\n", "imports torch"),
+        ("bench/sides.py", "import torch\n", "imports torch"),
         ("cli/torch_peer.py", "import torch\n", "imports torch"),
         ("cellar/wine.py", "", "no room"),
         ("nn/layers.py", "from minilora.cellar import wine\n", "no room"),
@@ -148,7 +149,7 @@ def test_a_forbidden_import_is_found(tmp_path, path, source, word):
         ("cli/adapt.py", "from minilora import __version__, backend\nfrom ..ward import notes\n"),
         ("ward/score.py", "from ..hub import checkpoint\nimport numpy as np\n"),
         ("backend.py", "import cupy\n"),
-        ("baselines/torch_peer.py", "import peft\nimport torch\n"),
+        ("bench/torch_peer.py", "import peft\nimport torch\n"),
         ("__main__.py", "from minilora.cli.app import main\n"),
     ],
 )

@@ -24,7 +24,7 @@ from minilora.autograd.pointwise import (
     softmax,
     swiglu,
 )
-from minilora.autograd.stored import StoredArray, Update, times, times_transpose
+from minilora.autograd.stored_array import StoredArray, Update, times, times_transpose
 from minilora.autograd.tensor import Tensor
 from minilora.backend import Array, get_array_module
 

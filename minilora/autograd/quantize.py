@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from minilora.autograd.stored import BLOCK, Fields, StoredArray
+from minilora.autograd.stored_array import BLOCK, Fields, StoredArray
 
 LARGEST = float(np.finfo(np.float16).max)
 Q4_1_BYTES, Q8_0_BYTES = 4 + BLOCK // 2, 2 + BLOCK

@@ -1,4 +1,1 @@
-"""What minilora is compared with: a textbook autograd, torch with PEFT, and the bare matmuls.
-
-`minilora bench` runs each in a process of its own; `race.py` makes them take turns.
-"""
+"""The methods that LoRA is compared with."""

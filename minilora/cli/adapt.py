@@ -24,19 +24,11 @@ from minilora.cli.bases import (
     require_free,
 )
 from minilora.cli.cost import Clock
-from minilora.hub import Tokenizer
 from minilora.lora import ALL_LINEAR, LoRAConfig, attach, base_fingerprint, save_adapter
 from minilora.lora.peft_format import CONFIG, SIDECAR, TENSORS
 from minilora.nn import BASE_DTYPES, Transformer, storage
-from minilora.training import (
-    AdamW,
-    Batches,
-    DivergedError,
-    Example,
-    History,
-    TrainingConfig,
-    fit,
-)
+from minilora.text import Example, Tokenizer
+from minilora.training import AdamW, Batches, DivergedError, History, TrainingConfig, fit
 
 LONGEST, CHECKPOINTS = 1024, 10
 

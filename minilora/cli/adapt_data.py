@@ -11,9 +11,8 @@ import numpy as np
 from rich.console import Console
 
 from minilora.cli import show
-from minilora.hub import Tokenizer
 from minilora.storage import sha256_file
-from minilora.training import Example, Problem, Record, encode_records, read_records
+from minilora.text import Example, Problem, Record, Tokenizer, encode_records, read_records
 from minilora.ward import HOUSE_FORMATS
 
 SHOWN_PROBLEMS = 10

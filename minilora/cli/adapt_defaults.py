@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from minilora.lora import ALL_LINEAR
-from minilora.training import Example
+from minilora.text import Example
 
 PASSES, FEWEST_STEPS, MOST_STEPS = 3, 50, 1000
 BATCH, SMALL_BATCH = 16, 2

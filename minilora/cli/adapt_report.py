@@ -12,11 +12,11 @@ from minilora.backend import blas_threads, recommended_blas_threads
 from minilora.cli import show
 from minilora.cli.adapt_data import SMALLEST_TO_SPLIT, HouseRecords, Sample
 from minilora.cli.cost import Clock, peak_memory_text
-from minilora.hub import Tokenizer
-from minilora.hub.answer import stop_ids
 from minilora.lora import lora_layers, trainable_parameters
 from minilora.nn import Transformer, generate, storage
-from minilora.training import AdamW, Example, History
+from minilora.text import Example, Tokenizer
+from minilora.text.answers import stop_ids
+from minilora.training import AdamW, History
 from minilora.training.parallel import recommended_workers
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from minilora.backend import blas_threads, recommended_blas_threads
 from minilora.cli.adapt_data import HouseRecords
-from minilora.hub import Tokenizer
-from minilora.hub.answer import answers, prompt_ids
 from minilora.nn import Transformer
 from minilora.storage import atomic_write
-from minilora.training import DivergedError, Example, History, evaluate
+from minilora.text import Example, Tokenizer
+from minilora.text.answers import answers, prompt_ids
+from minilora.training import DivergedError, History, evaluate
 from minilora.training.checkpoint import checkpoints
 from minilora.ward import score_house
 

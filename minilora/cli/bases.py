@@ -9,10 +9,11 @@ from pathlib import Path
 import typer
 
 from minilora.backend import to_device
-from minilora.hub import Tokenizer, load_pretrained
+from minilora.hub import load_pretrained
 from minilora.hub.smollm import KNOWN, find_known, known_model
 from minilora.lora import load_adapter, read_adapter
 from minilora.nn import BASE_DTYPES, Transformer
+from minilora.text import Tokenizer
 
 WARD = "ward-base"
 WARD_BASE = Path(__file__).resolve().parents[2] / "data" / WARD

@@ -10,9 +10,9 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from minilora.baselines.op_times import profile as measure_profile
-from minilora.baselines.race import race
-from minilora.baselines.workloads import JOBS, WORKLOADS, Job, Workload, runs
+from minilora.bench.op_times import profile as measure_profile
+from minilora.bench.race import race
+from minilora.bench.workloads import JOBS, WORKLOADS, Job, Workload, runs
 from minilora.cli import bench_modes as modes
 from minilora.cli import bench_report as report
 from minilora.cli.bench_summary import markdown as in_markdown

@@ -10,10 +10,10 @@ from pathlib import Path
 from rich.console import Console
 from tqdm import tqdm
 
-from minilora.baselines import growth, matmuls
-from minilora.baselines.busy import Busy, disturb
-from minilora.baselines.race import SETTLE, WARM_STEPS
-from minilora.baselines.workloads import Job, Workload
+from minilora.bench import growth, matmuls
+from minilora.bench.busy import Busy, disturb
+from minilora.bench.race import SETTLE, WARM_STEPS
+from minilora.bench.workloads import Job, Workload
 from minilora.cli import show as shown
 from minilora.cli.bench_growth import plot_growth, show_growth
 from minilora.cli.bench_report import spread

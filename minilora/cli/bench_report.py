@@ -13,10 +13,10 @@ from rich.console import Console
 from tqdm import tqdm
 
 from minilora import __version__, backend
-from minilora.baselines.load import FOREIGN
-from minilora.baselines.op_times import Profile
-from minilora.baselines.race import OTHER_LOSS, Result
-from minilora.baselines.workloads import Job, Workload
+from minilora.bench.load import FOREIGN
+from minilora.bench.op_times import Profile
+from minilora.bench.race import OTHER_LOSS, Result
+from minilora.bench.workloads import Job, Workload
 from minilora.cli import show as shown
 
 KINDS = (

@@ -19,10 +19,10 @@ from minilora.cli.bases import BASE_OF_ADAPTER_HELP, DEVICE_HELP, open_base
 from minilora.cli.cost import Clock, peak_memory_text
 from minilora.cli.evaluate_data import HOUSE, Case, chat, choose_shots, read_cases
 from minilora.cli.generate import BASE_DTYPE_HELP
-from minilora.hub import Tokenizer
-from minilora.hub.answer import answers, check_lengths, prompt_ids
 from minilora.nn import Transformer
 from minilora.storage import atomic_write, sha256_file
+from minilora.text import Tokenizer
+from minilora.text.answers import answers, check_lengths, prompt_ids
 from minilora.ward import score_house
 
 SPARE_TOKENS = 16

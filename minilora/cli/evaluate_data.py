@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minilora.cli.adapt_data import house_of
-from minilora.training import Problem, read_records
+from minilora.text import Problem, read_records
 from minilora.ward import house_instruction
 from minilora.ward.formats import HOUSE_INSTRUCTION
 

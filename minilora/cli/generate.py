@@ -11,10 +11,10 @@ import typer
 from minilora.backend import blas_threads, recommended_blas_threads
 from minilora.cli.adapters import BASE, base_dtype_of_all, base_of_all, in_turn, named_adapters
 from minilora.cli.bases import BASE_OF_ADAPTER_HELP, DEVICE_HELP, open_base
-from minilora.hub import Tokenizer
-from minilora.hub.answer import stop_ids
 from minilora.nn import BASE_DTYPES
 from minilora.nn import generate as continue_prompts
+from minilora.text import Tokenizer
+from minilora.text.answers import stop_ids
 
 MOST_TOKENS = 256
 BASE_DTYPE_HELP = (

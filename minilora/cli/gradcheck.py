@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from minilora.autograd.gradcases import Case, op_cases
-from minilora.autograd.gradcheck import Row
-from minilora.autograd.mutants import Mutant, run_mutants
-from minilora.baselines.gradcases import bottleneck_cases
-from minilora.lora.gradcases import adapted_cases
-from minilora.lora.stored_cases import stored_cases
-from minilora.nn.gradcases import model_cases
+from minilora.gradients.adapter_cases import adapted_cases
+from minilora.gradients.bottleneck_cases import bottleneck_cases
+from minilora.gradients.gradcheck import Row
+from minilora.gradients.model_cases import model_cases
+from minilora.gradients.mutants import Mutant, run_mutants
+from minilora.gradients.op_cases import Case, op_cases
+from minilora.gradients.stored_cases import stored_cases
 
 
 def gradcheck(

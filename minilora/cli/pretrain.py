@@ -8,8 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from minilora.ward.pretrain import PretrainConfig
-from minilora.ward.pretrain import pretrain as train_base
+from minilora.runs.pretrain import PretrainConfig
+from minilora.runs.pretrain import pretrain as train_base
 
 DEFAULT = PretrainConfig()
 MOST_DOCUMENTS, WIDEST, MOST_LAYERS = 10_000_000, 4096, 100

@@ -17,8 +17,7 @@ from minilora.autograd import no_grad
 from minilora.cli import show
 from minilora.cli.bases import WARD, WARD_BASE, open_base, require_free
 from minilora.cli.tour_report import plot_tour, score_rows
-from minilora.hub import Tokenizer, save_pretrained
-from minilora.hub.answer import answers
+from minilora.hub import save_pretrained
 from minilora.lora import (
     LoRAConfig,
     attach,
@@ -31,16 +30,9 @@ from minilora.lora import (
 )
 from minilora.nn import Transformer
 from minilora.storage import sha256_file
-from minilora.training import (
-    AdamW,
-    Batches,
-    History,
-    Record,
-    TrainingConfig,
-    encode_records,
-    fit,
-    prompt_messages,
-)
+from minilora.text import Record, Tokenizer, encode_records, prompt_messages
+from minilora.text.answers import answers
+from minilora.training import AdamW, Batches, History, TrainingConfig, fit
 from minilora.ward import (
     HouseScore,
     RegressionScore,

@@ -159,7 +159,7 @@ def _texts(function: Callable[..., Any]) -> tuple[str, str]:
 
 def exercises_of(chapter: int) -> dict[str, Exercise]:
     """The exercises of one chapter by id, in order; empty where the chapter has none."""
-    module = f"minilora.course.ch{chapter:02d}"
+    module = f"minilora.course.chapters.ch{chapter:02d}"
     if importlib.util.find_spec(module) is not None:
         importlib.import_module(module)
     found = [entry for entry in _registry.values() if entry.chapter == chapter]

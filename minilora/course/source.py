@@ -89,7 +89,7 @@ class Chapter:
         if named != list(self.exercises):
             raise ChapterError(
                 f"{self.path.name}: got the exercises {named}, expected those of "
-                f"minilora/course/ch{self.number:02d}.py in their order: {list(self.exercises)}"
+                f"course/chapters/ch{self.number:02d} in their order: {list(self.exercises)}"
             )
         cells = []
         for cell in self.blocks:

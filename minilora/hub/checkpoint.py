@@ -7,11 +7,11 @@ from pathlib import Path
 
 from minilora.hub.config import read_config
 from minilora.hub.gguf import load_gguf
-from minilora.hub.tokenizer import Tokenizer
 from minilora.hub.weights import WEIGHTS, fill_model, open_weights
 from minilora.lora import is_adapted
 from minilora.nn import Transformer
 from minilora.storage import atomic_folder, write_safetensors
+from minilora.text.tokenizer import Tokenizer
 
 
 def save_pretrained(

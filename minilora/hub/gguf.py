@@ -17,14 +17,14 @@ from types import ModuleType
 import numpy as np
 
 from minilora.autograd.quantize import from_q4_1_blocks, from_q8_0_blocks
-from minilora.autograd.stored import StoredArray
+from minilora.autograd.stored_array import StoredArray
 from minilora.hub.gguf_config import config_of
 from minilora.hub.gguf_header import RawTensor, read_header
 from minilora.hub.gguf_tokenizer import tokenizer_of
 from minilora.hub.mapped import MappedFile
-from minilora.hub.tokenizer import Tokenizer
 from minilora.hub.weights import fill_model, first_of
 from minilora.nn import Transformer, TransformerConfig
+from minilora.text.tokenizer import Tokenizer
 
 NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",

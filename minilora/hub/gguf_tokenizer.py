@@ -8,7 +8,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from minilora.hub.tokenizer import Tokenizer
+from minilora.text.tokenizer import Tokenizer
 
 MODEL = "gpt2"
 # tokenizer.ggml.pre -> whether every digit stands alone before the bytes are split as in GPT-2

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from minilora.autograd.quantize import quantize
-from minilora.autograd.stored import StoredArray
+from minilora.autograd.stored_array import StoredArray
 from minilora.hub.config import read_json
 from minilora.hub.mapped import MappedFile
 from minilora.nn import Transformer, storage_formats, store_base

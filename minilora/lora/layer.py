@@ -8,7 +8,7 @@ import numpy as np
 
 from minilora.autograd import Tensor, is_grad_enabled
 from minilora.autograd import functional as F
-from minilora.autograd.stored import StoredArray
+from minilora.autograd.stored_array import StoredArray
 from minilora.backend import Array, get_array_module, to_device
 from minilora.lora.config import LoRAConfig
 from minilora.nn import Linear, Module, Parameter

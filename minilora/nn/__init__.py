@@ -1,9 +1,6 @@
 """Layers and the Transformer; nothing here knows of LoRA."""
 
-from minilora.nn.generate import generate
-from minilora.nn.layers import Embedding, Linear, RMSNorm
-from minilora.nn.module import Module, ModuleList, Parameter
-from minilora.nn.stored import (
+from minilora.nn.base_dtype import (
     BASE_DTYPES,
     StoredParameter,
     resident_bytes,
@@ -11,6 +8,9 @@ from minilora.nn.stored import (
     storage_formats,
     store_base,
 )
+from minilora.nn.generate import generate
+from minilora.nn.layers import Embedding, Linear, RMSNorm
+from minilora.nn.module import Module, ModuleList, Parameter
 from minilora.nn.transformer import Transformer, TransformerConfig
 
 __all__ = [

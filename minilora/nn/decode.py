@@ -15,7 +15,7 @@ import numpy as np
 from minilora.autograd import Tensor
 from minilora.autograd import functional as F
 from minilora.autograd.pointwise import row_dot
-from minilora.autograd.stored import StoredArray
+from minilora.autograd.stored_array import StoredArray
 from minilora.backend import Array, get_array_module
 from minilora.nn.layers import Linear, RMSNorm
 from minilora.nn.transformer import Block, LayerCache, Transformer, TransformerConfig

@@ -6,7 +6,7 @@ import numpy as np
 
 from minilora.autograd import Tensor
 from minilora.autograd import functional as F
-from minilora.autograd.stored import StoredArray
+from minilora.autograd.stored_array import StoredArray
 from minilora.backend import Array
 from minilora.nn.module import Module, Parameter
 

@@ -1,15 +1,6 @@
-"""Data, optimizers and the training loop."""
+"""Batches, optimizers and the training loop."""
 
-from minilora.training.data import (
-    Batches,
-    Example,
-    Problem,
-    Record,
-    encode_record,
-    encode_records,
-    prompt_messages,
-    read_records,
-)
+from minilora.training.batches import Batches
 from minilora.training.loop import DivergedError, History, TrainingConfig, evaluate, fit
 from minilora.training.optim import SGD, AdamW, clip_grad_norm_, schedule
 
@@ -18,17 +9,10 @@ __all__ = [
     "AdamW",
     "Batches",
     "DivergedError",
-    "Example",
     "History",
-    "Problem",
-    "Record",
     "TrainingConfig",
     "clip_grad_norm_",
-    "encode_record",
-    "encode_records",
     "evaluate",
     "fit",
-    "prompt_messages",
-    "read_records",
     "schedule",
 ]

@@ -14,11 +14,12 @@ from tqdm import tqdm
 
 from minilora.autograd import IGNORE, no_grad
 from minilora.backend import blas_threads, get_array_module, recommended_blas_threads, to_floats
+from minilora.limits import require_count, require_finite
 from minilora.nn import Transformer
 from minilora.storage import atomic_write, fingerprint
+from minilora.text.examples import Example
+from minilora.training.batches import Batch, Batches, pad_examples
 from minilora.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from minilora.training.data import Batch, Batches, Example, pad_examples
-from minilora.training.limits import require_count, require_finite
 from minilora.training.optim import AdamW, Optimizer, clip_grad_norm_, schedule
 from minilora.training.parallel import MOST_WORKERS, Piece, Workers, recommended_workers
 

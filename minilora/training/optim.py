@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from minilora.backend import Array, get_array_module, to_floats, to_numpy
+from minilora.limits import require_finite
 from minilora.nn import Parameter
-from minilora.training.limits import require_finite
 
 Schedule = Callable[[int], float]
 

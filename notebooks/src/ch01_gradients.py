@@ -20,8 +20,8 @@ import numpy as np
 
 from minilora.autograd import Tensor
 from minilora.autograd import functional as F
-from minilora.autograd.gradcheck import check_gradients
 from minilora.course import answer, check, claim, hint, refuted, solution, style
+from minilora.gradients.gradcheck import check_gradients
 
 style()
 

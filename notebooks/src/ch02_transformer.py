@@ -24,10 +24,11 @@ import numpy as np
 
 from minilora.autograd import IGNORE, Tensor, no_grad, ops
 from minilora.autograd import functional as F
-from minilora.autograd.gradcheck import check_gradients
 from minilora.course import answer, check, claim, hint, refuted, slider, solution, style
+from minilora.gradients.gradcheck import check_gradients
 from minilora.nn import Transformer, TransformerConfig, generate
-from minilora.training import Batches, Example, TrainingConfig, evaluate, fit
+from minilora.text import Example
+from minilora.training import Batches, TrainingConfig, evaluate, fit
 
 style()
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from minilora.course import answer, check, claim, data_folder, hint, refuted, solution, style
 from minilora.hub import load_pretrained
-from minilora.hub.answer import answers
+from minilora.text.answers import answers
 from minilora.ward import house_format, sample_case, score_house, score_regression, write_note
 from minilora.ward.formats import HOUSE_INSTRUCTION
 

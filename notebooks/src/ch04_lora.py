@@ -21,7 +21,6 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from minilora.autograd import Tensor, no_grad
-from minilora.autograd.gradcheck import check_gradients
 from minilora.course import (
     answer,
     check,
@@ -33,8 +32,8 @@ from minilora.course import (
     solution,
     style,
 )
+from minilora.gradients.gradcheck import check_gradients
 from minilora.hub import load_pretrained
-from minilora.hub.answer import answers
 from minilora.lora import (
     LoRAConfig,
     attach,
@@ -44,16 +43,9 @@ from minilora.lora import (
     save_adapter,
     trainable_parameters,
 )
-from minilora.training import (
-    AdamW,
-    Batches,
-    Record,
-    TrainingConfig,
-    encode_records,
-    evaluate,
-    fit,
-    prompt_messages,
-)
+from minilora.text import Record, encode_records, prompt_messages
+from minilora.text.answers import answers
+from minilora.training import AdamW, Batches, TrainingConfig, evaluate, fit
 from minilora.ward import score_house
 
 style()

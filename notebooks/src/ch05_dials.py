@@ -29,16 +29,8 @@ from minilora.course import (
 )
 from minilora.hub import load_pretrained
 from minilora.lora import LoRAConfig, attach, lora_layers, trainable_parameters
-from minilora.training import (
-    AdamW,
-    Batches,
-    Record,
-    TrainingConfig,
-    encode_records,
-    evaluate,
-    fit,
-    prompt_messages,
-)
+from minilora.text import Record, encode_records, prompt_messages
+from minilora.training import AdamW, Batches, TrainingConfig, evaluate, fit
 from minilora.ward.facts import DRUGS, FREQUENCIES
 
 style()

@@ -29,11 +29,17 @@ from minilora.course import (
     solution,
     style,
 )
-from minilora.course.ch06.lines import ASKED, UNSEEN, code_questions, encoded, medication_lines
+from minilora.course.chapters.ch06.lines import (
+    ASKED,
+    UNSEEN,
+    code_questions,
+    encoded,
+    medication_lines,
+)
 from minilora.hub import load_pretrained
-from minilora.hub.answer import answers
 from minilora.lora import LoRAConfig, attach, detach, trainable_parameters
 from minilora.nn import Linear
+from minilora.text.answers import answers
 from minilora.training import Batches, TrainingConfig, evaluate, fit
 
 style()

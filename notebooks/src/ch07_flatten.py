@@ -33,9 +33,8 @@ from minilora.course import (
     solution,
     style,
 )
-from minilora.course.ch06.lines import encoded, medication_lines
+from minilora.course.chapters.ch06.lines import encoded, medication_lines
 from minilora.hub import load_pretrained
-from minilora.hub.answer import answers
 from minilora.lora import (
     LoRAConfig,
     MergeError,
@@ -47,6 +46,7 @@ from minilora.lora import (
     unmerge,
 )
 from minilora.nn import store_base
+from minilora.text.answers import answers
 from minilora.training import Batches, TrainingConfig, fit
 
 style()

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from minilora.autograd import Tensor
-from minilora.autograd.gradcases import op_cases
-from minilora.lora.gradcases import adapted_cases
-from minilora.nn.gradcases import model_cases
+from minilora.gradients.adapter_cases import adapted_cases
+from minilora.gradients.model_cases import model_cases
+from minilora.gradients.op_cases import op_cases
 
 OPS = op_cases(seed=0)
 MODELS = [*model_cases(), *adapted_cases()]

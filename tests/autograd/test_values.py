@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from minilora.autograd import Tensor, twins
+from minilora.autograd import Tensor
 from minilora.autograd import functional as F
+from minilora.gradients import twins
 
 
 def draw(*shape, seed=0, scale=1.0):

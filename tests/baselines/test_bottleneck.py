@@ -10,10 +10,10 @@ from minilora.baselines.bottleneck import (
     bottlenecks,
     detach_bottlenecks,
 )
-from minilora.baselines.gradcases import bottleneck_cases, bottleneck_model
+from minilora.gradients.bottleneck_cases import bottleneck_cases, bottleneck_model
+from minilora.gradients.model_cases import tiny_config
 from minilora.lora import AttachError, LoRAConfig, TargetError, attach, trainable_parameters
 from minilora.nn import Linear, Transformer, generate
-from minilora.nn.gradcases import tiny_config
 from minilora.training import AdamW
 
 IDS = np.array([[1, 4, 2, 7, 3], [5, 0, 9, 9, 10]])

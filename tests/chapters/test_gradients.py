@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minilora.autograd.gradcheck import check_gradients
 from minilora.course.answers import definitions
 from minilora.course.source import find_chapters
+from minilora.gradients.gradcheck import check_gradients
 
 FOLDER = Path(__file__).parent / "gradients"
 CHAPTERS = find_chapters()

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from minilora.cli.app import main
-from minilora.hub import Tokenizer, save_pretrained
+from minilora.hub import save_pretrained
 from minilora.nn import Transformer, TransformerConfig
+from minilora.text import Tokenizer
 
 WORDS = [
     "amiodarone",

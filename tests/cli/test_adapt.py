@@ -21,7 +21,8 @@ from minilora.cli.cost import duration
 from minilora.hub import load_pretrained
 from minilora.lora import load_adapter, lora_layers, read_adapter
 from minilora.storage import sha256_file
-from minilora.training import DivergedError, Example, fit
+from minilora.text import Example
+from minilora.training import DivergedError, fit
 from minilora.ward import house_examples
 from tests.cli.conftest import make_base, pairs, write_jsonl
 

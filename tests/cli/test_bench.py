@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from minilora.baselines import growth, workloads
+from minilora.bench import growth, workloads
 from minilora.cli import bench as command
 from minilora.cli.app import main
 from minilora.nn import TransformerConfig

@@ -13,8 +13,8 @@ pytest.importorskip("gguf")
 from minilora.cli import bases
 from minilora.cli.app import main
 from minilora.hub import download, load_pretrained, smollm
-from minilora.hub.answer import answers
 from minilora.lora import LoRAConfig, adapter_state, attach, save_adapter
+from minilora.text.answers import answers
 from tests.hub import ggufs
 from tests.hub import known as tiny
 

@@ -12,9 +12,9 @@ import pytest
 from minilora.cli import generate as command
 from minilora.cli.app import main
 from minilora.hub import load_pretrained
-from minilora.hub.answer import stop_ids
 from minilora.lora import load_adapter
 from minilora.nn import generate
+from minilora.text.answers import stop_ids
 
 PROMPT = "Dose of aspirin?"
 

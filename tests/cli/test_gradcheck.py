@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from minilora.autograd import functional as F
-from minilora.autograd import mutants
-from minilora.autograd.gradcases import Case
 from minilora.autograd.tensor import Tensor
 from minilora.cli import gradcheck as command
 from minilora.cli.app import main
-from minilora.lora.gradcases import adapted_cases
-from minilora.nn.gradcases import model_cases
+from minilora.gradients import mutants
+from minilora.gradients.adapter_cases import adapted_cases
+from minilora.gradients.model_cases import model_cases
+from minilora.gradients.op_cases import Case
 
 MODELS = [*model_cases(), *adapted_cases()]
 

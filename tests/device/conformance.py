@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from minilora.autograd import IGNORE, Tensor
-from minilora.autograd.gradcases import Case, op_cases
 from minilora.backend import get_array_module, to_device, to_numpy
+from minilora.gradients.adapter_cases import adapted_cases
+from minilora.gradients.model_cases import model_cases
+from minilora.gradients.op_cases import Case, op_cases
 from minilora.lora import LoRAConfig, attach, lora_layers
-from minilora.lora.gradcases import adapted_cases
 from minilora.nn import Module, Transformer, TransformerConfig
-from minilora.nn.gradcases import model_cases
-from minilora.training import AdamW, Batches, Example, History, TrainingConfig, fit
+from minilora.text import Example
+from minilora.training import AdamW, Batches, History, TrainingConfig, fit
 
 OP_CASES = op_cases(seed=3)
 DEVICES = ("cpu", "gpu")

@@ -7,8 +7,8 @@ import pytest
 
 from minilora.autograd import Tensor
 from minilora.autograd import functional as F
-from minilora.autograd.twins import TWINS
 from minilora.backend import to_device, to_floats, to_numpy
+from minilora.gradients.twins import TWINS
 from minilora.lora import (
     attach,
     base_state,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minilora.hub import Tokenizer, save_pretrained
+from minilora.hub import save_pretrained
 from minilora.nn import Transformer, TransformerConfig
+from minilora.text import Tokenizer
 
 TEXT = "The patient takes 20 mg of lisinopril daily. Pulse 88, regular. No known allergies."
 

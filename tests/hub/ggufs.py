@@ -8,8 +8,8 @@ import gguf
 import numpy as np
 from tokenizers import pre_tokenizers
 
-from minilora.hub.tokenizer import CHAT_TEMPLATE, Tokenizer
 from minilora.nn import Transformer, TransformerConfig
+from minilora.text.tokenizer import CHAT_TEMPLATE, Tokenizer
 
 STORED = {hf: ours for ours, hf in {
     "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head",

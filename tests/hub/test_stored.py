@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minilora.hub import Tokenizer, load_pretrained, save_pretrained
+from minilora.hub import load_pretrained, save_pretrained
 from minilora.lora import base_fingerprint
 from minilora.nn import Transformer, TransformerConfig, generate, storage, store_base
 from minilora.storage import fingerprint
+from minilora.text import Tokenizer
 
 IDS = np.array([[5, 9, 2, 250], [7, 7, 1, 0]])
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minilora.hub import Tokenizer, load_pretrained
+from minilora.hub import load_pretrained
+from minilora.text import Tokenizer
 
 pytestmark = pytest.mark.interop
 torch = pytest.importorskip("torch")

@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from minilora.hub import Tokenizer, load_pretrained, save_pretrained
+from minilora.hub import load_pretrained, save_pretrained
 from minilora.nn import Transformer, TransformerConfig, generate
+from minilora.text import Tokenizer
 
 pytestmark = pytest.mark.interop
 torch = pytest.importorskip("torch")

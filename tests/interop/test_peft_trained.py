@@ -15,7 +15,7 @@ peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
 from minilora.cli.bases import WARD_BASE  # noqa: E402
-from minilora.hub import Tokenizer, load_pretrained, save_pretrained  # noqa: E402
+from minilora.hub import load_pretrained, save_pretrained  # noqa: E402
 from minilora.lora import (  # noqa: E402
     LoRAConfig,
     attach,
@@ -27,6 +27,7 @@ from minilora.lora import (  # noqa: E402
     save_adapter,
 )
 from minilora.nn import Transformer, TransformerConfig  # noqa: E402
+from minilora.text import Tokenizer  # noqa: E402
 from minilora.training import AdamW  # noqa: E402
 
 pytestmark = [

@@ -9,9 +9,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 pytest.importorskip("transformers")
 
-from minilora.baselines import workloads as w  # noqa: E402
-from minilora.baselines.race import race  # noqa: E402
-from minilora.baselines.torch_peer import ATTENTION, Work, best_attention, loss_of  # noqa: E402
+from minilora.bench import workloads as w  # noqa: E402
+from minilora.bench.race import race  # noqa: E402
+from minilora.bench.torch_peer import ATTENTION, Work, best_attention, loss_of  # noqa: E402
 from minilora.nn import TransformerConfig  # noqa: E402
 from minilora.nn.generate import generate  # noqa: E402
 

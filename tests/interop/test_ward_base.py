@@ -7,8 +7,8 @@ import pytest
 
 from minilora.cli.bases import WARD_BASE
 from minilora.hub import load_pretrained
-from minilora.hub.answer import answers
 from minilora.lora import LoRAConfig, adapter_state, attach, save_adapter
+from minilora.text.answers import answers
 from minilora.ward import house_examples
 
 pytestmark = pytest.mark.interop

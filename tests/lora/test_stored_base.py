@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from minilora.autograd import no_grad
-from minilora.autograd.mutants import FORGETFUL, SPOILS, run_mutants
-from minilora.autograd.stored import StoredArray
+from minilora.autograd.stored_array import StoredArray
+from minilora.gradients.mutants import FORGETFUL, SPOILS, run_mutants
+from minilora.gradients.stored_cases import stored_cases
 from minilora.lora import (
     BaseMismatchError,
     LoRAConfig,
@@ -26,9 +27,9 @@ from minilora.lora import (
     save_adapter,
     unmerge,
 )
-from minilora.lora.stored_cases import stored_cases
 from minilora.nn import store_base
-from minilora.training import AdamW, Batches, Example, TrainingConfig, evaluate, fit
+from minilora.text import Example
+from minilora.training import AdamW, Batches, TrainingConfig, evaluate, fit
 
 CASES = stored_cases(0)
 STORED = ("float16", "q4")

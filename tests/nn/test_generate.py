@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 
+from minilora.gradients.model_cases import tiny_config
 from minilora.nn import Transformer, generate
 from minilora.nn.generate import sample_token
-from minilora.nn.gradcases import tiny_config
 
 
 def lively_model(seed=0):

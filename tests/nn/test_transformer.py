@@ -5,8 +5,8 @@ import pytest
 
 from minilora.autograd import IGNORE
 from minilora.autograd import functional as F
+from minilora.gradients.model_cases import tiny_config
 from minilora.nn import Transformer, TransformerConfig
-from minilora.nn.gradcases import tiny_config
 from minilora.nn.transformer import LayerCache
 
 

@@ -12,16 +12,8 @@ from minilora.autograd import IGNORE
 from minilora.lora import base_state
 from minilora.nn import Parameter
 from minilora.storage import read_safetensors, write_safetensors
-from minilora.training import (
-    SGD,
-    AdamW,
-    Batches,
-    DivergedError,
-    Example,
-    TrainingConfig,
-    evaluate,
-    fit,
-)
+from minilora.text import Example
+from minilora.training import SGD, AdamW, Batches, DivergedError, TrainingConfig, evaluate, fit
 from minilora.training.checkpoint import checkpoints, save_checkpoint
 from minilora.training.loop import History, split_batch
 from minilora.training.parallel import Workers, recommended_workers

@@ -14,7 +14,8 @@ import numpy as np
 from minilora.autograd import IGNORE
 from minilora.lora import LoRAConfig, attach
 from minilora.nn import Transformer, TransformerConfig
-from minilora.training import AdamW, Batches, Example, TrainingConfig, fit
+from minilora.text import Example
+from minilora.training import AdamW, Batches, TrainingConfig, fit
 
 VOCAB, STEPS = 13, 24
 VARIANTS = {

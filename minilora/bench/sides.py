@@ -1,0 +1,159 @@
+"""The sides of a race that run on NumPy, and the entry of every side's process.
+
+`python -m minilora.bench.sides SPEC`, SPEC a JSON object: kind, threads, job, workload, and
+the folder of the weights.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+from minilora.autograd import no_grad
+from minilora.backend import blas_threads
+from minilora.bench import workloads as w
+from minilora.bench.matmuls import Bare, piece_rows, products
+from minilora.bench.sweep import serve
+from minilora.bench.textbook import Textbook
+from minilora.bench.turns import Stop, Turns
+from minilora.nn import Transformer
+from minilora.nn.generate import generate
+from minilora.text import Example
+from minilora.training import Batches, TrainingConfig, evaluate, fit
+
+STEPS = 1_000_000  # more than a race lasts
+
+
+def minilora(spec: dict, turns: Turns) -> None:
+    """Our side. A training step is `fit` itself, stopped between steps by its own callback.
+
+    Its n cores are n workers of one BLAS thread in a step; the kind "blas" has one worker of n.
+    """
+    workload, job = w.Workload.from_dict(spec["workload"]), w.JOBS[spec["job"]]
+    model, rows = w.load_model(workload, job, spec["folder"]), workload.examples()
+    turns.begin(lambda: evaluate(model, rows, batch_size=max(1, 768 // workload.time)))
+    if job.kind == "step":
+        workers = 1 if spec["kind"] == "blas" else spec["threads"]
+        train(model, rows, workers, lambda step: turns.step_done() or {})
+        return
+    ids, prompts = workload.batch()[0], workload.prompts(job.rows).tolist()
+    with blas_threads(spec["threads"]), no_grad():
+        while True:
+            if job.kind == "forward":
+                model(ids)
+            else:
+                generate(model, prompts, w.NEW_TOKENS)
+            turns.step_done()
+
+
+def train(
+    model: Transformer,
+    rows: list[Example],
+    workers: int,
+    on_step: Callable[[int], dict],
+    steps: int = STEPS,
+) -> None:
+    """`fit` on one batch, over and over, with the settings that torch's side has too."""
+    config = TrainingConfig(
+        steps=steps,
+        lr=w.LEARNING_RATE,
+        schedule="constant",
+        weight_decay=w.WEIGHT_DECAY,
+        clip_norm=w.CLIP_NORM,
+        workers=workers,
+        eval_every=1,
+    )
+    fit(model, Batches(rows, len(rows), seed=0), config, on_eval=on_step, progress=False)
+
+
+def textbook(spec: dict, turns: Turns) -> None:
+    """The textbook's training step."""
+    workload = w.Workload.from_dict(spec["workload"])
+    base, adapter = w.read_weights(spec["folder"])
+    model = Textbook(workload.config, base, adapter, w.ALPHA / w.RANK)
+    ids, labels = workload.batch()
+    turns.begin(lambda: float(model.loss(ids, labels).data[0]))
+    with blas_threads(spec["threads"]):
+        while True:
+            model.step(ids, labels, w.LEARNING_RATE, w.WEIGHT_DECAY, w.CLIP_NORM)
+            turns.step_done()
+
+
+def matmul(spec: dict, turns: Turns) -> None:
+    """The bound: np.matmul and nothing else. Steps on two cores are two processes, as ours are."""
+    workload, job = w.Workload.from_dict(spec["workload"]), w.JOBS[spec["job"]]
+    processes = spec["threads"] if job.kind == "step" else 1
+    shares = [products(workload, job, rows) for rows in piece_rows(workload, processes)]
+    with blas_threads(1 if processes > 1 else spec["threads"]):
+        pipes = [_fork(share) for share in shares[1:]]
+        own = Bare(shares[0])
+        turns.begin(lambda: 0.0)
+        while True:
+            for pipe in pipes:
+                pipe.send(True)
+            own.run()
+            for pipe in pipes:
+                pipe.recv()
+            turns.step_done()
+
+
+def _fork(share: list) -> object:
+    """A process that runs its products once for every message."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+
+    def serve() -> None:
+        ours.close()
+        bare = Bare(share)
+        while True:
+            try:
+                theirs.recv()
+            except EOFError:
+                os._exit(0)
+            bare.run()
+            theirs.send(True)
+
+    context.Process(target=serve, daemon=True).start()
+    theirs.close()
+    return ours
+
+
+def full(spec: dict, turns: Turns) -> None:
+    """Our full step, beside our LoRA step in one race: the adapter's weights are left unread."""
+    minilora({**spec, "job": "full"}, turns)
+
+
+KINDS = {
+    "minilora": minilora, "blas": minilora, "full": full, "textbook": textbook, "matmul": matmul,
+}  # fmt: skip
+IN_TORCH = ("torch", "torch-labelled", "transformers")
+
+
+def main(argv: list[str]) -> int:
+    """Run one side until its input ends."""
+    spec = json.loads(argv[1])
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints must not end up among the answers
+    if spec["kind"] in IN_TORCH:
+        run = importlib.import_module("minilora.bench.torch_peer").run
+    else:
+        run = KINDS[spec["kind"]]
+    np.seterr(all="ignore")
+    if spec.get("sweep"):
+        serve(run, spec, sys.stdin, answers)
+        return 0
+    try:
+        run(spec, Turns(sys.stdin, answers))
+    except Stop:
+        return 0
+    return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv))

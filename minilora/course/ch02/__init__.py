@@ -1,5 +1,0 @@
-"""Exercises of chapter 2, a Transformer by hand."""
-
-from minilora.course.ch02 import attention, gate, loss, parts
-
-__all__ = ["attention", "gate", "loss", "parts"]

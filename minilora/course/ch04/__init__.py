@@ -1,5 +1,0 @@
-"""Exercises of chapter 4, LoRA by hand."""
-
-from minilora.course.ch04 import bill, layer, start
-
-__all__ = ["bill", "layer", "start"]

@@ -1,5 +1,0 @@
-"""Exercises of chapter 5, two dials."""
-
-from minilora.course.ch05 import choice, rate, strips, volume
-
-__all__ = ["choice", "rate", "strips", "volume"]

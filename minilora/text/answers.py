@@ -1,0 +1,82 @@
+"""Answers in text: prompts through the chat template, the model, and back to words."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from minilora.backend import blas_threads, recommended_blas_threads
+from minilora.nn import Transformer, generate
+from minilora.text.tokenizer import Tokenizer
+
+BATCH_TOKENS = 16384
+"""Positions read at a time, so that many long prompts need no more memory than many short ones."""
+
+
+def stop_ids(model: Transformer, tokenizer: Tokenizer) -> Collection[int]:
+    """Tokens that end an answer: the tokenizer's and the config's ends of sequence."""
+    ends = model.config.eos_token_id
+    ends = ends if isinstance(ends, tuple) else (ends,)
+    return {i for i in (tokenizer.eos_id, *ends) if i is not None}
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str | Sequence[dict]) -> list[int]:
+    """Ids of a user's message, or of a chat so far, up to where the assistant's answer begins."""
+    if isinstance(prompt, str):
+        return tokenizer.encode_prompt(prompt)
+    return tokenizer.encode(tokenizer.apply_chat_template(prompt, add_generation_prompt=True))
+
+
+def answers(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str | Sequence[dict]],
+    max_new_tokens: int = 96,
+    batch_size: int = 64,
+    progress: str = "",
+) -> list[str]:
+    """The greedy answer to each prompt (a user's message, or messages), in the prompts' order.
+
+    Prompts of similar length share a batch, so little is padded. `progress` names a bar.
+    Raises ValueError for an over-long prompt, before anything is generated.
+    """
+    encoded = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    check_lengths(encoded, max_new_tokens, model.config.max_position_embeddings)
+    result = [""] * len(prompts)
+    stops = stop_ids(model, tokenizer)
+    bar = tqdm(total=len(prompts), desc=progress, unit="answer", disable=not progress)
+    with bar, blas_threads(recommended_blas_threads(model.config.hidden_size)):
+        for rows in _batches([len(ids) for ids in encoded], batch_size):
+            batch = [encoded[j] for j in rows]
+            new_ids = generate(model, batch, max_new_tokens, stop_ids=stops)
+            for j, new in zip(rows, new_ids, strict=True):
+                result[j] = tokenizer.decode(new)
+            bar.update(len(rows))
+    return result
+
+
+def _batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Rows from the shortest on, as many at a time as BATCH_TOKENS have room for."""
+    rows: list[int] = []
+    for j in np.argsort(lengths, kind="stable").tolist():
+        if rows and (len(rows) == batch_size or (len(rows) + 1) * lengths[j] > BATCH_TOKENS):
+            yield rows
+            rows = []
+        rows.append(j)
+    if rows:
+        yield rows
+
+
+def check_lengths(encoded: Sequence[Sequence[int]], room: int, limit: int) -> None:
+    """Raise ValueError for a prompt without room for its answer.
+
+    The longest comes last, after minutes of work; it is refused before the first.
+    """
+    longest = max(range(len(encoded)), key=lambda i: len(encoded[i]), default=None)
+    if longest is not None and len(encoded[longest]) + room > limit:
+        raise ValueError(
+            f"prompt {longest} has {len(encoded[longest])} tokens, expected at most "
+            f"{limit - room} with {room} new ones (max_position_embeddings = {limit})"
+        )

@@ -1,0 +1,36 @@
+"""The measurement of stored bases, on the smallest workload."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from minilora.bench import base_dtypes
+from minilora.bench.workloads import WORKLOADS
+from minilora.lora import lora_layers
+from minilora.nn import BASE_DTYPES
+
+
+def test_a_row_for_every_dtype_with_less_held_in_each(capsys):
+    rows = base_dtypes.measure("S", 1, 1, 1)
+    assert tuple(row[0] for row in rows) == BASE_DTYPES
+    held = [float(row[1]) for row in rows]
+    assert held[0] > 1.9 * held[1] > 1.9 * 1.5 * held[2]
+    losses = [float(row[-1]) for row in rows]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+    assert all(float(row[3].replace(",", "")) > 0 for row in rows)
+
+
+@pytest.mark.parametrize("dtype", BASE_DTYPES)
+def test_every_dtype_trains_the_same_adapter(dtype):
+    model, held = base_dtypes.adapted_model(WORKLOADS["S"], dtype)
+    expected, _ = base_dtypes.adapted_model(WORKLOADS["S"], "float32")
+    assert held > 0
+    for a, b in zip(lora_layers(model).values(), lora_layers(expected).values(), strict=True):
+        assert np.array_equal(a.lora_A.data, b.lora_A.data)
+        assert np.array_equal(a.lora_B.data, b.lora_B.data) and np.abs(a.lora_B.data).max() > 0
+
+
+def test_a_side_that_dies_is_reported():
+    with pytest.raises(ChildProcessError, match="exit code"):
+        base_dtypes.Side("S", "float64", 1)

@@ -1,0 +1,56 @@
+"""Every op's gradients against finite differences, and planted mistakes against the check."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from minilora.autograd import functional, ops
+from minilora.autograd.attention import SAFE_EXPONENT
+from minilora.gradients.mutants import FORGETFUL, SPOILS, run_mutants
+from minilora.gradients.op_cases import op_cases
+
+CASES = op_cases(seed=0)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_gradients_equal_finite_differences(case):
+    report = case.check(np.random.default_rng(1))
+    assert report.ok, f"\n{report}"
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_gradients_hold_for_other_numbers(seed):
+    reports = [case.check(np.random.default_rng(seed)) for case in op_cases(seed)]
+    assert [str(report.worst) for report in reports if not report.ok] == []
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_planted_mistake_is_rejected(case):
+    mutants = run_mutants(case, np.random.default_rng(2))
+    assert [mutant for mutant in mutants if not mutant.caught] == []
+    per_input = Counter(mutant.input for mutant in mutants if mutant.mistake in SPOILS)
+    assert all(per_input[name] >= 3 for name in case.inputs), per_input
+
+
+def test_every_op_has_a_case_and_every_wrong_formula_an_op():
+    not_ops = {"IGNORE", "dropout_mask", "labelled_positions", "rope_tables"}
+    fused = set(functional.__all__) - not_ops
+    helpers = {"unbroadcast", "as_tensor"}
+    primitive = {
+        name
+        for name, f in vars(ops).items()
+        if getattr(f, "__module__", "") == ops.__name__ and not name.startswith(("_", "<"))
+    } - helpers
+    covered = {case.op for case in CASES}
+    assert fused | primitive == covered
+    assert FORGETFUL.keys() <= covered
+
+
+def test_the_scores_of_the_large_case_leave_the_guarded_range():
+    large = [case for case in CASES if "large scores" in case.variant]
+    assert large
+    for case in large:
+        q, k = case.inputs["q"], case.inputs["k"]
+        scores = np.einsum("bthd,bshd->bhts", q, k) / q.shape[-1] ** 0.5
+        assert scores.max() > SAFE_EXPONENT

@@ -1,0 +1,79 @@
+"""Pretraining in small, and the shipped base against what its card says."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from minilora.hub import load_pretrained
+from minilora.ward import general_documents, regression_suite
+from minilora.runs.pretrain import (
+    HELD_OUT_SEED,
+    PretrainConfig,
+    command_line,
+    document_record,
+    pretrain,
+    regression_score,
+)
+
+BASE = Path(__file__).resolve().parents[2] / "data" / "ward-base"
+TINY = PretrainConfig(
+    documents=200,
+    vocab_size=400,
+    hidden_size=16,
+    intermediate_size=24,
+    layers=1,
+    heads=2,
+    max_length=1100,
+    steps=4,
+    batch_size=4,
+    workers=1,
+)
+
+
+def test_pretraining_writes_a_folder_that_loads_and_a_run_that_can_go_on(tmp_path):
+    score, history = pretrain(tmp_path / "base", TINY, progress=False)
+    model, tokenizer = load_pretrained(tmp_path / "base")
+    assert model.config.vocab_size == tokenizer.vocab_size == 400
+    assert len(history.records) == TINY.steps
+    card = (tmp_path / "base" / "README.md").read_text()
+    assert command_line(TINY) in card and f"| all | {score.exact:.1%} |" in card
+    assert (tmp_path / "base.run" / "checkpoints").is_dir()
+
+
+def test_documents_become_chats_and_notes_alone_become_text():
+    kinds = set()
+    for document in general_documents(2, 60):
+        record = document_record(document, "here")
+        kinds.add(bool(record.text))
+        if record.text:
+            assert record.text == document.turns[0].completion
+        else:
+            told = [m["content"] for m in record.messages]
+            assert told == [x for t in document.turns for x in (t.prompt, t.completion)]
+    assert kinds == {True, False}
+
+
+def test_the_card_names_the_command_that_remakes_the_base():
+    card = (BASE / "README.md").read_text()
+    options = dict(re.findall(r"--([a-z-]+) ([\w./]+)", card))
+    config = json.loads((BASE / "config.json").read_text())
+    assert int(options["hidden-size"]) == config["hidden_size"]
+    assert int(options["layers"]) == config["num_hidden_layers"]
+
+
+@pytest.mark.parametrize("group", ["public", "questions", "formulary", "refusals"])
+def test_the_shipped_base_does_on_held_out_cases_what_its_card_says(group, shipped_scores):
+    card = (BASE / "README.md").read_text()
+    told = float(re.search(rf"\| {group} \| ([\d.]+)% \|", card)[1]) / 100
+    assert told >= 0.9
+    assert shipped_scores.groups[group] >= told - 0.1  # 30 prompts here, 200 on the card
+
+
+@pytest.fixture(scope="module")
+def shipped_scores():
+    """The shipped base on a fresh held-out suite."""
+    model, tokenizer = load_pretrained(BASE)
+    suite = regression_suite("heldout", 30, HELD_OUT_SEED + 2)
+    return regression_score(model, tokenizer, suite)

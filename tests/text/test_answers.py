@@ -1,0 +1,49 @@
+"""answers: the prompts' order, whatever shares a batch."""
+
+from __future__ import annotations
+
+import pytest
+
+from minilora.nn import generate
+from minilora.text.answers import answers, stop_ids
+
+PROMPTS = ["Pulse?", "No known allergies. Pulse 88, regular", "a", "takes 20 mg", "é", "Pulse?"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 64])
+def test_answers_come_in_the_prompts_order_and_as_one_by_one(make_model, tokenizer, batch_size):
+    model = make_model()
+    alone = [answers(model, tokenizer, [p], max_new_tokens=9)[0] for p in PROMPTS]
+    assert len(set(alone)) == len(set(PROMPTS)) and all(alone)
+    together = answers(model, tokenizer, PROMPTS, max_new_tokens=9, batch_size=batch_size)
+    assert together == alone
+    ids = generate(model, [tokenizer.encode_prompt(PROMPTS[0])], 9, stop_ids=(tokenizer.eos_id,))
+    assert alone[0] == tokenizer.decode(ids[0])
+
+
+def test_an_answer_ends_at_the_end_token(make_model, tokenizer, monkeypatch):
+    model = make_model()
+    free = generate(model, [tokenizer.encode_prompt("Pulse?")], 9)[0]
+    stop = next(i for i in free[1:] if i != free[0])
+    monkeypatch.setattr("minilora.text.answers.stop_ids", lambda *_: {stop})
+    ended = answers(model, tokenizer, ["Pulse?"], max_new_tokens=9)[0]
+    assert ended == tokenizer.decode(free[: free.index(stop)])
+
+
+def test_both_end_tokens_count(make_model, tokenizer):
+    assert set(stop_ids(make_model(eos_token_id=7), tokenizer)) == {7, tokenizer.eos_id}
+    several = make_model(eos_token_id=(7, 9))
+    assert set(stop_ids(several, tokenizer)) == {7, 9, tokenizer.eos_id}
+    assert set(stop_ids(make_model(eos_token_id=None), tokenizer)) == {tokenizer.eos_id}
+
+
+def test_no_prompts_have_no_answers(make_model, tokenizer):
+    assert answers(make_model(), tokenizer, []) == []
+
+
+def test_a_prompt_that_is_too_long_is_refused_before_anything_is_generated(
+    make_model, tokenizer, monkeypatch
+):
+    monkeypatch.setattr("minilora.text.answers.generate", lambda *a, **k: pytest.fail("generated"))
+    with pytest.raises(ValueError, match="max_position_embeddings = 64"):
+        answers(make_model(), tokenizer, ["a", "b" * 60], max_new_tokens=9, batch_size=1)
