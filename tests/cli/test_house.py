@@ -1,0 +1,83 @@
+"""`minilora house`: the table of rooms, the picture, and the exit code."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from matplotlib.image import imread
+
+from minilora.cli import house as command
+from minilora.cli.app import main
+from minilora.rooms import Import, read_house
+
+
+def cells(text: str) -> dict[str, list[str]]:
+    """The table's rows: first cell -> the others."""
+    rows = [line.strip().split(maxsplit=3) for line in text.splitlines() if len(line.split()) > 2]
+    return {row[0]: row[1:] for row in rows}
+
+
+@pytest.fixture(scope="module")
+def built():
+    return read_house()
+
+
+@pytest.fixture
+def show(monkeypatch):
+    """Makes the command show a house of the test's own."""
+    return lambda house: monkeypatch.setattr(command, "read_house", lambda: house)
+
+
+def test_each_room_is_a_row_with_what_it_imports(built, capsys):
+    assert main(["house"]) == 0
+    rows = cells(capsys.readouterr().out)
+    for room, targets in built.arrows().items():
+        files, lines, imports = rows[room]
+        assert int(files) == len(built.files(room))
+        assert int(lines.replace(",", "")) == sum(built.lines[f] for f in built.files(room))
+        assert imports == (", ".join(targets) or "-")
+
+
+def test_the_files_of_a_room(built, show, capsys):
+    show(built)
+    assert main(["house", "--files", "nn"]) == 0
+    rows = cells(capsys.readouterr().out)
+    assert {file for file in rows if file.endswith(".py")} == set(built.files("nn"))
+    assert main(["house", "--files", "cellar"]) == 1
+    assert "'cellar'" in capsys.readouterr().err
+
+
+def test_the_picture(built, show, tmp_path):
+    show(built)
+    assert main(["house", "--plot", str(tmp_path / "house.png")]) == 0
+    pixels = imread(tmp_path / "house.png")
+    assert pixels.shape[0] > 500 and pixels[..., :3].std() > 0.01
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        [Import("storage.py", 3, "minilora.ward.notes", "ward/notes.py", False)],
+        [
+            Import("ward/a.py", 1, "minilora.ward.b", "ward/b.py", False),
+            Import("ward/b.py", 1, "minilora.ward.a", "ward/a.py", False),
+        ],
+    ],
+    ids=["an arrow upward", "a circle"],
+)
+def test_a_broken_order_exits_1_and_is_named(built, show, tmp_path, capsys, imports):
+    lines = {**built.lines, "ward/a.py": 1, "ward/b.py": 1}
+    bad = replace(built, lines=lines, imports=(*built.imports, *imports))
+    show(bad)
+    assert main(["house", "--plot", str(tmp_path / "house.png")]) == 1
+    out = capsys.readouterr().out
+    assert all(one.file in out for one in imports)
+    assert (tmp_path / "house.png").is_file()
+
+
+def test_a_stranger_exits_1(built, show, capsys):
+    bad = replace(built, lines={**built.lines, "cellar/wine.py": 1})
+    show(bad)
+    assert main(["house"]) == 1
+    assert "cellar/wine.py" in capsys.readouterr().out
