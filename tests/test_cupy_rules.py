@@ -25,13 +25,9 @@ ALWAYS = {"ndarray", "generic", "dtype", "random", "float32", "float64", "int32"
 
 # Files that work on the host alone.
 HOST_FILES = {
-    "autograd/gradcases.py": "inputs are drawn on the host",
-    "autograd/gradcheck.py": "finite differences in float64, on the host",
-    "autograd/mutants.py": "planted mistakes for the checker",
     "autograd/quantize.py": "stored weights are made on the host",
-    "autograd/stored.py": "stored weights live on the host",
-    "nn/gradcases.py": "inputs are drawn on the host",
-    "training/data.py": "batches are made on the host",
+    "autograd/stored_array.py": "stored weights live on the host",
+    "training/batches.py": "batches are made on the host",
 }
 
 # "file: function or class" -> the NumPy functions that it may call.
