@@ -1,6 +1,5 @@
 """Text in and out: tokenizer and chat template, records, examples, answers."""
 
-from minilora.text.answers import answers
 from minilora.text.examples import Example, encode_record, encode_records
 from minilora.text.records import Problem, Record, prompt_messages, read_records
 from minilora.text.tokenizer import Tokenizer
@@ -10,7 +9,6 @@ __all__ = [
     "Problem",
     "Record",
     "Tokenizer",
-    "answers",
     "encode_record",
     "encode_records",
     "prompt_messages",

@@ -332,15 +332,3 @@ def test_nothing_to_batch_is_refused(count, size):
 def test_a_seed_that_numpy_would_refuse_later_is_refused_at_once(seed):
     with pytest.raises(ValueError, match=f"got seed {seed}, expected a whole number of at least 0"):
         Batches(some_examples([2]), 1, seed)
-
-
-def test_right_padding_changes_no_result(tiny):
-    model = tiny.model().eval()
-    examples = sorted(tiny.copy_examples(), key=len)
-    short, long = examples[0], examples[-1]
-    assert len(short) < len(long)
-    batch = pad_examples([short, long], np.arange(2))
-    alone = pad_examples([short], np.arange(1))
-    a, b = model(batch.ids).data[0, : len(short)], model(alone.ids).data[0]
-    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    assert len({row.tobytes() for row in b}) == len(b)
