@@ -21,7 +21,6 @@ from minilora.text import (
     read_records,
 )
 from minilora.training import Batches
-from minilora.training.batches import pad_examples
 
 TEXT = "The patient takes 20 mg of lisinopril daily. Pulse 88, regular. No known allergies."
 
