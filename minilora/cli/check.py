@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from minilora.cli.learn import FOLDER_HELP
+from minilora.cli.learner import FOLDER_HELP, existing_folder
 from minilora.course import hint as give_hint
 from minilora.course import progress
 from minilora.course.answers import check_answers
@@ -25,15 +25,13 @@ def check(
     solution: bool = typer.Option(False, "--solution", help="Show our solution of N.M."),
 ) -> None:
     """Check your answers, as they are saved in your notebooks."""
-    folder = folder or progress.default_folder()
     exercises = chosen(what)
     if hint or solution:
         if len(exercises) != 1:
             raise ValueError("--hint and --solution expect one exercise, such as 1.2")
-        help_with(exercises[0], folder, hint)
+        help_with(exercises[0], existing_folder(folder), hint)
         return
-    if not folder.is_dir():
-        raise ValueError(f"there is no {folder} yet; minilora learn makes it")
+    folder = existing_folder(folder)
     console = Console()
     outcomes = []
     for outcome in check_answers(folder, exercises):
@@ -65,8 +63,6 @@ def missing(what: str, outcomes: list[Outcome]) -> bool:
 
 def help_with(exercise: Exercise, folder: Path, hint: bool) -> None:
     """Print the next hint, counted in the learner's folder, or the solution."""
-    if not folder.is_dir():
-        raise ValueError(f"there is no {folder} yet; minilora learn makes it")
     if not hint:
         progress.update(folder, exercise.id, solution=True)
         print(exercise.solution)

@@ -11,12 +11,11 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
+from minilora.cli.learner import FOLDER_HELP, chosen_folder
 from minilora.course.execute import THREADS
-from minilora.course.progress import FOLDER_VARIABLE, default_folder, read_progress
+from minilora.course.progress import FOLDER_VARIABLE, read_progress
 from minilora.course.source import Chapter, find_chapter, find_chapters
 from minilora.course.workspace import BESIDE, NEW, RENEWED, Landing, prepare
-
-FOLDER_HELP = "Your copy of the course. Default: MINILORA_COURSE, or my-course in the checkout."
 
 
 def learn(
@@ -27,7 +26,7 @@ def learn(
     ),
 ) -> None:
     """Open the course in JupyterLab, in a copy of yours that is never overwritten."""
-    folder = folder or default_folder()
+    folder = chosen_folder(folder)
     wanted = find_chapter(chapter) if chapter is not None else None
     if open_ and not has_jupyterlab():
         raise ValueError(

@@ -8,16 +8,15 @@ import typer
 from rich.console import Console
 
 from minilora.cli import show
-from minilora.cli.learn import FOLDER_HELP
+from minilora.cli.learner import FOLDER_HELP, chosen_folder
 from minilora.course.exercises import Exercise
-from minilora.course.progress import Record, default_folder, read_progress
+from minilora.course.progress import Record, read_progress
 from minilora.course.source import find_chapters
 
 
 def progress(folder: Path | None = typer.Option(None, "--folder", help=FOLDER_HELP)) -> None:
     """Show which exercises are done, and what comes next."""
-    folder = folder or default_folder()
-    records = read_progress(folder)
+    records = read_progress(chosen_folder(folder))
     rows, done, total = [], 0, 0
     for chapter in find_chapters():
         for exercise in chapter.exercises.values():
