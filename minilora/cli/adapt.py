@@ -11,22 +11,20 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from minilora.cli import adapt_defaults as defaults
 from minilora.cli import adapt_report as report
-from minilora.cli.adapt_data import File, house_records, read_file, sample_of, split
-from minilora.cli.adapt_run import DIVERGED, FINISHED, Judge, RunFolder, plot_loss
-from minilora.cli.bases import (
-    BASE_HELP,
-    DEVICE_HELP,
-    WARD,
-    open_base,
-    public_name,
-    require_free,
-)
+from minilora.cli import show
 from minilora.cli.cost import Clock
+from minilora.cli.options import BASE_HELP, DEVICE_HELP
+from minilora.evaluation.house import house_records
+from minilora.evaluation.judge import Judge
+from minilora.hub.bases import WARD, open_base, public_name
 from minilora.lora import ALL_LINEAR, LoRAConfig, attach, base_fingerprint, save_adapter
 from minilora.lora.peft_format import CONFIG, SIDECAR, TENSORS
 from minilora.nn import BASE_DTYPES, Transformer, storage
+from minilora.runs import defaults
+from minilora.runs.data import File, UnusableDataError, read_file, sample_of, split
+from minilora.runs.folder import DIVERGED, FINISHED, RunFolder, require_free
+from minilora.runs.plots import plot_loss
 from minilora.text import Example, Tokenizer
 from minilora.training import AdamW, Batches, DivergedError, History, TrainingConfig, fit
 
@@ -151,13 +149,24 @@ def adapt(
         names = target_names(defaults.default_targets(model.config.hidden_size))
         lora = replace(lora, target_modules=names)
     length = checked_length(max_length, model)
-    files = [read_file(p, tokenizer, length, console) for p in (data, eval_data) if p]
+    files = [read_shown(p, tokenizer, length, console) for p in (data, eval_data) if p]
     numbers = (steps, batch_size, lr, length, seed, workers, eval_rows)
     plan = make_plan(base, lora, files, model, numbers)
     plan = replace(plan, base_dtype=base_dtype, device=device)
     clock.lap("opening")
     with telling_how_to_continue(run):
         execute(console, plan, model, tokenizer, run, out, resume, clock)
+
+
+def read_shown(path: Path, tokenizer: Tokenizer, max_length: int, console: Console) -> File:
+    """`read_file`, with a table of what in the file can't be used."""
+    try:
+        file = read_file(path, tokenizer, max_length)
+    except UnusableDataError as error:
+        show.problems(console, error.path, error.problems)
+        raise
+    show.problems(console, path, file.problems)
+    return file
 
 
 @contextlib.contextmanager

@@ -10,10 +10,11 @@ from rich.console import Console
 
 from minilora.backend import blas_threads, recommended_blas_threads
 from minilora.cli import show
-from minilora.cli.adapt_data import SMALLEST_TO_SPLIT, HouseRecords, Sample
 from minilora.cli.cost import Clock, peak_memory_text
+from minilora.evaluation.house import HouseRecords
 from minilora.lora import lora_layers, trainable_parameters
 from minilora.nn import Transformer, generate, storage
+from minilora.runs.data import SMALLEST_TO_SPLIT, Sample
 from minilora.text import Example, Tokenizer
 from minilora.text.answers import stop_ids
 from minilora.training import AdamW, History

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minilora.cli.bases import base_dtype_of, base_of, find_base, open_adapter
+import typer
+
+from minilora.hub.bases import base_dtype_of, base_of, find_base, public_name
 from minilora.lora import detach, load_adapter
 from minilora.nn import Transformer
 
@@ -122,6 +124,18 @@ def in_turn(
             open_adapter(model, one.folder, base)
         yield one
         detach(model)
+
+
+def open_adapter(model: Transformer, folder: Path, base: str) -> None:
+    """Attach a saved adapter to a plain model; what it can't check is noted on stderr.
+
+    base: the model's name. Raises ValueError naming both bases where the adapter is of another.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_adapter(model, folder, base_name=public_name(base))
+    for warning in caught:
+        typer.echo(f"note: {warning.message}", err=True)
 
 
 def scaling_text(scaling: float | Mapping[str, float]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import typer
 
 from minilora import __version__, backend
-from minilora.cli.bases import WARD_BASE
+from minilora.hub.bases import WARD_BASE
 from minilora.hub.smollm import KNOWN, find_known, source_of
 
 EXTRAS = {

@@ -12,13 +12,12 @@ import typer
 from rich.console import Console
 
 from minilora.cli import show
-from minilora.cli.adapt_data import show_problems
 from minilora.cli.adapt_report import comparison
 from minilora.cli.adapters import BASE, base_dtype_of_all, base_of_all, in_turn, named_adapters
-from minilora.cli.bases import BASE_OF_ADAPTER_HELP, DEVICE_HELP, open_base
 from minilora.cli.cost import Clock, peak_memory_text
-from minilora.cli.evaluate_data import HOUSE, Case, chat, choose_shots, read_cases
-from minilora.cli.generate import BASE_DTYPE_HELP
+from minilora.cli.options import BASE_DTYPE_HELP, BASE_OF_ADAPTER_HELP, DEVICE_HELP
+from minilora.evaluation.cases import HOUSE, Case, chat, choose_shots, read_cases
+from minilora.hub.bases import open_base
 from minilora.nn import Transformer
 from minilora.storage import atomic_write, sha256_file
 from minilora.text import Tokenizer
@@ -70,7 +69,7 @@ def evaluate(
     require_writable(json_file)
     cases, problems = read_cases(data, rows)
     variants = list(base_variants(instruction, shots, examples, cases))
-    show_problems(console, data, problems)
+    show.problems(console, data, problems)
     chosen = named_adapters([BASE, *(one for one in adapter if one != BASE)])
     dtype = base_dtype_of_all(base_dtype, chosen)
     name = base_of_all(base, chosen)

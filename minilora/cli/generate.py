@@ -10,16 +10,13 @@ import typer
 
 from minilora.backend import blas_threads, recommended_blas_threads
 from minilora.cli.adapters import BASE, base_dtype_of_all, base_of_all, in_turn, named_adapters
-from minilora.cli.bases import BASE_OF_ADAPTER_HELP, DEVICE_HELP, open_base
-from minilora.nn import BASE_DTYPES
+from minilora.cli.options import BASE_DTYPE_HELP, BASE_OF_ADAPTER_HELP, DEVICE_HELP
+from minilora.hub.bases import open_base
 from minilora.nn import generate as continue_prompts
 from minilora.text import Tokenizer
 from minilora.text.answers import stop_ids
 
 MOST_TOKENS = 256
-BASE_DTYPE_HELP = (
-    f"How the base is kept: {', '.join(BASE_DTYPES)}. Default: as the adapter was trained over."
-)
 SEVERAL_HELP = f"Several answer in turn, each under its name; {BASE} is the base without one."
 
 

@@ -10,11 +10,12 @@ import typer
 from rich.console import Console
 
 from minilora.cli import show
-from minilora.cli.adapters import PATTERNS, pattern_text, scaling_text
+from minilora.cli.adapters import PATTERNS, open_adapter, pattern_text, scaling_text
 from minilora.cli.app import describe
-from minilora.cli.bases import BASE_HELP, NAMES, find_base, is_model_path, open_adapter, open_base
 from minilora.cli.merge import MARK
+from minilora.cli.options import BASE_HELP
 from minilora.hub import GGUFFile, load_pretrained
+from minilora.hub.bases import NAMES, find_base, is_model_path, open_base
 from minilora.hub.smollm import known_model
 from minilora.lora import read_adapter
 from minilora.lora.peft_format import CONFIG

@@ -12,19 +12,14 @@ from rich.console import Console
 from minilora import __version__
 from minilora.autograd import no_grad
 from minilora.cli import show
-from minilora.cli.adapters import PATTERNS, pattern_text, scaling_text
-from minilora.cli.bases import (
-    BASE_OF_ADAPTER_HELP,
-    base_dtype_of,
-    base_of,
-    open_adapter,
-    open_base,
-    require_free,
-)
+from minilora.cli.adapters import PATTERNS, open_adapter, pattern_text, scaling_text
+from minilora.cli.options import BASE_OF_ADAPTER_HELP
 from minilora.hub import save_pretrained
+from minilora.hub.bases import base_dtype_of, base_of, open_base
 from minilora.lora import AdapterFolder, base_fingerprint, merge_and_unload, read_adapter
 from minilora.lora.peft_format import dump_json
 from minilora.nn import Transformer
+from minilora.runs.folder import require_free
 from minilora.storage import atomic_folder, fingerprint
 
 MARK = "minilora_merge.json"

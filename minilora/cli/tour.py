@@ -15,9 +15,9 @@ from rich.text import Text
 
 from minilora.autograd import no_grad
 from minilora.cli import show
-from minilora.cli.bases import WARD, WARD_BASE, open_base, require_free
-from minilora.cli.tour_report import plot_tour, score_rows
+from minilora.cli.tour_report import score_rows
 from minilora.hub import save_pretrained
+from minilora.hub.bases import WARD, WARD_BASE, open_base
 from minilora.lora import (
     LoRAConfig,
     attach,
@@ -29,6 +29,8 @@ from minilora.lora import (
     unmerge,
 )
 from minilora.nn import Transformer
+from minilora.runs.folder import require_free
+from minilora.runs.plots import plot_tour
 from minilora.storage import sha256_file
 from minilora.text import Record, Tokenizer, encode_records, prompt_messages
 from minilora.text.answers import answers

@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 
 from minilora.cli import adapt as command
-from minilora.cli import adapt_defaults as defaults
-from minilora.cli import bases
 from minilora.cli.app import main
 from minilora.cli.cost import duration
-from minilora.hub import load_pretrained
+from minilora.hub import bases, load_pretrained
 from minilora.lora import load_adapter, lora_layers, read_adapter
+from minilora.runs import defaults
 from minilora.storage import sha256_file
 from minilora.text import Example
 from minilora.training import DivergedError, fit
@@ -170,8 +169,7 @@ def test_steps_and_rate_have_defaults_from_data_and_base(base, data, tmp_path, c
 @pytest.mark.parametrize(("count", "steps"), [(300, 51), (9000, 1000)])
 def test_default_steps_are_three_passes_within_bounds(base, data, tmp_path, count, steps):
     model, tokenizer = load_pretrained(base)
-    console = command.Console(quiet=True)
-    file = command.read_file(data, tokenizer, 64, console)
+    file = command.read_file(data, tokenizer, 64)
     examples = file.examples * (count // 30)
     big = command.File(file.path, "", examples, file.records, [])
     numbers = (None, 16, None, 64, 0, 1, None)

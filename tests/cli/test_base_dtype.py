@@ -10,8 +10,8 @@ import pytest
 
 from minilora.cli import adapt as command
 from minilora.cli.app import main
-from minilora.cli.bases import base_dtype_of
 from minilora.hub import load_pretrained
+from minilora.hub.bases import base_dtype_of
 from minilora.lora import BaseMismatchError, load_adapter, read_adapter
 from minilora.nn import storage
 from tests.cli.conftest import make_base, pairs, write_jsonl

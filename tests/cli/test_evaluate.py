@@ -10,7 +10,7 @@ import pytest
 
 from minilora.cli import evaluate as command
 from minilora.cli.app import main
-from minilora.cli.evaluate_data import chat, choose_shots, instructed, read_cases
+from minilora.evaluation.cases import chat, choose_shots, instructed, read_cases
 from minilora.ward import house_examples, house_instruction, score_house
 from tests.cli.conftest import make_base, pairs, write_jsonl
 

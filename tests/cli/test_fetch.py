@@ -10,9 +10,8 @@ import pytest
 
 pytest.importorskip("gguf")
 
-from minilora.cli import bases
 from minilora.cli.app import main
-from minilora.hub import download, load_pretrained, smollm
+from minilora.hub import bases, download, load_pretrained, smollm
 from minilora.lora import LoRAConfig, adapter_state, attach, save_adapter
 from minilora.text.answers import answers
 from tests.hub import ggufs

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from minilora.cli import app, tour
-from minilora.cli.bases import WARD, open_base
 from minilora.hub import load_pretrained
+from minilora.hub.bases import WARD, open_base
 from minilora.lora import LoRAConfig, attach, base_fingerprint, load_adapter, read_adapter
 
 SHORT = ["--steps", "3", "--workers", "1"]

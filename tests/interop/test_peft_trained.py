@@ -14,8 +14,8 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
-from minilora.cli.bases import WARD_BASE  # noqa: E402
 from minilora.hub import load_pretrained, save_pretrained  # noqa: E402
+from minilora.hub.bases import WARD_BASE  # noqa: E402
 from minilora.lora import (  # noqa: E402
     LoRAConfig,
     attach,

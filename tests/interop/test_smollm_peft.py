@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
-from minilora.cli.bases import open_base  # noqa: E402
+from minilora.hub.bases import open_base  # noqa: E402
 from minilora.lora import (  # noqa: E402
     LoRAConfig,
     attach,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minilora.cli.bases import WARD_BASE
 from minilora.hub import load_pretrained
+from minilora.hub.bases import WARD_BASE
 from minilora.lora import LoRAConfig, adapter_state, attach, save_adapter
 from minilora.text.answers import answers
 from minilora.ward import house_examples

@@ -1,29 +1,19 @@
-"""Which base a command works on, and how it and an adapter are opened."""
+"""Which base a name means, and how it is opened."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Collection
 from pathlib import Path
 
-import typer
-
 from minilora.backend import to_device
-from minilora.hub import load_pretrained
+from minilora.hub.checkpoint import load_pretrained
 from minilora.hub.smollm import KNOWN, find_known, known_model
-from minilora.lora import load_adapter, read_adapter
+from minilora.lora import read_adapter
 from minilora.nn import BASE_DTYPES, Transformer
 from minilora.text import Tokenizer
 
 WARD = "ward-base"
 WARD_BASE = Path(__file__).resolve().parents[2] / "data" / WARD
 NAMES = (WARD, *KNOWN)
-BASE_HELP = (
-    f"Base model: {', '.join(NAMES)}, a Hugging Face folder or a .gguf file (./{WARD} for a folder "
-    "of that name)."
-)
-DEVICE_HELP = "cpu, or gpu: a CUDA device, with CuPy (the gpu extra)."
-BASE_OF_ADAPTER_HELP = f"{BASE_HELP} Default: the one the adapter names, else {WARD}."
 
 
 def find_base(name: str) -> Path:
@@ -101,35 +91,3 @@ def base_of(name: str | None, adapter: Path | None) -> str:
             f"{adapter} was made for base {named!r}, which is no model here; name it with --base"
         )
     return named
-
-
-def open_adapter(model: Transformer, folder: Path, base: str) -> None:
-    """Attach a saved adapter to a plain model; what it can't check is noted on stderr.
-
-    base: the model's name. Raises ValueError naming both bases where the adapter is of another.
-    """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        load_adapter(model, folder, base_name=public_name(base))
-    for warning in caught:
-        typer.echo(f"note: {warning.message}", err=True)
-
-
-def require_free(out: Path, mark: str, files: Collection[str], kind: str) -> None:
-    """Raise ValueError unless `out` is absent, empty, or a folder of this kind to be replaced.
-
-    A folder of the kind has the file `mark` and no entry beyond `files`.
-    """
-    if not out.name:
-        raise ValueError(f"got --out {out}, expected the name of a folder to make")
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise ValueError(f"got --out {out}, which is a file; expected a folder to make")
-    names = sorted(entry.name for entry in out.iterdir())
-    odd = [name for name in names if name not in files] or names
-    if names and (mark not in names or odd != names):
-        raise ValueError(
-            f"got --out {out}, which holds {odd[0]!r}; expected a folder that is absent, empty or "
-            f"{kind}"
-        )

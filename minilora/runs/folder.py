@@ -1,24 +1,14 @@
-"""The run of `minilora adapt`: its folder, its judge, its plot."""
+"""The folder of a run, beside what the run makes."""
 
 from __future__ import annotations
 
-import io
 import json
-import math
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection
 from pathlib import Path
 
-from minilora.backend import blas_threads, recommended_blas_threads
-from minilora.cli.adapt_data import HouseRecords
-from minilora.nn import Transformer
 from minilora.storage import atomic_write
-from minilora.text import Example, Tokenizer
-from minilora.text.answers import answers, prompt_ids
-from minilora.training import DivergedError, History, evaluate
 from minilora.training.checkpoint import checkpoints
-from minilora.ward import score_house
 
 RUNNING, DIVERGED, FINISHED = "running", "diverged", "finished"
 
@@ -91,64 +81,21 @@ class RunFolder:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
-@dataclass
-class Judge:
-    """Evaluates a model the same way before and after: loss, and house scores where asked.
+def require_free(out: Path, mark: str, files: Collection[str], kind: str) -> None:
+    """Raise ValueError unless `out` is absent, empty, or a folder of this kind to be replaced.
 
-    given: the newest answer to each house prompt, by its token ids.
+    A folder of the kind has the file `mark` and no entry beyond `files`.
     """
-
-    tokenizer: Tokenizer
-    examples: Sequence[Example]
-    houses: Sequence[HouseRecords] = field(default_factory=tuple)
-    given: dict[tuple[int, ...], str] = field(default_factory=dict)
-
-    def loss(self, model: Transformer, most: int | None = None) -> float:
-        """Mean loss in nats a label over the first `most` examples."""
-        with blas_threads(recommended_blas_threads(model.config.hidden_size)):
-            return evaluate(model, self.examples[:most], pad_id=self.tokenizer.pad_id)
-
-    def __call__(self, model: Transformer, when: str) -> dict:
-        """{"loss": nats a label, "loss_rows", "house": {ward: scores}}, what there is.
-
-        Raises DivergedError for a loss that is not finite.
-        """
-        result: dict = {}
-        if self.examples:
-            loss = result["loss"] = self.loss(model)
-            result["loss_rows"] = len(self.examples)
-            if not math.isfinite(loss):
-                raise DivergedError(f"the loss {when} training is {loss}, expected a finite number")
-        for house in self.houses:
-            prompts = [record["prompt"] for record in house.records]
-            given = answers(
-                model,
-                self.tokenizer,
-                prompts,
-                house.max_new_tokens,
-                progress=f"{house.ward} {when}",
-            )
-            ids = (tuple(prompt_ids(self.tokenizer, prompt)) for prompt in prompts)
-            self.given.update(zip(ids, given, strict=True))
-            scores = score_house(house.ward, house.records, given)
-            result.setdefault("house", {})[house.ward] = scores.to_dict()
-        return result
-
-
-def plot_loss(history: History, path: Path) -> None:
-    """Training loss and, where it was taken, held-out loss by step, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, used once
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(*history.series("loss"), linewidth=1, alpha=0.7, label="training batch")
-    steps, losses = history.series("eval_loss")
-    if steps:
-        axes.plot(steps, losses, "o-", label="held-out sample")
-    axes.set(xlabel="step", ylabel="loss (nats a token)", title="Adapting")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    atomic_write(path, buffer.getvalue())
+    if not out.name:
+        raise ValueError(f"got --out {out}, expected the name of a folder to make")
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ValueError(f"got --out {out}, which is a file; expected a folder to make")
+    names = sorted(entry.name for entry in out.iterdir())
+    odd = [name for name in names if name not in files] or names
+    if names and (mark not in names or odd != names):
+        raise ValueError(
+            f"got --out {out}, which holds {odd[0]!r}; expected a folder that is absent, empty or "
+            f"{kind}"
+        )

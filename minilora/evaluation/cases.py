@@ -1,4 +1,4 @@
-"""The data of `minilora evaluate`: what is asked and expected, and how a variant asks it."""
+"""What a model is asked and what is expected, and how a variant asks it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minilora.cli.adapt_data import house_of
+from minilora.evaluation.house import house_of
 from minilora.text import Problem, read_records
 from minilora.ward import house_instruction
 from minilora.ward.formats import HOUSE_INSTRUCTION

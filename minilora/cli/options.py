@@ -1,0 +1,16 @@
+"""The texts of options that several commands have."""
+
+from __future__ import annotations
+
+from minilora.hub.bases import NAMES, WARD
+from minilora.nn import BASE_DTYPES
+
+BASE_HELP = (
+    f"Base model: {', '.join(NAMES)}, a Hugging Face folder or a .gguf file (./{WARD} for a folder "
+    "of that name)."
+)
+DEVICE_HELP = "cpu, or gpu: a CUDA device, with CuPy (the gpu extra)."
+BASE_OF_ADAPTER_HELP = f"{BASE_HELP} Default: the one the adapter names, else {WARD}."
+BASE_DTYPE_HELP = (
+    f"How the base is kept: {', '.join(BASE_DTYPES)}. Default: as the adapter was trained over."
+)
