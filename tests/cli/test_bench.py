@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from minilora.bench import growth, workloads
-from minilora.cli import bench as command
+from minilora.bench import about, growth, workloads
+from minilora.bench.cells import racing_sides
+from minilora.cli import bench_runs
 from minilora.cli.app import main
 from minilora.nn import TransformerConfig
 
@@ -53,7 +54,7 @@ def test_a_race_without_torch(tmp_path, capsys):
 
 
 def test_a_stopped_run_keeps_the_cells_that_are_done(tmp_path, monkeypatch):
-    real, begun = command.race, []
+    real, begun = bench_runs.race, []
 
     def stopped(workload, job, *args, **terms):
         begun.append(job.name)
@@ -61,7 +62,7 @@ def test_a_stopped_run_keeps_the_cells_that_are_done(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(workload, job, *args, **terms)
 
-    monkeypatch.setattr(command, "race", stopped)
+    monkeypatch.setattr(bench_runs, "race", stopped)
     out = tmp_path / "bench.json"
     flags = ["--workload", "S", "--job", "full,forward", "--threads", "1", "--no-torch"]
     assert main([*RUN, *flags, "--json", str(out)]) == 130
@@ -91,6 +92,8 @@ def test_growth(tmp_path, capsys, monkeypatch):
     assert main([*RUN, *flags]) == 0
     assert "tokens/s by width" in capsys.readouterr().out
     assert plot.read_bytes().startswith(b"\x89PNG")
+    assert main(["bench", "--from", str(out)]) == 0
+    assert "tokens/s by width" in capsys.readouterr().out
     found = json.loads(out.read_text())["results"][0]
     assert {axis: tuple(columns["values"]) for axis, columns in found["axes"].items()} == axes
     length = found["axes"]["length"]
@@ -108,6 +111,15 @@ def test_a_file_is_shown_again(tmp_path, capsys):
     assert main(["bench", "--from", str(out), "--markdown"]) == 0
     text = capsys.readouterr().out
     assert "| S lora-qv |" in text and "| S | lora-qv | time / own full step | ≤ 0.7 |" in text
+    brief = tmp_path / "brief.json"
+    assert main(["bench", "--from", str(out), "--json", str(brief)]) == 0
+    capsys.readouterr()
+    assert main(["bench", "--from", str(brief), "--markdown"]) == 0
+    assert capsys.readouterr().out == text
+    turns = [
+        "turns" in side for side in json.loads(brief.read_text())["results"][0]["sides"].values()
+    ]
+    assert turns and not any(turns)
     out.write_text('{"other": 1}')
     assert main(["bench", "--from", str(out)]) == 1
     assert "expected JSON of minilora bench" in capsys.readouterr().err
@@ -155,12 +167,12 @@ def test_torch_races_where_it_is_installed(monkeypatch):
     both = ("torch", "torch-labelled")
 
     def raced(workload, job, torches):
-        return {kind for kind, _ in command.sides(workload, jobs[job], [1, 2], torches)}
+        return {kind for kind, _ in racing_sides(workload, jobs[job], [1, 2], torches)}
 
     assert raced(ward, "lora-qv", both) == {"minilora", "matmul", "full", *both}
     every = replace(small, labels=small.time)  # all positions are labelled: one side is enough
     assert raced(every, "full", both) == {"minilora", "matmul", "textbook", "torch"}
     assert raced(ward, "generate-1", both) == {"minilora", "matmul", "torch", "transformers"}
     assert raced(ward, "generate-1", ()) == {"minilora", "matmul"}
-    monkeypatch.setattr(command, "PEERS", ("torch", "no_such_package"))
-    assert "no_such_package" in command.missing_peers()
+    monkeypatch.setattr(about, "PEERS", ("torch", "no_such_package"))
+    assert "no_such_package" in about.missing_peers()

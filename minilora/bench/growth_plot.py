@@ -1,4 +1,4 @@
-"""How `minilora bench --growth` is drawn and printed."""
+"""How cost grows, drawn: a PNG from the record of growth.py."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from minilora.cli import show as shown
 from minilora.storage import atomic_write
 
 MIB = 1 << 20
@@ -17,7 +14,7 @@ COLOURS = {"minilora": "#1f77b4", "torch": "#d62728", "torch-labelled": "#d62728
 UNITS = {"batch": "rows", "length": "tokens a row", "width": "hidden size"}
 
 
-def plot_growth(found: dict, about: dict[str, str], out: Path) -> None:
+def plot_growth(record: dict, about: dict[str, str], out: Path) -> None:
     """Four panels as a PNG: tokens/s by batch, length and width; memory by length."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, used once
     from matplotlib.figure import Figure
@@ -25,9 +22,9 @@ def plot_growth(found: dict, about: dict[str, str], out: Path) -> None:
     figure = Figure(figsize=(11, 8.5), layout="constrained")
     panels = figure.subplots(2, 2).ravel()
     for axes, axis in zip(panels, UNITS, strict=False):
-        draw_rates(axes, axis, found)
-    draw_memory(panels[3], found)
-    base, cores = found["base"], found["threads"]
+        draw_rates(axes, axis, record)
+    draw_memory(panels[3], record)
+    base, cores = record["base"], record["threads"]
     figure.suptitle(
         f"How cost grows, from {base['batch']} x {base['length']} tokens, width {base['width']}, "
         f"{base['layers']} layers ({cores} cores, {about['dtype']})\n{about['CPU']}",
@@ -38,11 +35,11 @@ def plot_growth(found: dict, about: dict[str, str], out: Path) -> None:
     atomic_write(out, buffer.getvalue())
 
 
-def draw_rates(axes: Any, axis: str, found: dict) -> None:
+def draw_rates(axes: Any, axis: str, record: dict) -> None:
     """Tokens/s of every side and job; thin lines: what the matmuls' flops alone would give."""
-    columns = found["axes"][axis]
+    columns = record["axes"][axis]
     values = columns["values"]
-    for kind in found["kinds"]:
+    for kind in record["kinds"]:
         for job, style in zip(JOBS, ("o-", "s--"), strict=True):
             label = f"{kind}, {JOBS[job]}"
             rates = columns[f"{kind} {job} tokens/s"]
@@ -54,13 +51,13 @@ def draw_rates(axes: Any, axis: str, found: dict) -> None:
     frame(axes, values, f"Speed by {axis}", f"{axis} ({UNITS[axis]})", "tokens/s")
 
 
-def draw_memory(axes: Any, found: dict) -> None:
+def draw_memory(axes: Any, record: dict) -> None:
     """Memory of a LoRA step above the loaded model, and lines that grow as T and as T squared."""
-    lengths = found["axes"]["length"]["values"]
-    for kind in found["kinds"]:
-        growth = [max(m["growth"], 1) / MIB for m in found["memory"][kind]]
+    lengths = record["axes"]["length"]["values"]
+    for kind in record["kinds"]:
+        growth = [max(m["growth"], 1) / MIB for m in record["memory"][kind]]
         axes.plot(lengths, growth, "o-", color=COLOURS[kind], markersize=4, label=kind)
-    first = max(found["memory"]["minilora"][0]["growth"], 1) / MIB
+    first = max(record["memory"]["minilora"][0]["growth"], 1) / MIB
     for power, style in ((1, "-"), (2, ":")):
         line = [first * (length / lengths[0]) ** power for length in lengths]
         label = f"as length{'' if power == 1 else ' squared'}"
@@ -82,24 +79,3 @@ def frame(axes: Any, values: list[int], title: str, across: str, up: str) -> Non
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-
-
-def show_growth(console: Console, found: dict) -> None:
-    """A table for each axis, and one of memory."""
-    for axis, columns in found["axes"].items():
-        names = [name for name in columns if name != "values"]
-        rows = [
-            (str(value), *(f"{columns[name][i]:,.0f}" for name in names))
-            for i, value in enumerate(columns["values"])
-        ]
-        headings = (axis, *(name.removesuffix(" tokens/s") for name in names))
-        shown.grid(console, f"tokens/s by {axis}", headings, rows, range(len(headings)))
-    lengths, kinds = found["axes"]["length"]["values"], found["kinds"]
-    rows = [
-        (str(length), *(shown.size(found["memory"][kind][i]["growth"]) for kind in kinds))
-        for i, length in enumerate(lengths)
-    ]
-    title = "memory of a LoRA step above the loaded model, by length"
-    shown.grid(console, title, ("length", *kinds), rows, range(len(kinds) + 1))
-    if found["disturbed"]:
-        shown.say(console, f"{found['disturbed']} points were never measured undisturbed")

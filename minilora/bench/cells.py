@@ -1,0 +1,61 @@
+"""Which sides race in a cell (a job on a workload), and how long that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from minilora.bench import matmuls
+from minilora.bench.race import SETTLE, WARM_STEPS
+from minilora.bench.workloads import JOBS, Job, Workload, runs
+
+TEXTBOOK = ("S", "M")
+"""Workloads on which the textbook autograd runs as well: on others it takes too long."""
+FLOPS = 8e10
+"""A second and core, of whole steps: only to say beforehand how long a race takes."""
+SLOWER = {"textbook": 4.0, "full": 1.4}
+START = {"torch": 9.0, "torch-labelled": 9.0, "transformers": 9.0}
+"""Seconds from the start of a process to its first step; of sides on NumPy `NUMPY_START`."""
+NUMPY_START, PROBES = 1.5, 12
+
+
+def torch_kinds(logits: str) -> tuple[str, ...]:
+    """The kinds of torch's sides in a step, by a name of `about.LOGITS`."""
+    names = {"all": ("torch",), "labelled": ("torch-labelled",)}
+    return names.get(logits, ("torch", "torch-labelled"))
+
+
+def racing_sides(
+    workload: Workload, job: Job, counts: Sequence[int], torches: Sequence[str]
+) -> list[tuple[str, int]]:
+    """(kind, cores) of all that race in a cell: minilora first."""
+    kinds = ["minilora", "matmul"]
+    if job.kind == "step":
+        everywhere = workload.labels == workload.time  # then both ways are one
+        kinds += torches[:1] if everywhere else torches
+        kinds += ["textbook"] if workload.name in TEXTBOOK else []
+        kinds += ["full"] if job.name == "lora-qv" and runs(workload, JOBS["full"]) else []
+    elif torches:
+        kinds += ["torch", "transformers"] if job.kind == "generate" else ["torch"]
+    return [(kind, count) for count in counts for kind in kinds]
+
+
+def estimated_seconds(
+    workload: Workload,
+    job: Job,
+    sides: Sequence[tuple[str, int]],
+    *,
+    pairs: int,
+    starts: int,
+    seconds: float,
+) -> float:
+    """What a cell takes on a quiet machine, roughly."""
+    pieces = matmuls.piece_rows(workload, 1)[0]
+    flops = sum(item.flops for item in matmuls.products(workload, job, pieces))
+    total = 0.0
+    for kind, count in sides:
+        step = flops / FLOPS / count * SLOWER.get(kind, 1.0)
+        probes = (PROBES if step < 1 else PROBES / 2) if kind in START else 0
+        start = START.get(kind, NUMPY_START) + (WARM_STEPS + 2 + probes) * step
+        turn = max(seconds, step) + SETTLE
+        total += pairs * turn + min(starts, pairs) * start
+    return total

@@ -1,0 +1,169 @@
+"""What a benchmark leaves as JSON: a record for every cell, written, read, and cut to a summary.
+
+A file is {"command": ..., "about": {...}, "results": [record, ...]}. A record holds every turn;
+`summarised` keeps medians, the points below which 20 and 80 % lie, and how many pairs were
+counted, which is all that the tables show.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minilora.bench.busy import Busy
+from minilora.bench.op_times import Profile
+from minilora.bench.race import Result
+from minilora.bench.workloads import Job, Workload
+from minilora.storage import atomic_write
+
+KINDS = (
+    "minilora", "torch", "torch-labelled", "transformers", "textbook", "matmul", "full",
+)  # fmt: skip
+UNDER = ("matmul", "full")
+"""Kinds of which ratios say ours over theirs; of all others they say theirs over ours."""
+EVERY_TURN = ("turns", "pairs", "measurements")
+"""Lists in a record that grow with the number of turns, and that no table shows."""
+DIGITS = 6
+LINE = 500
+"""Characters in which a part of a file is written on one line: a workload, a side, a ratio."""
+
+
+def best_title(kind: str) -> str:
+    """The name of the ratio of both sides' best settings."""
+    return f"minilora / {kind}, best" if kind in UNDER else f"{kind} / minilora, best"
+
+
+def race_record(result: Result) -> dict:
+    """One cell of a race."""
+    workload, job = result.workload, result.job
+    sides = {}
+    for name in result.names:
+        turns, seconds = result.turns(name), result.seconds(name)
+        sides[name] = {
+            "seconds": seconds,
+            "tokens_per_second": job.tokens(workload) / seconds,
+            "cpu_seconds": float(np.median([turn.cpu for turn in turns])),
+            "turns": [vars(by_side[name]) for by_side in result.rounds],
+            "clean_turns": sum(by_side[name].clean for by_side in result.rounds),
+            "memory": result.peak(name),
+            **result.about[name],
+        }
+    return {
+        "workload": workload.to_dict(),
+        "job": job.name,
+        "title": job.title,
+        "rounds": len(result.rounds),
+        "clean_rounds": result.clean_rounds(),
+        "best": {kind: result.best(kind) for kind in KINDS if result.best(kind)},
+        "sides": sides,
+        "ratios": _ratios(result),
+    }
+
+
+def _ratios(result: Result) -> dict[str, dict]:
+    """Best against best, "other / minilora" at equal cores, and by CPU time at one core.
+
+    Of the matmuls and the full step it is the other way round, "minilora / other".
+    """
+    ratios, ours = {}, result.best("minilora")
+
+    def add(title: str, kind: str, names: tuple[str, str], time: str = "wall") -> None:
+        over, under = names if kind in UNDER else names[::-1]
+        ratios[title] = {**result.ratio(over, under, time), "over": over, "under": under}
+
+    for kind in KINDS[1:]:
+        best = result.best(kind)
+        if best:
+            add(best_title(kind), kind, (ours, best))
+    for name in result.names:
+        kind, _, count = name.partition("@")
+        same = f"minilora@{count}"
+        if kind == "minilora" or same not in result.names:
+            continue
+        title = f"{same} / {name}" if kind in UNDER else f"{name} / {same}"
+        add(title, kind, (same, name))
+        if count == "1" and kind != "matmul":
+            add(f"{title}, CPU", kind, (same, name), "cpu")
+    return ratios
+
+
+def busy_record(result: Busy) -> dict:
+    """One cell beside a busy neighbour."""
+    return {
+        "workload": result.workload.to_dict(),
+        "job": result.job.name,
+        "fair": result.fair,
+        "slowdowns": {name: result.slowdown(name) for name in result.pairs},
+        "neighbour_keeps": {name: result.left(name) for name in result.pairs},
+        "pairs": {
+            name: [{"alone": vars(alone), "busy": vars(busy)} for alone, busy in pairs]
+            for name, pairs in result.pairs.items()
+        },
+        "seconds": {name: list(result.seconds(name)) for name in result.pairs},
+    }
+
+
+def profile_record(workload: Workload, job: Job, profile: Profile) -> dict:
+    """Where the time of one cell's step goes."""
+    return {"workload": workload.to_dict(), "job": job.name, "profile": profile.to_dict()}
+
+
+def summarised(record: dict) -> dict:
+    """A record without its single turns, and its numbers to six significant digits."""
+
+    def brief(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: brief(v) for k, v in value.items() if not _is_every_turn(k, v)}
+        if isinstance(value, list):
+            return [brief(part) for part in value]
+        return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+    return brief(record)
+
+
+def _is_every_turn(name: str, value: Any) -> bool:
+    """Whether this is a record's list of turns; a ratio's "pairs" is a number and stays."""
+    return name in EVERY_TURN and isinstance(value, (list, dict))
+
+
+def write_records(path: Path, command: str, about: dict[str, str], records: Sequence[dict]) -> None:
+    """Write a file whole or not at all. command: the line that measured it."""
+    content = {"command": command, "about": about, "results": list(records)}
+    atomic_write(path, (_dumped(content) + "\n").encode())
+
+
+def _dumped(value: Any, indent: str = "") -> str:
+    """JSON in which everything that fits stands on one line."""
+    line = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, (dict, list)) or not value or len(indent) + len(line) <= LINE:
+        return line
+    inner = indent + " "
+    if isinstance(value, dict):
+        parts = [
+            f"{json.dumps(k, ensure_ascii=False)}: {_dumped(v, inner)}" for k, v in value.items()
+        ]
+    else:
+        parts = [_dumped(part, inner) for part in value]
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    return f"{opening}\n{inner}" + f",\n{inner}".join(parts) + f"\n{indent}{closing}"
+
+
+def read_records(paths: Sequence[Path]) -> tuple[str, dict[str, str], list[dict]]:
+    """(command, about, records) of files that the benchmark wrote; of several, joined.
+
+    Raises ValueError for other files.
+    """
+    commands, about, records = [], {}, []
+    for path in paths:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            about = {**about, **content["about"]}
+            records += content["results"]
+            commands += [content["command"]] if "command" in content else []
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path}: got another file, expected JSON of minilora bench") from None
+    return "; ".join(dict.fromkeys(commands)), about, records
