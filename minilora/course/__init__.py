@@ -7,7 +7,17 @@ A chapter is one percent-format file, `notebooks/src/chNN_name.py`; its exercise
 
 from minilora.course.claims import claim, refuted
 from minilora.course.jobs import side_by_side
-from minilora.course.notebook import answer, check, data_folder, hint, slider, solution, style
+from minilora.course.notebook import (
+    answer,
+    check,
+    data_folder,
+    hint,
+    predict,
+    reveal,
+    slider,
+    solution,
+    style,
+)
 
 __all__ = [
     "answer",
@@ -15,7 +25,9 @@ __all__ = [
     "claim",
     "data_folder",
     "hint",
+    "predict",
     "refuted",
+    "reveal",
     "side_by_side",
     "slider",
     "solution",

@@ -1,9 +1,10 @@
-"""`python -m minilora.course.build [N ...] [--check]`: chapters' sources to committed notebooks.
+"""`python -m minilora.course.build [N ...] [--check | --claims]`: sources to committed notebooks.
 
 Without --check each chapter is executed and its notebook written with outputs. With --check
 nothing is written: the committed notebook must have the source's cells, have run from top to
 bottom, hold figures and nothing of the machine it was built on, and the chapter must run again.
-Output digits are never compared, because they differ between BLAS kernels.
+Output digits are never compared, because they differ between BLAS kernels. With --claims nothing
+is executed, and notebooks/CLAIMS.md is made from the notebooks as they are.
 """
 
 from __future__ import annotations
@@ -15,7 +16,15 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from minilora.course.execute import Notebook, execute, figures, make_notebook, output_faults
+from minilora.course.claims_table import TABLE, claims_table
+from minilora.course.execute import (
+    Notebook,
+    execute,
+    figures,
+    make_notebook,
+    output_faults,
+    put_verdicts,
+)
 from minilora.course.source import (
     Chapter,
     ChapterError,
@@ -74,6 +83,8 @@ def source_faults(chapter: Chapter) -> Iterator[str]:
     for sentence in written:
         if not re.search(r"\d", sentence):
             yield f"a claim without a number: {sentence}"
+    if not chapter.hours:
+        yield "got no '**Time.** about N hours', expected it in the opening text"
     if not 3 <= len(chapter.exercises) <= 6:
         yield f"got {len(chapter.exercises)} exercises, expected 3 to 6"
     code = [cell.role for cell in chapter.cells if cell.kind == "code"]
@@ -89,6 +100,9 @@ def notebook_faults(chapter: Chapter, notebook: Notebook) -> Iterator[str]:
         yield "the cells were not run once each from top to bottom"
     if figures(notebook) == 0:
         yield "got no figure, expected one or more"
+    sentences = [v["sentence"] for v in notebook["metadata"]["minilora"]["verdicts"]]
+    if sorted(sentences) != sorted(measured_claims(chapter.cells)):
+        yield f"got verdicts on {len(sentences)} claims, expected one on each claim of the text"
     size = len(notebook_bytes(notebook))
     if size > BYTES:
         yield f"the notebook has {size:,} bytes, expected at most {BYTES:,}"
@@ -103,6 +117,8 @@ def committed_faults(chapter: Chapter) -> Iterator[str]:
         return
     committed = json.loads(path.read_text(encoding="utf-8"))
     wanted = make_notebook(chapter)
+    wanted["metadata"]["minilora"] = committed["metadata"].get("minilora", {"verdicts": []})
+    put_verdicts(wanted["cells"], wanted["metadata"]["minilora"]["verdicts"])
     keys = ("id", "cell_type", "metadata", "source")
     found_cells = [{key: cell[key] for key in keys} for cell in committed["cells"]]
     wanted_cells = [{key: cell[key] for key in keys} for cell in wanted["cells"]]
@@ -119,8 +135,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m minilora.course.build", description=__doc__)
     parser.add_argument("chapters", nargs="*", type=int, metavar="N", help="all by default")
     parser.add_argument("--check", action="store_true", help="write nothing")
+    parser.add_argument("--claims", action="store_true", help="only write notebooks/CLAIMS.md")
     options = parser.parse_args(argv)
     failed = False
+    if options.claims:
+        atomic_write(TABLE, claims_table(find_chapters()).encode())
+        print(f"wrote {TABLE.name}")
+        return 0
     try:
         chapters = [find_chapter(n) for n in options.chapters] or find_chapters()
     except ChapterError as error:
@@ -139,6 +160,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         size = len(notebook_bytes(notebook)) // 1000
         print(f"{word} {chapter.notebook.name}: {figures(notebook)} figures, {size} kB, ", end="")
         print(f"{seconds:.0f} s")
+    if not options.check and not failed:
+        atomic_write(TABLE, claims_table(find_chapters()).encode())
     return int(failed)
 
 

@@ -11,12 +11,13 @@ import re
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from minilora.course.claims import VERDICT_TYPE, Verdict
 from minilora.course.notebook import PLAIN_VARIABLE
 from minilora.course.progress import FOLDER_VARIABLE
-from minilora.course.source import ROOT, Cell, Chapter, ChapterError
+from minilora.course.source import ROOT, Cell, Chapter, ChapterError, with_verdicts
 
 Notebook = dict[str, Any]
 CELL_SECONDS = 300
@@ -115,7 +116,16 @@ def _which(notebook: Notebook) -> str:
 
 
 def clean(node: Mapping[str, Any]) -> Notebook:
-    """Plain JSON with only what depends on the chapter: no timing, widgets or slider output."""
+    """Plain JSON with only what depends on the chapter: no timing, widgets or slider output.
+
+    Verdicts leave the outputs: they go to the notebook's metadata, and beside their sentences.
+    """
+    verdicts = [
+        dict(output["data"][VERDICT_TYPE])
+        for cell in node["cells"]
+        for output in cell.get("outputs", ())
+        if VERDICT_TYPE in output.get("data", {})
+    ]
     cells = []
     for cell in node["cells"]:
         kept = {"cell_type": cell["cell_type"], "id": cell["id"]}
@@ -125,12 +135,30 @@ def clean(node: Mapping[str, Any]) -> Notebook:
         if cell["cell_type"] == "code":
             silent = "slider" in kept["metadata"].get("tags", ())
             kept["execution_count"] = cell["execution_count"]
-            kept["outputs"] = [] if silent else [_plain(output) for output in cell["outputs"]]
+            kept["outputs"] = (
+                []
+                if silent
+                else [
+                    _plain(output)
+                    for output in cell["outputs"]
+                    if VERDICT_TYPE not in output.get("data", {})
+                ]
+            )
         cells.append({key: kept[key] for key in sorted(kept)})
     notebook = {key: node[key] for key in ("nbformat", "nbformat_minor")}
     meta = {key: dict(node["metadata"][key]) for key in ("kernelspec", "language_info")}
     meta["language_info"] = {"name": "python"}
+    meta["minilora"] = {"verdicts": verdicts}
+    put_verdicts(cells, verdicts)
     return {"cells": cells, "metadata": meta, **notebook}
+
+
+def put_verdicts(cells: Sequence[Notebook], verdicts: Sequence[Mapping[str, Any]]) -> None:
+    """Write how each claim came out below its sentence in the text cells, in place."""
+    lines = {v["sentence"]: Verdict(**v).line() for v in verdicts}
+    for cell in cells:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = with_verdicts(cell["source"], lines)
 
 
 def _plain(output: Mapping[str, Any]) -> dict[str, Any]:

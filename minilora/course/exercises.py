@@ -49,6 +49,7 @@ class Exercise:
     hints: tuple[str, str, str]
     minutes: int
     difficulty: int
+    importance: int
     check: Check
     reference: Callable[..., Any]
     solution: str
@@ -85,12 +86,14 @@ def exercise(
     wrong: Sequence[Callable[[str, str], WrongAnswer]],
     minutes: int,
     difficulty: int,
+    importance: int = 2,
 ) -> Callable[[Function], Function]:
     """Enter the decorated function as the solution of exercise `id` ("N.M").
 
     statement: Markdown, with a formula or a slow specification. hints: three, each saying more
     than the one before. check(fn, judge): see `Judge`. wrong: at least two of `mistake(...)`.
-    minutes: how long it takes. difficulty: 1 to 3.
+    minutes: how long it takes. difficulty: 1 to 3. importance: 3 where later chapters lean on it,
+    1 where a reader in a hurry may pass it by.
     Raises ValueError for an id that is taken, or fields that are not as above.
     """
 
@@ -99,14 +102,16 @@ def exercise(
             raise ValueError(f"got exercise {id} twice")
         solution, stub = _texts(function)
         answers = tuple(make(solution, stub) for make in wrong)
-        if len(hints) != 3 or len(answers) < 2 or difficulty not in (1, 2, 3):
+        marks = (difficulty, importance)
+        if len(hints) != 3 or len(answers) < 2 or not set(marks) <= {1, 2, 3}:
             raise ValueError(
                 f"exercise {id} got {len(hints)} hints, {len(answers)} wrong answers, difficulty "
-                f"{difficulty}; expected three hints, two wrong answers or more, and 1 to 3"
+                f"and importance {marks}; expected three hints, two wrong answers or more, and 1 "
+                "to 3"
             )
         _registry[id] = Exercise(
             id, title, _clean(statement), tuple(map(_clean, hints)), minutes, difficulty,
-            check, function, solution, stub, answers,
+            importance, check, function, solution, stub, answers,
         )  # fmt: skip
         return function
 

@@ -1,4 +1,4 @@
-"""What a chapter calls: check, hint, solution, answer, slider, style, data_folder."""
+"""What a chapter calls: check, hint, solution, answer, predict, reveal, slider, style, …"""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ PLAIN_VARIABLE = "MINILORA_PLAIN_NOTEBOOK"  # set where nobody can move a slider
 
 _solved: dict[str, Callable[..., Any]] = {}
 _hints: dict[str, int] = {}
+_guesses: dict[str, Any] = {}
 
 
 def check(id: str, function: Callable[..., Any]) -> None:
@@ -59,6 +60,31 @@ def solution(id: str) -> None:
     """Print our solution of exercise `id`."""
     print(find_exercise(id).solution)
     _note(lambda folder: progress.update(folder, id, solution=True))
+
+
+def predict(name: str, question: str, guess: Any = None) -> None:
+    """Ask a question whose answer a later cell shows with `reveal(name, …)`.
+
+    name: of this question, unlike any other of the chapter. guess: what the learner put in place
+    of None.
+    """
+    _guesses[name] = guess
+    if guess is None:
+        print(f"{question}\nWrite your guess in place of None and run this cell before you go on.")
+    else:
+        print(f"{question}\nYou say {guess}. The next figure shows it.")
+
+
+def reveal(name: str, truth: Any) -> None:
+    """Show the answer to the question `name`, beside the learner's guess where there is one.
+
+    Raises ValueError for a question that `predict` did not ask.
+    """
+    if name not in _guesses:
+        raise ValueError(f"got the question {name!r}, expected one of {sorted(_guesses)}")
+    shown = f"{truth:.3g}" if isinstance(truth, float) else str(truth)
+    guess = _guesses[name]
+    print(f"Measured: {shown}." + ("" if guess is None else f" You said {guess}."))
 
 
 def _note(write: Callable[[Path], object], folder: Path | None = None) -> None:

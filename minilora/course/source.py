@@ -3,6 +3,7 @@
     # %% [markdown]      text; every line starts with "# "
     # %%                 code
     # %% exercise 1.2    becomes statement, stub and check, made from the registry
+    # %% predict         a question to answer before the figure that answers it
     # %% slider          code that shows a slider; its output is never stored
     # %% claims          the closing code, in which every `> **Claim.**` of the text is measured
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +26,14 @@ NOTEBOOKS = ROOT / "notebooks"
 SOURCES = NOTEBOOKS / "src"
 MARKER = re.compile(r"# %%(.*)")
 CLAIM = re.compile(r"^> \*\*Claim\.\*\* (.+?)(?=^(?!> )|\Z)", re.MULTILINE | re.DOTALL)
+HOURS = re.compile(r"\*\*Time\.\*\* about (\d+(?:\.\d+)?) hours?")
+ORIENTATION = """\
+*How to use this page.* Run a cell with Shift+Enter, from top to bottom. *Run All* works too: where
+an exercise is not written yet, the chapter goes on with our version. You write in the cells that
+say `not written yet`, and put a guess in place of `None` where a cell says `predict`. Opened by
+`python3 minilora learn`, this is your own copy, in the folder `my-course`; nothing that you write
+is ever overwritten, and `python3 minilora progress` shows what is done. Below a claim, ✓ and ✗ say
+what we measured. The last cell measures all of them again, on your machine."""
 
 
 class ChapterError(ValueError):
@@ -32,7 +42,7 @@ class ChapterError(ValueError):
 
 @dataclass(frozen=True)
 class Cell:
-    """One notebook cell. `role` is "", "exercise", "check", "slider" or "claims"."""
+    """One notebook cell. `role` is "", "exercise", "check", "predict", "slider" or "claims"."""
 
     kind: str
     source: str
@@ -75,13 +85,20 @@ class Chapter:
         raise ChapterError(f"{self.path.name}: got no text that starts with a heading '# '")
 
     @property
+    def hours(self) -> float:
+        """How long the chapter takes a reader, as its text says; 0 where it does not say."""
+        texts = "\n".join(cell.source for cell in self.blocks if cell.kind == "markdown")
+        found = HOURS.search(texts)
+        return float(found[1]) if found else 0.0
+
+    @property
     def exercises(self) -> dict[str, Exercise]:
         """The chapter's exercises in the registry, by id."""
         return exercises_of(self.number)
 
     @cached_property
     def cells(self) -> list[Cell]:
-        """The notebook's cells, exercises expanded.
+        """The notebook's cells: exercises expanded, and how to use the page after its opening.
 
         Raises ChapterError where the file and the registry do not name the same exercises.
         """
@@ -97,7 +114,8 @@ class Chapter:
                 cells.extend(exercise_cells(self.exercises[cell.exercise]))
             else:
                 cells.append(cell)
-        return cells
+        opening = 1 if cells and cells[0].kind == "markdown" else 0
+        return [*cells[:opening], Cell("markdown", ORIENTATION, "orientation"), *cells[opening:]]
 
 
 def find_chapters(folder: Path = SOURCES) -> list[Chapter]:
@@ -134,15 +152,15 @@ def parse(text: str, name: str = "chapter") -> list[Cell]:
 def _cell(header: str, body: str, name: str) -> Cell:
     if header == "[markdown]":
         return Cell("markdown", _markdown(body, name))
-    if header in ("", "slider", "claims"):
+    if header in ("", "predict", "slider", "claims"):
         if not body.strip():
             raise ChapterError(f"{name}: got a code cell without code")
         return Cell("code", body, header)
     match = re.fullmatch(r"exercise (\d+\.\d+)", header)
     if match is None:
         raise ChapterError(
-            f"{name}: got the marker '# %% {header}', expected [markdown], exercise N.M, slider, "
-            "claims, or nothing"
+            f"{name}: got the marker '# %% {header}', expected [markdown], exercise N.M, predict, "
+            "slider, claims, or nothing"
         )
     if body.strip():
         raise ChapterError(f"{name}: got code under '# %% {header}'; end it with a new marker")
@@ -161,8 +179,9 @@ def _markdown(body: str, name: str) -> str:
 def exercise_cells(exercise: Exercise) -> list[Cell]:
     """Statement, stub and check of one exercise."""
     dots = "●" * exercise.difficulty + "○" * (3 - exercise.difficulty)
+    stars = "★" * exercise.importance + "☆" * (3 - exercise.importance)
     heading = f"### Exercise {exercise.id} · {exercise.title}"
-    effort = f"*{dots} · about {exercise.minutes} minutes*"
+    effort = f"*difficulty {dots} · importance {stars} · about {exercise.minutes} minutes*"
     call = f'check("{exercise.id}", {exercise.name})'
     asides = f'# stuck? hint("{exercise.id}"), up to three times; then solution("{exercise.id}")'
     return [
@@ -177,6 +196,22 @@ def written_claims(cells: list[Cell]) -> list[str]:
     texts = (cell.source for cell in cells if cell.kind == "markdown")
     found = (match[1] for text in texts for match in CLAIM.finditer(text))
     return [" ".join(re.sub(r"^> ", "", part, flags=re.MULTILINE).split()) for part in found]
+
+
+def with_verdicts(text: str, lines: Mapping[str, str]) -> str:
+    """A text cell with a line below each claim that says how its measurement came out.
+
+    lines: sentence -> the line; a sentence without one stays as it is.
+    """
+
+    def add(match: re.Match) -> str:
+        sentence = " ".join(re.sub(r"^> ", "", match[1], flags=re.MULTILINE).split())
+        if sentence not in lines:
+            return match[0]
+        body = match[0].rstrip("\n")
+        return f"{body}\n>\n> {lines[sentence]}" + match[0][len(body) :]
+
+    return CLAIM.sub(add, text)
 
 
 def measured_claims(cells: list[Cell]) -> list[str]:

@@ -3,6 +3,8 @@
 # %% [markdown]
 # # 0. The adjustment layer
 #
+# **Time.** about 1 hour, exercises included.
+#
 # **What you will be able to do.** Cut a change out of a photograph, find out how thin a sheet can
 # carry it, turn its volume up and down, keep a sheet for every client, and melt one into a
 # finished file. Nothing here is learned yet, and everything here comes back: LoRA is this idea

@@ -3,6 +3,8 @@
 # %% [markdown]
 # # 1. Gradients by hand
 #
+# **Time.** about 3 hours, exercises included.
+#
 # **What you will be able to do.** Derive the gradient of any operation as one small function per
 # input, check it against numbers that know nothing of your derivation, tell when such a check is
 # blind, and say why a frozen weight costs nothing.

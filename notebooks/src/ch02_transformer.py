@@ -3,6 +3,8 @@
 # %% [markdown]
 # # 2. A Transformer by hand
 #
+# **Time.** about 4.5 hours, exercises included.
+#
 # **What you will be able to do.** Write every part of a language model with its gradient, put the
 # parts together, train the whole on real English, and tell from numbers whether what it learned is
 # worth anything.

@@ -3,6 +3,8 @@
 # %% [markdown]
 # # 3. The base
 #
+# **Time.** about 2 hours, exercises included.
+#
 # **What you will be able to do.** Find out what a pretrained model can do and what it only guesses,
 # put an honest interval around every score, see through a score that looks good and is wrong, and
 # get from prompts alone what can be got, before anything is trained.

@@ -3,6 +3,8 @@
 # %% [markdown]
 # # 4. LoRA
 #
+# **Time.** about 2.5 hours, exercises included.
+#
 # **What you will be able to do.** Write LoRA by hand: freeze a weight, learn a thin change beside
 # it, derive and check its gradients, start it right, count what it costs in numbers, bytes and
 # time, and adapt the ward's model to its own form.

@@ -3,6 +3,8 @@
 # %% [markdown]
 # # 5. Two dials
 #
+# **Time.** about 3.5 hours, exercises included.
+#
 # **What you will be able to do.** Say what rank and alpha do and what they cannot do; turn a budget
 # into a rank; choose a rank by evidence, and see what a trained sheet used of it; predict Adam's
 # first step; explain why alpha and the learning rate are one dial for Adam, and where they are not.

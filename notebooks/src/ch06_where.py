@@ -3,6 +3,8 @@
 # %% [markdown]
 # # 6. Where to attach
 #
+# **Time.** about 2 hours, exercises included.
+#
 # **What you will be able to do.** Spend a fixed number of trained numbers on different places of a
 # model, compare the places fairly, say what a lean adapter saves and what it can't learn, and
 # escalate from lean to wide on evidence.

@@ -3,6 +3,8 @@
 # %% [markdown]
 # # 7. Flatten
 #
+# **Time.** about 2.5 hours, exercises included.
+#
 # **What you will be able to do.** Melt an adapter into its base so that it costs nothing, get the
 # base back to the last bit, say what each number format loses on the way, measure what an adapter
 # costs that is not melted in, and tell when to leave it beside the base.

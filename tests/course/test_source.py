@@ -114,14 +114,19 @@ def test_a_changed_source_asks_for_a_build(tmp_path, change):
     assert len(faults) == 1 and "is not made from this source" in faults[0]
 
 
+def code(cells):
+    """The first code cell."""
+    return next(cell for cell in cells if cell["cell_type"] == "code")
+
+
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda cells: cells[1]["outputs"].append(stream("9", "stderr")), "complains"),
+        (lambda cells: code(cells)["outputs"].append(stream("9", "stderr")), "complains"),
         (lambda cells: cells.pop(), "is not made from this source"),
-        (lambda cells: cells[1].update(execution_count=7), "top to bottom"),
+        (lambda cells: code(cells).update(execution_count=7), "top to bottom"),
         (lambda cells: [c.update(outputs=[]) for c in cells if "outputs" in c], "no figure"),
-        (lambda cells: cells[1]["outputs"].append(stream("9" * 10**6)), "expected at most"),
+        (lambda cells: code(cells)["outputs"].append(stream("9" * 10**6)), "expected at most"),
     ],
 )
 def test_an_edited_notebook_is_found(tmp_path, edit, words):
@@ -209,7 +214,11 @@ def test_cleaning_drops_what_depends_on_the_machine():
     assert cleaned["cells"][0]["metadata"] == {"tags": []}
     assert cleaned["cells"][0]["outputs"][0]["metadata"] == {}
     assert cleaned["cells"][1]["outputs"] == []
-    assert cleaned["metadata"] == {"kernelspec": kernel, "language_info": {"name": "python"}}
+    assert cleaned["metadata"] == {
+        "kernelspec": kernel,
+        "language_info": {"name": "python"},
+        "minilora": {"verdicts": []},
+    }
     assert figures(cleaned) == 1
 
 

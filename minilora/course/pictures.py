@@ -1,0 +1,251 @@
+"""The course's schematics by name: what a thing looks like, before any code about it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minilora.course.schematic import DATA, FROZEN, PLAIN, TRAINED, Schematic
+
+
+def adjustment() -> Schematic:
+    """A photograph, a thin sheet made of two strips, and the photograph with a new mood."""
+    s = Schematic(
+        640, 210,
+        "A photograph, a large grid of numbers, plus a volume times the product of two thin strips "
+        "B and A, gives the photograph in a new mood. The photograph itself is not changed.",
+    )  # fmt: skip
+    s.grid(20, 30, 12, 14, 10, FROZEN, "the photograph", "never changed")
+    s.circle(190, 90, "+")
+    s.text(222, 95, "volume ×", 13)
+    s.grid(292, 30, 12, 2, 10, TRAINED, "B", "a column strip")
+    s.text(327, 95, "·")
+    s.grid(342, 80, 2, 14, 10, TRAINED, "A", "a row strip")
+    s.text(496, 96, "=", 18)
+    s.grid(520, 30, 12, 10, 10, DATA, "a new mood", "same size")
+    return s
+
+
+def lora_layer(width: int = 640) -> Schematic:
+    """The LoRA layer: x through the frozen W, and beside it through A and B, then added."""
+    s = Schematic(
+        width, 300,
+        "The LoRA layer. The input x goes up two ways: through the large frozen matrix W, and "
+        "through the thin A, down to r numbers, and the thin B, back up. The second way is "
+        "multiplied by alpha over r and added to the first; the sum is the output y.",
+    )  # fmt: skip
+    x = s.box(215, 256, 170, 28, "x  (in numbers)", DATA)
+    w = s.box(60, 110, 190, 100, "W", FROZEN, "out × in, frozen")
+    a = s.box(370, 178, 170, 34, "A   (r × in)", TRAINED)
+    b = s.box(370, 108, 170, 34, "B   (out × r), starts at 0", TRAINED)
+    total = s.circle(300, 52, "+")
+    y = s.box(215, 8, 170, 26, "y  (out numbers)", DATA)
+    s.arrow(x.left, w.bottom, bend="across")
+    s.arrow(x.right, a.bottom, bend="across")
+    s.arrow(a.top, b.bottom, "r numbers")
+    s.arrow(w.top, total.left, bend="down")
+    s.arrow(b.top, total.right, bend="down")
+    s.text(345, 44, "× alpha / r", 12)
+    s.arrow(total.top, y.bottom)
+    return s
+
+
+def gradient_graph() -> Schematic:
+    """loss = sum of g times (x W^T + b), as a graph: values forward, gradients backward."""
+    s = Schematic(
+        640, 220,
+        "A compute graph. x and W meet in a product, the product and b in a sum, the sum in a "
+        "loss. Values run from left to right along solid arrows. Gradients run back from the loss "
+        "along dashed arrows, and each operation knows only how to pass one on to its inputs.",
+    )  # fmt: skip
+    x = s.box(20, 30, 90, 34, "x", DATA, "")
+    w = s.box(20, 110, 90, 34, "W", TRAINED)
+    b = s.box(200, 165, 90, 34, "b", TRAINED)
+    times = s.circle(210, 85, "×", 16)
+    plus = s.circle(360, 85, "+", 16)
+    loss = s.box(480, 62, 120, 46, "loss", DATA, "one number")
+    s.arrow(x.right, (195, 78))
+    s.arrow(w.right, (195, 92))
+    s.arrow(times.right, plus.left, "x Wᵀ")
+    s.arrow(b.right, (350, 99))
+    s.arrow(plus.right, loss.left, "y")
+    orange = "#c2560c"
+    s.arrow((480, 98), (378, 96), dashed=True, colour=orange)
+    s.arrow((343, 94), (229, 94), dashed=True, colour=orange)
+    s.arrow((196, 100), (112, 134), dashed=True, colour=orange)
+    s.arrow((196, 70), (112, 40), dashed=True, colour=orange)
+    s.arrow((366, 102), (293, 178), dashed=True, colour=orange)
+    s.text(430, 125, "g = ∂loss/∂y", 12, "middle", colour=orange)
+    s.text(20, 165, "gW = gᵀ x", 12, colour=orange)
+    s.text(345, 165, "gb = sum of g over rows", 12, colour=orange)
+    s.text(120, 26, "gx = g W", 12, colour=orange)
+    return s
+
+
+def block() -> Schematic:
+    """One block of the Transformer: two branches beside a residual stream, with shapes."""
+    s = Schematic(
+        640, 330,
+        "One block of a Transformer. A residual stream of T rows by C numbers runs from bottom to "
+        "top. A first branch goes through a norm and attention and is added back; a second goes "
+        "through a norm and the MLP and is added back. The stream keeps its shape all the way.",
+    )  # fmt: skip
+    s.text(85, 322, "the residual stream, (T, C): C numbers for each of T tokens", 12)
+    one, two = s.circle(70, 190, "+"), s.circle(70, 50, "+")
+    s.arrow((70, 308), one.bottom)
+    s.arrow(one.top, two.bottom)
+    s.arrow(two.top, (70, 8))
+    for y, norm, name, inside in (
+        (235, "RMSNorm", "attention", "q, k, v, o: look at earlier tokens"),
+        (95, "RMSNorm", "MLP", "gate, up, down: work on each token"),
+    ):
+        n = s.box(130, y, 100, 36, norm)
+        m = s.box(280, y - 6, 260, 48, name, FROZEN, inside)
+        s.arrow((70, y + 18), n.left)
+        s.arrow(n.right, m.left)
+        s.arrow(m.top, (84, y - 45), bend="down")
+    s.text(555, 258, "(T, C)", 12)
+    s.text(555, 118, "(T, C)", 12)
+    return s
+
+
+def attention_head() -> Schematic:
+    """One head: q and k make scores, softmax makes shares, shares mix v; with all shapes."""
+    s = Schematic(
+        680, 282,
+        "One attention head with shapes. From the normed rows x, T by C, three products make q, k "
+        "and v, T by D each. q times k transposed gives scores, T by T, of which the upper right "
+        "half is hidden because it is the future. A softmax turns each row into shares that add up "
+        "to 1. The shares mix the rows of v.",
+    )  # fmt: skip
+    s.grid(16, 90, 7, 9, 9, DATA, "x", "(T, C)")
+    s.grid(180, 8, 7, 4, 8, TRAINED, "q = x Wqᵀ", "(T, D)")
+    s.grid(168, 110, 4, 7, 8, FROZEN, "kᵀ", "(D, T)")
+    s.grid(180, 186, 7, 4, 8, FROZEN, "v", "(T, D)")
+    s.arrow((102, 106), (174, 40))
+    s.arrow((102, 122), (162, 126))
+    s.arrow((102, 138), (174, 210))
+    scores = s.box(300, 34, 100, 100, "scores\nq kᵀ / √D", PLAIN, "(T, T)")
+    s.grid(460, 46, 7, 7, 11, TRAINED, "shares", "rows add up to 1", np.tri(7))
+    s.grid(620, 60, 7, 4, 9, DATA, "output", "(T, D)")
+    s.arrow((214, 40), (298, 66))
+    s.arrow((226, 126), (298, 108))
+    s.arrow(scores.right, (456, 84), "softmax")
+    s.arrow((540, 84), (616, 88))
+    s.arrow((216, 214), (638, 160), "the shares mix the rows of v", bend="across")
+    return s
+
+
+def ward_flow() -> Schematic:
+    """The ward's job: a note goes in, a summary in the house's form comes out."""
+    s = Schematic(
+        660, 190,
+        "The ward's job. A note about a patient goes into the base model. Without an adapter the "
+        "model writes a summary in a public style and fills in a dose that the note does not give. "
+        "With the house's adapter it writes the house's five lines, and a missing dose stays "
+        "missing.",
+    )  # fmt: skip
+    note = s.box(16, 62, 130, 66, "note", DATA, "no dose is written")
+    base = s.box(210, 62, 140, 66, "base model", FROZEN, "1.2 million numbers")
+    adapter = s.box(222, 10, 116, 34, "house adapter", TRAINED)
+    s.arrow(note.right, base.left)
+    s.arrow(adapter.bottom, base.top)
+    wrong = s.box(430, 120, 214, 56, "“lisinopril 10 mg”", PLAIN, "base alone: it is invented")
+    right = s.box(430, 20, 214, 56, "“dose not recorded”", PLAIN, "with the adapter: the rule")
+    s.arrow((350, 84), right.left)
+    s.arrow((350, 108), wrong.left, dashed=True)
+    return s
+
+
+def two_dials() -> Schematic:
+    """Rank is how thick the strips are, alpha how loud their product is played."""
+    s = Schematic(
+        640, 210,
+        "The two dials. Rank sets how thick the strips B and A are: three pairs, of rank 1, 2 and "
+        "4. Alpha sets the volume at which their product is added, and changes no shape.",
+    )  # fmt: skip
+    for x, r in ((24, 1), (160, 2), (310, 4)):
+        s.grid(x, 30, 10, r, 10, TRAINED)
+        s.grid(x + 10 * r + 12, 30, r, 9, 10, TRAINED)
+        s.text(x + 45, 158, f"rank {r}", 13, "middle")
+        s.text(x + 45, 174, f"{19 * r} numbers", 11, "middle")
+    s.text(40, 200, "rank: capacity", 13, bold=True)
+    for i, height in enumerate((14, 34, 64, 100)):
+        s.box(490 + 30 * i, 130 - height, 20, height, "", TRAINED)
+    s.text(545, 158, "alpha / r", 13, "middle")
+    s.text(545, 174, "the same strips, louder", 11, "middle")
+    s.text(500, 200, "alpha: volume", 13, bold=True)
+    return s
+
+
+def places() -> Schematic:
+    """The seven maps of a block, and which of them q,v, attention, MLP and all mean."""
+    s = Schematic(
+        640, 200,
+        "The seven linear maps of a block: q, k, v and o of attention, gate, up and down of the "
+        "MLP. The lean default attaches strips to q and v only; wide coverage attaches them to all "
+        "seven.",
+    )  # fmt: skip
+    names = ("q", "k", "v", "o", "gate", "up", "down")
+    for row, (title, chosen) in enumerate((("lean", {"q", "v"}), ("all", set(names)))):
+        y = 40 + 80 * row
+        s.text(12, y + 26, title, 14, bold=True)
+        for i, name in enumerate(names):
+            x = 80 + 76 * i + (16 if i > 3 else 0)
+            s.box(x, y, 52, 42, name, FROZEN)
+            if name in chosen:
+                s.box(x + 54, y, 7, 42, "", TRAINED)
+    s.text(220, 22, "attention", 12, "middle")
+    s.text(500, 22, "MLP", 12, "middle")
+    s.text(80, 190, "grey: frozen map; orange: a pair of strips beside it", 11)
+    return s
+
+
+def merge_and_unmerge() -> Schematic:
+    """Merging adds B A into W once; unmerging puts the kept W back."""
+    s = Schematic(
+        660, 190,
+        "Merging and unmerging. On the left W and the strips B and A stand apart, and each call "
+        "computes both. Merged, their sum is one ordinary matrix of W's size, and a call costs "
+        "what the base costs. Unmerging puts back the W that was kept, to the bit.",
+    )  # fmt: skip
+    s.grid(24, 40, 9, 9, 10, FROZEN, "W", "")
+    s.text(124, 90, "+", 18)
+    s.grid(146, 40, 9, 1, 10, TRAINED, "B")
+    s.grid(166, 80, 1, 9, 10, TRAINED, "A")
+    s.text(120, 172, "apart: two ways for every token", 12, "middle")
+    s.arrow((280, 70), (400, 70), "merge: W + s B A")
+    s.arrow((400, 112), (280, 112), "unmerge: the kept W")
+    s.grid(430, 40, 9, 9, 10, DATA, "W + ΔW", "")
+    s.text(475, 172, "one ordinary matrix", 12, "middle")
+    s.box(560, 60, 84, 50, "a file", PLAIN, "any runtime")
+    s.arrow((524, 85), (558, 85))
+    return s
+
+
+def evaluation() -> Schematic:
+    """Rows are split before anything is tuned: train, choose, report."""
+    s = Schematic(
+        660, 170,
+        "How a score is made honest. The notes are split by patient and by pair of diagnosis and "
+        "drug into rows to train on, rows to choose settings on, and rows that are looked at once "
+        "and reported with an interval.",
+    )  # fmt: skip
+    notes = s.box(16, 56, 110, 54, "notes", DATA, "grouped by patient")
+    train = s.box(210, 10, 150, 40, "train", TRAINED)
+    choose = s.box(210, 62, 150, 40, "choose", FROZEN, "rate, steps, rank")
+    report = s.box(210, 114, 150, 40, "report, once", PLAIN)
+    for target in (train, choose, report):
+        s.arrow(notes.right, target.left)
+    score = s.box(450, 104, 194, 58, "0 of 29 invented", PLAIN, "95 % interval: 0 to 11.7 %")
+    s.arrow(report.right, score.left)
+    s.arrow(train.right, (450, 30), "adapter")
+    s.box(450, 12, 194, 36, "base + adapter", FROZEN)
+    s.arrow((547, 48), (547, 102))
+    return s
+
+
+ALL = (
+    adjustment, gradient_graph, block, attention_head, ward_flow, evaluation, lora_layer,
+    two_dials, places, merge_and_unmerge,
+)  # fmt: skip
+"""Every picture, in the order in which the chapters show them."""
