@@ -1,8 +1,13 @@
-"""Settings for every test: one BLAS thread, no network, and --all for the slow comparisons."""
+"""Settings for every test: one BLAS thread, no network, and which tests a run leaves out.
+
+`pytest` runs the library's tests, every exercise and one chapter. `-m core` runs the rooms that a
+change of the mathematics touches, `-m ch05` all of a chapter as shipped, `--all` everything.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 
 # Before NumPy is imported: a second OpenBLAS thread spins while it waits.
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -11,29 +16,45 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that needs a download is 
 
 import pytest  # noqa: E402
 
-ONLY_WITH_ALL = ("interop", "gpu", "solved")
+ONLY_WITH_ALL = ("interop", "gpu", "solved", "chapters")
+SAMPLE = "ch00"
+"""The mark of the chapter that every run executes as shipped."""
+CORE = ("autograd", "nn", "lora", "training", "gradients")
+"""The folders whose tests get the mark `core`, but for those that start processes."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--all",
         action="store_true",
-        help="also run tests marked interop and solved, and gpu where there is one",
+        help="also run tests marked interop and solved, every chapter, and gpu where there is one",
     )
 
 
 def pytest_ignore_collect(collection_path, config: pytest.Config) -> bool | None:
     """Leave folders of such tests unread, so that they may import what is not installed."""
-    if collection_path.name in _left_out(config) and collection_path.parent.name == "tests":
+    if collection_path.parent != config.rootpath / "tests":
+        return None
+    if collection_path.name in {"interop", "gpu"} & set(_left_out(config)):
+        return True
+    if config.getoption("-m") == "core" and collection_path.name not in CORE:
         return True
     return None
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if item.path.parent.name in CORE and not item.get_closest_marker("processes"):
+        item.add_marker("core")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     left_out = _left_out(config)
     kept, dropped = [], []
     for item in items:
-        (dropped if any(item.get_closest_marker(m) for m in left_out) else kept).append(item)
+        marks = {mark for mark in left_out if item.get_closest_marker(mark)}
+        if item.get_closest_marker(SAMPLE):
+            marks.discard("chapters")
+        (dropped if marks else kept).append(item)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = kept
@@ -49,10 +70,13 @@ def _left_out(config: pytest.Config) -> tuple[str, ...]:
     if config.getoption("--all"):
         return ()
     asked = config.getoption("-m") or ""
+    if re.search(r"\bch\d\d\b|\bsolved\b", asked):
+        asked += " chapters"
     return tuple(mark for mark in ONLY_WITH_ALL if mark not in asked)
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     if _left_out(config):
         marks = ", ".join(_left_out(config))
-        terminalreporter.write_line(f"left out: tests marked {marks} (--all runs them)")
+        but = f" but for {SAMPLE}" if "chapters" in _left_out(config) else ""
+        terminalreporter.write_line(f"left out: tests marked {marks}{but} (--all runs them)")

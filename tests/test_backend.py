@@ -99,6 +99,7 @@ def test_device_memory(cupy):
     assert backend.device_memory("gpu") == (3, 7, 11)
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_host_memory_grows_with_an_array():
     code = """
@@ -167,6 +168,7 @@ def test_physical_cores_are_at_most_the_logical_ones():
 SHOW = "from minilora.backend import current_blas_threads as n; print(n())"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("first", ["", "import numpy; "])
 @pytest.mark.parametrize(
     ("settings", "threads"),
@@ -184,6 +186,7 @@ def test_importing_minilora_sets_the_threads(no_override, first, settings, threa
     assert int(done.stdout) == threads
 
 
+@pytest.mark.processes
 def test_importing_minilora_is_light():
     code = (
         "import minilora, sys; print(sorted({'numpy', 'matplotlib', 'typer'} & set(sys.modules)))"
@@ -192,6 +195,7 @@ def test_importing_minilora_is_light():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc is Linux's")
 def test_freed_memory_is_kept_for_the_next_array():
     code = """

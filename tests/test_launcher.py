@@ -271,6 +271,7 @@ def test_old_pythons_can_read_the_launcher():
         assert all(argument.annotation is None for argument in function.args.args)
 
 
+@pytest.mark.processes
 def test_inside_an_installation_it_just_runs(tmp_path):
     """No network, no .venv: this interpreter has the package, wherever the command is given."""
     (tmp_path / "random.py").write_text("raise SystemExit('shadowed')")
@@ -285,6 +286,7 @@ def test_inside_an_installation_it_just_runs(tmp_path):
         assert done.stdout.startswith("minilora ")
 
 
+@pytest.mark.processes
 def test_the_packages_own_files_do_not_hide_the_standard_library(tmp_path):
     package = tmp_path / "minilora"
     package.mkdir()

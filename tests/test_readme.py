@@ -34,6 +34,7 @@ def test_readme_writes_what_was_looked_for():
     assert "data/ward-base.run" in written()
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(
     shutil.which("git") is None or not (ROOT / ".git").exists(), reason="needs a git checkout"
 )

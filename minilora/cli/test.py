@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+ALONE = re.compile(r"--(all|pdb|trace|collect-only|co|capture=no|numprocesses|dist)(=.*)?$|-[snp]")
+"""Options with which one process runs the tests: chapters measure times, a debugger needs the
+terminal, and whoever gives pytest-xdist's own options has chosen."""
 
 
 def test(ctx: typer.Context) -> None:
-    """Run the tests; the rest goes to pytest, and --all adds PyTorch, PEFT and solved chapters."""
+    """Run the tests; the rest goes to pytest, and --all adds PyTorch, PEFT and all chapters."""
     if not (ROOT / "tests").is_dir():
         raise ValueError(f"the tests belong to a checkout of the project; found none in {ROOT}")
     if importlib.util.find_spec("pytest") is None:
@@ -24,5 +29,13 @@ def test(ctx: typer.Context) -> None:
         ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
         "1",
     )
-    command = [sys.executable, "-m", "pytest", "-q", *ctx.args]
+    command = [sys.executable, "-m", "pytest", "-q", *side_by_side(ctx.args), *ctx.args]
     raise typer.Exit(subprocess.call(command, cwd=ROOT, env={**os.environ, **one_thread}))
+
+
+def side_by_side(args: Sequence[str]) -> list[str]:
+    """Pytest's options for two processes that share the tests; none where one must run them."""
+    alone = any(ALONE.match(arg) or "::" in arg for arg in args)
+    if alone or importlib.util.find_spec("xdist") is None:
+        return []
+    return ["-n", "2", "--dist", "worksteal"]

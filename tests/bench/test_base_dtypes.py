@@ -11,6 +11,7 @@ from minilora.lora import lora_layers
 from minilora.nn import BASE_DTYPES
 
 
+@pytest.mark.processes
 def test_a_row_for_every_dtype_with_less_held_in_each(capsys):
     rows = base_dtypes.measure("S", 1, 1, 1)
     assert tuple(row[0] for row in rows) == BASE_DTYPES
@@ -31,6 +32,7 @@ def test_every_dtype_trains_the_same_adapter(dtype):
         assert np.array_equal(a.lora_B.data, b.lora_B.data) and np.abs(a.lora_B.data).max() > 0
 
 
+@pytest.mark.processes
 def test_a_side_that_dies_is_reported():
     with pytest.raises(ChildProcessError, match="exit code"):
         base_dtypes.Side("S", "float64", 1)

@@ -42,6 +42,7 @@ def test_no_pairs_are_refused(tiny):
         b.disturb(tiny, LORA, [("minilora", 1)], 2, pairs=0)
 
 
+@pytest.mark.processes
 def test_the_neighbour_works_between_go_and_stop():
     neighbour = Neighbour(2)
     try:
@@ -57,6 +58,7 @@ def test_the_neighbour_works_between_go_and_stop():
     assert all(load.process_busy(pid) == 0.0 for pid in neighbour.pids)  # they are gone
 
 
+@pytest.mark.processes
 def test_own_work_is_not_foreign_and_that_of_others_is():
     if load.machine_busy() is None:
         pytest.skip("this system does not tell how busy it is")

@@ -69,6 +69,7 @@ def test_a_process_answers_one_point_after_another(tiny):
         assert (answer["loss"], answer["version"]) == (2.5, "other")
 
 
+@pytest.mark.processes
 def test_a_sweep_runs_our_step_twice_in_one_process(tiny, tmp_path):
     side = growth.Side("minilora", 2, {"sweep": True})
     try:

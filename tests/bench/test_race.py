@@ -65,6 +65,7 @@ def test_sides_that_compute_another_loss_are_refused(tiny, key):
         made.check_losses()
 
 
+@pytest.mark.processes
 def test_a_side_that_dies_is_told_with_its_last_words(tiny):
     side = r.Side("matmul", 1, {"workload": tiny.to_dict(), "job": "no such job", "folder": ""})
     with pytest.raises(ChildProcessError, match=r"matmul@1 side died \(exit code 1\): KeyError"):
@@ -83,6 +84,7 @@ def test_workloads_survive_json(tiny):
         assert w.Workload.from_dict(workload.to_dict()) == workload
 
 
+@pytest.mark.processes
 def test_the_full_step_beside_a_lora_step_has_another_loss(tiny):
     sides = [("minilora", 1), ("full", 1), ("blas", 2)]
     made = r.race(tiny, LORA, sides, pairs=1, starts=1, seconds=0.01)
@@ -122,6 +124,7 @@ def running(pid):
         return False
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc here")
 def test_a_side_ends_with_its_runner_in_the_middle_of_a_turn(tiny):
     spec = {"kind": "matmul", "threads": 1, "workload": tiny.to_dict(), "job": "lora-qv"}

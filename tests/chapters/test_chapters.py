@@ -1,6 +1,7 @@
 """Every chapter: its notebook is made from its source, and it runs from top to bottom.
 
-As shipped, with the exercises unwritten; and with --all also solved, and answered wrongly.
+As shipped, with the exercises unwritten; and with --all also solved, and answered wrongly. Without
+--all and without a chapter's mark, only the chapter that conftest.py names runs.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ def test_the_notebook_is_made_from_the_source(chapter):
     assert list(committed_faults(chapter)) == []
 
 
+@pytest.mark.chapters
+@pytest.mark.processes
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_a_chapter_runs_as_shipped(chapter):
     notebook, said = run(chapter)
@@ -43,6 +46,8 @@ def test_a_chapter_runs_as_shipped(chapter):
 
 
 @pytest.mark.solved
+@pytest.mark.chapters
+@pytest.mark.processes
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_a_chapter_runs_solved(chapter):
     solutions = {id: entry.solution for id, entry in chapter.exercises.items()}
@@ -51,6 +56,8 @@ def test_a_chapter_runs_solved(chapter):
 
 
 @pytest.mark.solved
+@pytest.mark.chapters
+@pytest.mark.processes
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_a_chapter_runs_with_wrong_answers(chapter):
     planted = {id: entry.wrong[0] for id, entry in chapter.exercises.items()}

@@ -153,6 +153,7 @@ def test_settings_reach_the_adapter(base, data, tmp_path, flags, layers, scaling
     assert found.config.scaling == pytest.approx(scaling)
 
 
+@pytest.mark.processes
 def test_two_workers_train_too(base, data, tmp_path):
     assert adapt(base, data, tmp_path / "out", "--workers", "2") == 0
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
@@ -261,6 +262,7 @@ def test_rows_to_judge_of_what_is_split_off(base, data, tmp_path, capsys):
     assert "27 examples" in said and "2 of 3 examples of my.jsonl held out" in said
 
 
+@pytest.mark.processes
 def test_time_and_memory_are_told(base, data, tmp_path, capsys):
     assert adapt(base, data, tmp_path / "out", "--workers", "2") == 0
     said = capsys.readouterr().out
@@ -615,6 +617,7 @@ def test_a_loss_that_is_not_finite_at_the_end_is_refused(base, data, tmp_path, c
 # -- as a process ----------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 def test_a_mistake_is_one_line_without_traceback(base, tmp_path):
     argv = ["adapt", "--data", "none.jsonl", "--base", str(base), "--out", str(tmp_path / "o")]
     done = run_process(argv)
@@ -634,6 +637,7 @@ def launcher(argv):
     return [sys.executable, "-c", code, *argv]
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
 def test_ctrl_c_stops_a_process_cleanly(base, data, tmp_path):
     flags = ("--steps", "100000", "--workers", "2", "--r", "2")

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from minilora import __version__
-from minilora.cli import app, doctor
+from minilora.cli import app, doctor, test
 
 
 @pytest.fixture
@@ -99,6 +99,7 @@ def test_commands_are_files_with_a_function_of_their_name(tmp_path):
     assert list(app.find_commands(tmp_path).items()) == [("adapt", "First."), ("zeta", "Last.")]
 
 
+@pytest.mark.processes
 def test_help_imports_no_command():
     code = (
         "import sys; from minilora.cli.app import main; main(['--help']); "
@@ -115,7 +116,32 @@ def test_doctor_tells_what_there_is(capfd):
         assert word in out
 
 
+@pytest.mark.processes
 def test_test_hands_its_arguments_to_pytest(capfd):
     assert app.main(["test", "--collect-only", "tests/cli/test_app.py", "-k", "unknown"]) == 0
     assert "test_an_unknown_command_is_named" in capfd.readouterr().out
-    assert app.main(["test", "tests/no_such_file.py"]) == 4
+    assert app.main(["test", "-n0", "tests/no_such_file.py"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("args", "shared"),
+    [
+        ("", True),
+        ("-x --durations=10 --color=yes -k merge tests/lora", True),
+        ("--all --durations=10", False),
+        ("--pdb tests/lora", False),
+        ("tests/lora/test_merge.py::test_x", False),
+        ("-s", False),
+        ("-n 4", False),
+        ("-n0", False),
+        ("--numprocesses=3", False),
+        ("-p no:xdist", False),
+        ("--co", False),
+    ],
+)
+def test_tests_share_two_processes_unless_one_is_asked_for(monkeypatch, args, shared):
+    ran = []
+    monkeypatch.setattr(test.subprocess, "call", lambda command, **_: ran.extend(command) or 0)
+    assert app.main(["test", *args.split()]) == 0
+    tail = ran[ran.index("-q") + 1 :]
+    assert tail == [*(("-n", "2", "--dist", "worksteal") if shared else ()), *args.split()]

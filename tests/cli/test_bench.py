@@ -23,6 +23,7 @@ def tiny(monkeypatch):
     monkeypatch.setitem(workloads.WORKLOADS, "S", workloads.Workload("S", config, 3, 5, 2))
 
 
+@pytest.mark.processes
 def test_a_race_without_torch(tmp_path, capsys):
     out = tmp_path / "bench.json"
     flags = ["--workload", "S", "--job", "lora-qv,generate-1", "--no-torch", "--json", str(out)]
@@ -53,6 +54,7 @@ def test_a_race_without_torch(tmp_path, capsys):
         assert ratio["over"].partition("@")[0] == title.split(" / ")[0].partition("@")[0]
 
 
+@pytest.mark.processes
 def test_a_stopped_run_keeps_the_cells_that_are_done(tmp_path, monkeypatch):
     real, begun = bench_runs.race, []
 
@@ -69,6 +71,7 @@ def test_a_stopped_run_keeps_the_cells_that_are_done(tmp_path, monkeypatch):
     assert [r["job"] for r in json.loads(out.read_text())["results"]] == ["full"]
 
 
+@pytest.mark.processes
 def test_a_busy_neighbour(tmp_path, capsys):
     out = tmp_path / "busy.json"
     flags = ["--busy", "--workload", "S", "--no-torch", "--json", str(out), "--markdown"]
@@ -82,6 +85,7 @@ def test_a_busy_neighbour(tmp_path, capsys):
         assert pairs[0].keys() == {"alone", "busy"}
 
 
+@pytest.mark.processes
 def test_growth(tmp_path, capsys, monkeypatch):
     axes = {"batch": (1, 3), "length": (8, 16), "width": (32, 64)}
     monkeypatch.setattr(growth, "AXES", axes)
@@ -103,6 +107,7 @@ def test_growth(tmp_path, capsys, monkeypatch):
     assert [m["growth"] >= 0 for m in found["memory"]["minilora"]] == [True, True]
 
 
+@pytest.mark.processes
 def test_a_file_is_shown_again(tmp_path, capsys):
     out = tmp_path / "bench.json"
     flags = ["--workload", "S", "--no-torch", "--threads", "1", "--json", str(out)]

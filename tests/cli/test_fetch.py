@@ -38,6 +38,7 @@ def known(tmp_path, gguf_file, monkeypatch):
     return model
 
 
+@pytest.mark.processes
 def test_fetch_tells_size_licence_and_what_next_and_fetches_once(known, capsys, monkeypatch):
     assert main(["fetch", tiny.NAME]) == 0
     said = capsys.readouterr().out
@@ -49,6 +50,7 @@ def test_fetch_tells_size_licence_and_what_next_and_fetches_once(known, capsys, 
     assert capsys.readouterr().out.count("is already here") == 2
 
 
+@pytest.mark.processes
 def test_a_spoiled_model_is_fetched_again(known, capsys):
     assert main(["fetch", tiny.NAME]) == 0
     path = smollm.find_known(known)
@@ -58,6 +60,7 @@ def test_a_spoiled_model_is_fetched_again(known, capsys):
     load_pretrained(path)
 
 
+@pytest.mark.processes
 def test_the_other_source_replaces_and_warns(known, capsys, monkeypatch):
     assert main(["fetch", tiny.NAME]) == 0
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
@@ -68,6 +71,7 @@ def test_the_other_source_replaces_and_warns(known, capsys, monkeypatch):
     assert smollm.source_of(known) == "package"
 
 
+@pytest.mark.processes
 def test_the_gguf_package_is_named_where_it_is_missing(known, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["fetch", tiny.NAME]) == 0
@@ -86,6 +90,7 @@ def test_a_model_that_is_not_fetched_is_told_with_the_command(known, capsys, nam
     assert "run `minilora fetch smollm2-135m`" in capsys.readouterr().err
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", [tiny.NAME, tiny.HUB_ID, "file"])
 def test_names_and_files_work_where_a_base_is_named(known, gguf_file, capsys, name):
     main(["fetch", tiny.NAME])
@@ -103,6 +108,7 @@ def test_names_and_files_work_where_a_base_is_named(known, gguf_file, capsys, na
     assert answer.strip() == answers(model, tokenizer, ["88"], 5)[0].strip()
 
 
+@pytest.mark.processes
 def test_an_adapter_finds_the_model_by_its_hub_id(known, capsys, tmp_path):
     assert bases.public_name(tiny.NAME) == bases.public_name(tiny.HUB_ID) == tiny.HUB_ID
     assert bases.public_name("ward-base") == "ward-base" and bases.public_name("./x") == "./x"

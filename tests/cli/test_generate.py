@@ -89,6 +89,7 @@ def test_prompt_from_a_file(base, tmp_path, capfdbinary):
     assert capfdbinary.readouterr().out.decode() == expected(base) + "\n"
 
 
+@pytest.mark.processes
 def test_prompt_from_standard_input_in_a_process(base):
     code = "import sys; from minilora.cli.app import main; sys.exit(main())"
     argv = ["generate", "--base", str(base), "--max-new-tokens", "20"]

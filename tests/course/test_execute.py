@@ -11,6 +11,7 @@ from minilora.course.execute import execute, output_texts
 from minilora.course.source import ChapterError
 
 pytest.importorskip("nbclient", reason="chapters run in a Jupyter kernel: the test extra has one")
+pytestmark = pytest.mark.processes
 
 LOOK = """
 import os, sys

@@ -232,6 +232,7 @@ def test_a_write_that_fails_leaves_the_old_folder(saved, make_model, tokenizer, 
     assert "README.md" not in files(saved)  # replaced as a whole
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
 def test_a_kill_before_the_last_step_leaves_the_old_folder(
     saved, make_model, tokenizer, monkeypatch

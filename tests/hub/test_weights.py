@@ -223,6 +223,7 @@ print(size, largest, (kilobytes("VmHWM") - before) * 1024)
 """
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's /proc")
 @pytest.mark.parametrize("kind", ["folder", "gguf"])

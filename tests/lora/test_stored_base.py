@@ -209,6 +209,7 @@ def train(tiny, dtype, workers=1, steps=6, out=None, resume=False, stop=None):
     return model, history.series("loss")[1]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("dtype", STORED)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_training_repeats_bit_for_bit_and_moves_no_bit_of_the_base(tiny, dtype, workers):
@@ -223,6 +224,7 @@ def test_training_repeats_bit_for_bit_and_moves_no_bit_of_the_base(tiny, dtype, 
     assert evaluate(model, examples()) < evaluate(stored_model(tiny, dtype), examples())
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked")
 @pytest.mark.parametrize("dtype", STORED)
 def test_two_workers_follow_one(tiny, dtype):

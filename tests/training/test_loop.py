@@ -43,6 +43,7 @@ def test_the_loss_of_a_copy_task_falls(tiny):
     assert {p.data.dtype for p in model.parameters()} == {np.dtype(np.float32)}
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_frozen_base_keeps_every_bit(tiny, workers):
     model = tiny.model(adapted=True)
@@ -153,6 +154,7 @@ class Planting(SGD):
             self.weight.data[3] = self.value
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -176,6 +178,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_state(
     assert optimizer.steps == 5  # no update was made from bad gradients
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("at", [4, 9])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_weight_that_is_not_finite_is_never_saved_nor_returned(tiny, tmp_path, at, workers):
@@ -273,6 +276,7 @@ def test_a_run_is_not_resumed_with_other_settings(tiny, tmp_path, named):
     assert folder_bytes(tmp_path) == before and bytes_of(model) == start
 
 
+@pytest.mark.processes
 def test_the_recommended_workers_are_the_run_s_own(tiny, tmp_path):
     """0 means the recommended number, and that number continues the run."""
     count = recommended_workers()

@@ -13,7 +13,10 @@ from minilora.training import Batches, TrainingConfig, fit
 from minilora.training.loop import split_batch
 from minilora.training.parallel import Workers, recommended_workers
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked"),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,10 @@ from minilora.training import checkpoint
 from minilora.training.checkpoint import checkpoints
 from minilora.training.loop import History
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills and forks processes")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="kills and forks processes"),
+]
 
 VARIANTS = ["full", "lora with dropout, two workers"]
 PROGRAM = Path(__file__).with_name("tinyrun.py")

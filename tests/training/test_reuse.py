@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from minilora.lora import LoRAConfig, attach
 from minilora.nn import Transformer, TransformerConfig
@@ -67,6 +68,7 @@ def take_step(pool: Workers, optimizer: AdamW, batch: Piece) -> float:
     return loss
 
 
+@pytest.mark.processes
 def test_two_batches_in_turn_give_the_same_bits_with_and_without_reuse():
     printed = []
     for keep in ("yes", "no"):
