@@ -66,9 +66,10 @@ HOST_CALLS = {
     # Forked workers are for the host only; they refuse a device.
     "training/parallel.py: _SharedArrays": {"cumsum", "frombuffer"},
     "training/parallel.py: Workers": {"arange", "array_split"},
-    # Adapter files are read on the host.
-    "lora/adapter.py: _check_tensors": {"can_cast"},
-    "lora/peft_format.py: _read_tensors": {"isfinite"},
+    # An Adapter's arrays are on the host.
+    "lora/adapter.py: _own_copy": {"array"},
+    "lora/adapter.py: _check_factors": {"isfinite"},
+    "lora/fitting.py: _check_shapes": {"can_cast"},
 }
 
 # Methods of arrays whose keywords are checked: names that no other object here shares.

@@ -23,7 +23,7 @@ def written() -> set[str]:
     inline = "\n".join(re.findall(r"`(minilora [^`]+)`", README))
     commands = f"{blocks}\n{inline}"
     named = re.findall(r"(?:--out|--json|>) ([\w./-]+)", commands)
-    named += re.findall(r'save_adapter\(model, "([^"]+)"', blocks)
+    named += re.findall(r'\.write\("([^"]+)"\)', blocks)
     found = {name for name in named if name != "DIR"}
     runs = re.findall(r"minilora (?:adapt|pretrain) .*--out ([\w./-]+)", commands)
     return found | {f"{name}.run" for name in runs if name != "DIR"}

@@ -6,18 +6,18 @@ run for every token, for as long as the model is used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from numbers import Integral
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from minilora.autograd import Tensor
 from minilora.autograd import functional as F
 from minilora.backend import get_array_module
-from minilora.lora import AttachError, TargetError, is_adapted
-from minilora.lora.layer import set_writeable
-from minilora.nn import Linear, Module, Parameter
+from minilora.limits import require_count
+from minilora.lora import AttachError, TargetError
+from minilora.lora.fitting import require_plain
+from minilora.nn import Linear, Module
+from minilora.nn.freeze import Freeze
 
 PLACES = ("o_proj", "down_proj")
 """The last layer of attention and of the MLP: what follows them stands before the residual sum."""
@@ -57,37 +57,21 @@ class BottleneckLinear(Module):
         return None
 
 
-@dataclass(frozen=True)
-class _Frozen:
-    """A base Parameter and what it was before `attach_bottlenecks`."""
-
-    parameter: Parameter
-    requires_grad: bool
-    writeable: bool
-
-
-def bottlenecks(model: Module) -> dict[str, BottleneckLinear]:
-    """Dotted name -> BottleneckLinear, in the model's order."""
-    return {n: m for n, m in model.named_modules() if isinstance(m, BottleneckLinear)}
-
-
 def attach_bottlenecks(
     model: Module, size: int, rng: np.random.Generator, places: Sequence[str] = PLACES
-) -> Module:
+) -> BottleneckAttachment:
     """Wrap every Linear whose name ends in one of `places`, in place, and freeze the rest.
 
     size: width of the bottleneck. Each adds 2 size out + size + out trained numbers. Base
-    parameters lose their gradients, and their host arrays refuse writes until
-    `detach_bottlenecks`. Returns `model`. Raises ValueError for a size below 1 or no generator,
-    AttachError for an adapted model, TargetError for a place that fits no Linear, all before
+    parameters lose their gradients, and their host arrays refuse writes, until the handle that is
+    returned gives them back. Raises ValueError for a size below 1 or no generator, AttachError
+    for a model that carries an adapter, TargetError for a place that fits no Linear, all before
     anything changes.
     """
-    if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
-        raise ValueError(f"got size {size!r}, expected a whole number of at least 1")
+    require_count("size", size, 1)
     if not isinstance(rng, np.random.Generator):
         raise ValueError(f"got rng {rng!r}, expected a numpy.random.Generator")
-    if is_adapted(model) or bottlenecks(model):
-        raise AttachError("got a model with an adapter, expected a plain one; detach it first")
+    require_plain(model)
     linears = {name: m for name, m in model.named_modules() if isinstance(m, Linear)}
     chosen = {n: m for n, m in linears.items() if n.rpartition(".")[2] in places}
     missing = [p for p in places if not any(n.rpartition(".")[2] == p for n in chosen)]
@@ -95,31 +79,33 @@ def attach_bottlenecks(
         known = sorted({name.rpartition(".")[2] for name in linears})
         raise TargetError(f"got places {missing}, which fit no Linear; expected some of {known}")
     layers = {name: BottleneckLinear(m, int(size), rng) for name, m in chosen.items()}
-    frozen = []
-    for parameter in model.parameters():
-        writeable = set_writeable(parameter.data, False)
-        frozen.append(_Frozen(parameter, parameter.requires_grad, writeable))
-        parameter.requires_grad, parameter.read_only = False, True
-        parameter.zero_grad()
+    freeze = Freeze(model)
     for name, layer in layers.items():
         model.set_submodule(name, layer)
-    model._bottleneck_frozen = frozen
-    return model
+    return BottleneckAttachment(model, layers, freeze)
 
 
-def detach_bottlenecks(model: Module) -> Module:
-    """Take the bottlenecks off, in place: the Linears, arrays and flags of before.
+class BottleneckAttachment:
+    """Bottlenecks on a model, made by `attach_bottlenecks`: it owns the layers and the freeze.
 
-    Raises AttachError where `attach_bottlenecks` put none on this model.
+    model: the one that they are on. layers: dotted name -> BottleneckLinear, in the model's order.
     """
-    layers = bottlenecks(model)
-    if not layers or not hasattr(model, "_bottleneck_frozen"):
-        raise AttachError("got a model without bottlenecks, expected one after attach_bottlenecks")
-    for name, layer in layers.items():
-        model.set_submodule(name, layer.base_layer)
-    for was in model._bottleneck_frozen:
-        was.parameter.requires_grad, was.parameter.read_only = was.requires_grad, False
-        if was.writeable:
-            set_writeable(was.parameter.data, True)
-    del model._bottleneck_frozen
-    return model
+
+    def __init__(
+        self, model: Module, layers: Mapping[str, BottleneckLinear], freeze: Freeze
+    ) -> None:
+        self.model, self.layers, self._freeze = model, dict(layers), freeze
+
+    def detach(self) -> Module:
+        """Give the base back as it was, in place; returns the model.
+
+        Raises AttachError where they are off already.
+        """
+        if self._freeze is None:
+            raise AttachError("detach got bottlenecks that are off their model already")
+        for name, layer in self.layers.items():
+            self.model.set_submodule(name, layer.base_layer)
+        self._freeze.release()
+        self._freeze.restore_modes()
+        self._freeze = None
+        return self.model

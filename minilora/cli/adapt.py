@@ -18,7 +18,7 @@ from minilora.cli.options import BASE_HELP, DEVICE_HELP
 from minilora.evaluation.house import house_records
 from minilora.evaluation.judge import Judge
 from minilora.hub.bases import WARD, open_base, public_name
-from minilora.lora import ALL_LINEAR, LoRAConfig, attach, base_fingerprint, save_adapter
+from minilora.lora import ALL_LINEAR, LoRAConfig, attach, base_fingerprint
 from minilora.lora.peft_format import CONFIG, SIDECAR, TENSORS
 from minilora.nn import BASE_DTYPES, Transformer, storage
 from minilora.runs import defaults
@@ -252,7 +252,7 @@ def execute(
     settings = plan.settings(model)
     rows_of_base = report.base_rows(plan, model)
     # Attached first, as that checks the targets; B = 0 leaves every output as the base's.
-    attach(model, plan.lora, np.random.default_rng(plan.training.seed))
+    handle = attach(model, plan.lora, np.random.default_rng(plan.training.seed))
     optimizer = AdamW(model.named_parameters())
     report.show_plan(console, plan, model, optimizer, rows_of_base, houses)
     run.begin(settings, resume)
@@ -269,9 +269,10 @@ def execute(
     samples = pick_samples(plan, tokenizer, limit)
     answered = report.answer_samples(model, tokenizer, samples, judge.given)
     plot_loss(history, run.path / "loss.png")
-    save_adapter(
-        model, out, base_name=public_name(plan.base), provenance=plan.provenance(evaluation)
+    adapter = handle.adapter(
+        base_name=public_name(plan.base), provenance=plan.provenance(evaluation)
     )
+    adapter.write(out)
     run.mark(FINISHED)
     clock.lap("judging after and saving")
     report.show_result(console, evaluation, answered)

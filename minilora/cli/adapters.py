@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 from minilora.hub.bases import base_dtype_of, base_of, find_base, public_name
-from minilora.lora import detach, load_adapter
+from minilora.lora import Adapter, Attachment, attach
 from minilora.nn import Transformer
 
 BASE = "__base__"
@@ -104,14 +104,13 @@ def in_turn(
     """Each adapter while it is on the model, and the model plain again after the last.
 
     Where there are several, all are put on once before the first is given, so that what is wrong
-    with one raises before any has answered. base: the model's name. Raises what `load_adapter`
+    with one raises before any has answered. base: the model's name. Raises what `open_adapter`
     does.
     """
     several = len(chosen) > 1
     for one in chosen if several else ():
         if one.folder is not None:
-            open_adapter(model, one.folder, base)
-            detach(model)
+            open_adapter(model, one.folder, base).detach()
     for one in chosen:
         if one.folder is None:
             yield one
@@ -119,23 +118,24 @@ def in_turn(
         if several:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # told above
-                load_adapter(model, one.folder)
+                handle = attach(model, Adapter.read(one.folder))
         else:
-            open_adapter(model, one.folder, base)
+            handle = open_adapter(model, one.folder, base)
         yield one
-        detach(model)
+        handle.detach()
 
 
-def open_adapter(model: Transformer, folder: Path, base: str) -> None:
+def open_adapter(model: Transformer, folder: Path, base: str) -> Attachment:
     """Attach a saved adapter to a plain model; what it can't check is noted on stderr.
 
     base: the model's name. Raises ValueError naming both bases where the adapter is of another.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        load_adapter(model, folder, base_name=public_name(base))
+        handle = attach(model, Adapter.read(folder), base_name=public_name(base))
     for warning in caught:
         typer.echo(f"note: {warning.message}", err=True)
+    return handle
 
 
 def scaling_text(scaling: float | Mapping[str, float]) -> str:

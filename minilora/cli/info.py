@@ -17,8 +17,9 @@ from minilora.cli.options import BASE_HELP
 from minilora.hub import GGUFFile, load_pretrained
 from minilora.hub.bases import NAMES, find_base, is_model_path, open_base
 from minilora.hub.smollm import known_model
-from minilora.lora import read_adapter
+from minilora.lora import Adapter
 from minilora.lora.peft_format import CONFIG
+from minilora.lora.peft_options import shared_scaling
 from minilora.storage import fingerprint
 
 CARD_LINES = 6
@@ -66,22 +67,22 @@ def about(path: Path, base: str | None = None) -> dict:
 
 def about_adapter(path: Path, base: str | None) -> dict:
     """Settings, modules, sizes, fingerprints and origin of an adapter folder."""
-    found = read_adapter(path)
-    sidecar = found.sidecar or {}
+    adapter = Adapter.read(path)
+    arrays = [array for module in adapter.modules for array in adapter.factors(module)]
     told = {
         "path": str(path),
         "kind": "adapter",
-        **asdict(found.config),
-        "scaling": found.scaling,
-        "modules": found.modules,
-        "parameters": sum(a.size for a in found.tensors.values()),
-        "bytes": sum(a.nbytes for a in found.tensors.values()),
-        "dtypes": sorted({str(a.dtype) for a in found.tensors.values()}),
-        "fingerprint": fingerprint(found.tensors),
-        "base": found.options.get("base_model_name_or_path"),
-        "base_fingerprint": sidecar.get("base_fingerprint"),
-        "minilora_version": sidecar.get("minilora_version"),
-        "provenance": sidecar.get("provenance", {}),
+        **asdict(adapter.config),
+        "scaling": shared_scaling(adapter.config, adapter.modules),
+        "modules": list(adapter.modules),
+        "parameters": adapter.size,
+        "bytes": adapter.nbytes,
+        "dtypes": sorted({str(array.dtype) for array in arrays}),
+        "fingerprint": adapter.fingerprint,
+        "base": adapter.base_name or None,
+        "base_fingerprint": adapter.base_fingerprint,
+        "minilora_version": adapter.minilora_version,
+        "provenance": adapter.provenance,
     }
     if base is not None:
         model, _ = open_base(base)

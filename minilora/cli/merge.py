@@ -16,8 +16,9 @@ from minilora.cli.adapters import PATTERNS, open_adapter, pattern_text, scaling_
 from minilora.cli.options import BASE_OF_ADAPTER_HELP
 from minilora.hub import save_pretrained
 from minilora.hub.bases import base_dtype_of, base_of, open_base
-from minilora.lora import AdapterFolder, base_fingerprint, merge_and_unload, read_adapter
+from minilora.lora import Adapter, base_fingerprint
 from minilora.lora.peft_format import dump_json
+from minilora.lora.peft_options import shared_scaling
 from minilora.nn import Transformer
 from minilora.runs.folder import require_free
 from minilora.storage import atomic_folder, fingerprint
@@ -44,7 +45,7 @@ def merge(
     """Merge an adapter into its base, check that nothing but rounding differs, and write it."""
     console = Console()
     require_free(out, MARK, (*FILES, MARK), "a merged model of minilora's")
-    found, name = read_adapter(adapter), base_of(base, adapter)
+    read, name = Adapter.read(adapter), base_of(base, adapter)
     model, tokenizer = open_base(name, base_dtype_of(adapter))
     about = {
         "format_version": 1,
@@ -52,14 +53,14 @@ def merge(
         "base": name,
         "base_fingerprint": base_fingerprint(model),
         "adapter": Path(adapter).name,
-        "adapter_fingerprint": fingerprint(found.tensors),
+        "adapter_fingerprint": read.fingerprint,
     }
     check = checked_merge(model, adapter, name)
     about["merged_fingerprint"] = fingerprint(model.state_dict())
     about["probe"] = {"from_adapted": check.from_adapted, "from_base": check.from_base}
-    about["provenance"] = (found.sidecar or {}).get("provenance", {})
+    about["provenance"] = read.provenance
     with atomic_folder(out) as part:
-        save_pretrained(part, model, tokenizer, card(about, found))
+        save_pretrained(part, model, tokenizer, card(about, read))
         (part / MARK).write_text(dump_json(about), "utf-8")
     rows = [
         ("merged against adapted, largest difference of logits", f"{check.from_adapted:.2e}"),
@@ -78,9 +79,9 @@ def checked_merge(model: Transformer, adapter: Path, base: str) -> Check:
     length = min(32, model.config.max_position_embeddings)
     probe = np.random.default_rng(0).integers(0, model.config.vocab_size, (3, length))
     plain = _logits(model, probe)
-    open_adapter(model, adapter, base)
+    handle = open_adapter(model, adapter, base)
     adapted = _logits(model, probe)
-    merge_and_unload(model)
+    handle.merge_and_unload()
     merged = _logits(model, probe)
     check = Check(float(np.abs(merged - adapted).max()), float(np.abs(merged - plain).max()))
     allowed = TOLERANCE * max(1.0, float(np.abs(adapted).max()))
@@ -125,9 +126,9 @@ LoRA r {r}, lora_alpha {lora_alpha}, use_rslora {use_rslora}{patterns}. Made by 
 """
 
 
-def card(about: dict, found: AdapterFolder) -> str:
+def card(about: dict, adapter: Adapter) -> str:
     """README.md of a merged model: what went into it, fingerprints, the adapter's evaluation."""
-    config, targets = found.config, found.config.target_modules
+    config, targets = adapter.config, adapter.config.target_modules
     known = about["provenance"]
     return CARD.format(
         **{key: about[key] for key in about if key.endswith("fingerprint")},
@@ -135,13 +136,13 @@ def card(about: dict, found: AdapterFolder) -> str:
         base=about["base"],
         adapter=about["adapter"],
         version=__version__,
-        scaling=scaling_text(found.scaling),
+        scaling=scaling_text(shared_scaling(config, adapter.modules)),
         patterns="".join(
             f", {name} {pattern_text(getattr(config, name))}"
             for name in PATTERNS
             if getattr(config, name)
         ),
-        count=len(found.modules),
+        count=len(adapter.modules),
         targets=targets if isinstance(targets, str) else ", ".join(targets),
         r=config.r,
         lora_alpha=config.lora_alpha,

@@ -19,14 +19,11 @@ from minilora.cli.tour_report import score_rows
 from minilora.hub import save_pretrained
 from minilora.hub.bases import WARD, WARD_BASE, open_base
 from minilora.lora import (
+    Attachment,
     LoRAConfig,
     attach,
     base_fingerprint,
-    merge,
-    merge_and_unload,
-    save_adapter,
     trainable_parameters,
-    unmerge,
 )
 from minilora.nn import Transformer
 from minilora.runs.folder import require_free
@@ -95,12 +92,12 @@ def tour(
 
     prompted = measure_prompted(model, tokenizer, ward, held_out)
 
-    attach(model, LoRAConfig(), np.random.default_rng(seed))
+    handle = attach(model, LoRAConfig(), np.random.default_rng(seed))
     history, optimizer = train_adapter(model, tokenizer, train, config)
     after = measure(model, tokenizer, ward, held_out, suite, "after")
     show_answer(console, "With the adapter", after.outputs[shown], held_out[shown])
 
-    promises = check_promises(model, tokenizer, held_out[shown]["prompt"], base["print"])
+    promises = check_promises(handle, tokenizer, held_out[shown]["prompt"], base["print"])
     rows = score_rows((before.house, prompted, after.house), (before.base, after.base))
     titles = ("", "base", "base, prompted", "adapted")
     show.grid(console, f"{ward}: held-out notes", titles, rows, right=(1, 2, 3))
@@ -112,7 +109,7 @@ def tour(
         "before": {"house": before.house.to_dict(), "base": before.base.to_dict()},
         "after": {"house": after.house.to_dict(), "base": after.base.to_dict()},
     }
-    save(out, model, tokenizer, history, figures, ward)
+    save(out, handle, tokenizer, history, figures, ward)
     seconds = time.perf_counter() - began
     next_steps(console, out, seconds)
 
@@ -204,20 +201,21 @@ def train_adapter(
 
 
 def check_promises(
-    model: Transformer, tokenizer: Tokenizer, prompt: str, fingerprint: str
+    handle: Attachment, tokenizer: Tokenizer, prompt: str, fingerprint: str
 ) -> dict[str, str]:
     """Base bit-identical; merged equals adapted and differs from the base; unmerge restores.
 
     Raises ValueError when one of them does not hold.
     """
+    model = handle.model
     if base_fingerprint(model) != fingerprint:
         raise ValueError("the base's weights changed during training, expected the same bits")
     ids = np.array([tokenizer.encode_prompt(prompt)])
     with no_grad():
         adapted = model(ids).data
-        merge(model)
+        handle.merge()
         merged = model(ids).data
-        unmerge(model)
+        handle.unmerge()
         restored = model(ids).data
     gap = float(np.abs(merged - adapted).max() / np.abs(adapted).max())
     if not gap <= 1e-4 or not np.array_equal(restored, adapted):
@@ -250,7 +248,7 @@ def bill(
 
 def save(
     out: Path,
-    model: Transformer,
+    handle: Attachment,
     tokenizer: Tokenizer,
     history: History,
     figures: dict,
@@ -260,8 +258,8 @@ def save(
     out.mkdir(parents=True, exist_ok=True)
     data = DATA / f"{ward}.train.jsonl"
     provenance = {"data": data.name, "data_sha256": sha256_file(data), "evaluation": figures}
-    save_adapter(model, out / "adapter", base_name=WARD, provenance=provenance)
-    merge_and_unload(model)
+    handle.adapter(base_name=WARD, provenance=provenance).write(out / "adapter")
+    model = handle.merge_and_unload()
     card = f"# ward-base with the tour's {ward} adapter merged in\n"
     save_pretrained(out / "merged", model, tokenizer, card)
     plot_tour(out / "tour.png", history, figures)

@@ -7,7 +7,7 @@ from pathlib import Path
 from minilora.backend import to_device
 from minilora.hub.checkpoint import load_pretrained
 from minilora.hub.smollm import KNOWN, find_known, known_model
-from minilora.lora import read_adapter
+from minilora.lora import Adapter
 from minilora.nn import BASE_DTYPES, Transformer
 from minilora.text import Tokenizer
 
@@ -69,8 +69,8 @@ def base_dtype_of(adapter: Path | None) -> str:
     A base rounded to fewer bits is another base, and the adapter fits that one alone. Raises
     ValueError for an adapter that can't be read, or was trained over a dtype that is not known.
     """
-    sidecar = None if adapter is None else read_adapter(adapter).sidecar
-    dtype = "float32" if sidecar is None else sidecar["provenance"].get("base_dtype", "float32")
+    provenance = {} if adapter is None else Adapter.read(adapter).provenance
+    dtype = provenance.get("base_dtype", "float32")
     if dtype not in BASE_DTYPES:
         raise ValueError(
             f"{adapter} was trained over a base in {dtype!r}, expected one of {BASE_DTYPES}"
@@ -85,7 +85,7 @@ def base_of(name: str | None, adapter: Path | None) -> str:
     """
     if name is not None or adapter is None:
         return WARD if name is None else name
-    named = read_adapter(adapter).options.get("base_model_name_or_path") or WARD
+    named = Adapter.read(adapter).base_name or WARD
     if named != WARD and known_model(named) is None and not is_model_path(Path(named)):
         raise ValueError(
             f"{adapter} was made for base {named!r}, which is no model here; name it with --base"

@@ -1,10 +1,11 @@
-"""LoRA around a model that does not know of it: attach, merge, save, load (PEFT's format)."""
+"""LoRA around a model that does not know of it, and the Adapter, which needs no model."""
 
-from minilora.lora.adapter import BaseMismatchError, load_adapter, save_adapter
-from minilora.lora.attach import AttachError, attach, detach, merge, merge_and_unload, unmerge
+from minilora.lora.adapter import Adapter, BaseMark
+from minilora.lora.attach import Attachment, attach
 from minilora.lora.config import ALL_LINEAR, LoRAConfig
+from minilora.lora.fitting import AttachError, BaseMismatchError
 from minilora.lora.layer import LoRALinear, MergeError
-from minilora.lora.peft_format import AdapterError, AdapterFolder, read_adapter
+from minilora.lora.peft_format import AdapterError
 from minilora.lora.state import (
     adapter_state,
     base_fingerprint,
@@ -18,9 +19,11 @@ from minilora.lora.targets import TargetError
 
 __all__ = [
     "ALL_LINEAR",
+    "Adapter",
     "AdapterError",
-    "AdapterFolder",
     "AttachError",
+    "Attachment",
+    "BaseMark",
     "BaseMismatchError",
     "LoRAConfig",
     "LoRALinear",
@@ -30,15 +33,8 @@ __all__ = [
     "attach",
     "base_fingerprint",
     "base_state",
-    "detach",
     "is_adapted",
-    "load_adapter",
     "lora_layers",
-    "merge",
-    "merge_and_unload",
     "merged_state",
-    "read_adapter",
-    "save_adapter",
     "trainable_parameters",
-    "unmerge",
 ]

@@ -1,249 +1,279 @@
-"""save_adapter and load_adapter: an adapter as a PEFT folder, tied to the base it was made for."""
+"""Adapter: what LoRA training made, as a value. Reading, comparing or writing it needs no model."""
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
-from minilora import __version__
-from minilora.backend import get_array_module
-from minilora.lora.attach import AttachError, attach, attachable
+from minilora.backend import Array, to_numpy
 from minilora.lora.config import LoRAConfig
-from minilora.lora.layer import LoRALinear
 from minilora.lora.peft_format import (
     CONFIG,
-    FORMAT_VERSION,
     SIDECAR,
-    TENSORS,
     AdapterError,
-    AdapterFolder,
-    config_json,
     dump_json,
-    peft_tensors,
-    read_adapter,
+    read_folder,
+    some_of,
+    write_folder,
 )
-from minilora.lora.peft_options import CHOOSING, shared_scaling
-from minilora.lora.state import adapted_fingerprint, adapter_state, is_adapted, lora_layers
-from minilora.lora.targets import linears_by_rule, select_linears
-from minilora.nn import Linear, Module
-from minilora.storage import atomic_folder, write_safetensors
+from minilora.lora.peft_options import in_plain_names, shared_scaling
+from minilora.lora.targets import names_target
+from minilora.storage import fingerprint
 
 
-class BaseMismatchError(AdapterError):
-    """The adapter was made for another base: other weights or shapes in the places it adapts."""
+@dataclass(frozen=True)
+class BaseMark:
+    """Which base an adapter was made for. A base is known by its weights, not by its name.
 
-
-def save_adapter(
-    model: Module, folder: str | Path, *, base_name: str, provenance: Mapping | None = None
-) -> Path:
-    """Write the model's adapter to `folder`: PEFT's two files, and minilora.json beside them.
-
-    minilora.json holds the fingerprint of the adapted base arrays, the scaling, and `provenance`
-    as given (data hash, training settings, evaluation results; JSON values), or None for what the
-    folder said that the adapter was loaded from, untrained since. The folder appears whole or not
-    at all, and equal adapters give equal bytes. Raises AttachError without an adapter, ValueError
-    for tensors that are not finite or provenance that is not JSON.
+    fingerprint: "sha256:..." of the weights, None where nothing is known of them.
     """
-    layers = lora_layers(model)
-    if not layers:
-        raise AttachError("save_adapter got a model without an adapter, expected one after attach")
-    state = adapter_state(model)
-    for name, array in state.items():
-        if not bool(get_array_module(array).isfinite(array).all()):
-            raise ValueError(f"save_adapter got NaN or infinity in {name}, expected finite numbers")
-    config = _config_of(model, layers)
-    if provenance is None:
-        provenance = getattr(model, "_lora_provenance", {})
-    sidecar = {
-        "format_version": FORMAT_VERSION,
-        "minilora_version": __version__,
-        "base_name": base_name,
-        "base_fingerprint": adapted_fingerprint({n: x.base_weight for n, x in layers.items()}),
-        "scaling": shared_scaling(config, layers),
-        "provenance": dict(provenance),
-    }
-    texts = {CONFIG: config_json(config, list(layers), base_name), SIDECAR: dump_json(sidecar)}
-    with atomic_folder(folder) as part:
-        for name, text in texts.items():
-            (part / name).write_bytes(text.encode())
-        write_safetensors(part / TENSORS, peft_tensors(state), {"format": "pt"})
-    return Path(folder)
+
+    name: str = field(default="", compare=False)
+    fingerprint: str | None = None
 
 
-def _config_of(model: Module, layers: Mapping[str, LoRALinear]) -> LoRAConfig:
-    """What the layers were made with; those put in by hand must share one config."""
-    config = getattr(model, "_lora_config", next(iter(layers.values())).config)
-    odd = [name for name, layer in layers.items() if layer.config != config.at(name)]
-    if odd:
-        raise ValueError(f"save_adapter got a config of its own at {odd[0]}, expected {config}")
-    return config
+class Adapter:
+    """ΔW = s B A for some of a base's Linears: a config, A and B of every module, and their origin.
 
+    Its arrays are host copies that refuse writes, and nothing of it can be set anew: whoever
+    wants a change makes another Adapter. Two are equal when their configs, the bits of their
+    arrays and the weights of their bases are; names, origin and source don't count.
 
-def load_adapter(
-    model: Module,
-    folder: str | Path,
-    *,
-    trainable: bool = False,
-    rng: np.random.Generator | None = None,
-    base_name: str = "",
-) -> Module:
-    """Attach the adapter saved in `folder` to a plain model, in place; returns the model.
-
-    trainable: whether A and B ask for gradients; rng then seeds dropout. base_name: the model's,
-    for messages. All is checked before the model changes. Raises AdapterError for the folder (see
-    `read_adapter`), BaseMismatchError naming both bases where the model is another than the one
-    that the adapter was made for, AttachError for a model that is adapted already. A base is known
-    by its weights, not by its name; a folder without minilora.json, which has no fingerprint of
-    them, is loaded with a warning where its shapes fit.
+    config: with the adapted modules' names for "all-linear", and sorted as in a file.
+    base: which base it was made for. provenance: where it came from, as JSON values.
+    source: what messages call it, its folder where it was read from one.
+    minilora_version: of the minilora that wrote the folder, None elsewhere.
+    rule: PEFT's options that chose the modules, where they were more than names; {} elsewhere.
     """
-    found = read_adapter(folder)
-    if trainable and found.config.lora_dropout and rng is None:
-        raise ValueError("load_adapter got trainable with lora_dropout but no rng, expected one")
-    config = _check_against(model, found, base_name)
-    attach(model, config, np.random.default_rng(0) if rng is None else rng)
-    for name, layer in lora_layers(model).items():
-        for leaf, parameter in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
-            xp = get_array_module(parameter.data)
-            parameter.data = xp.array(found.tensors[f"{name}.{leaf}"], dtype=parameter.dtype)
-            parameter.requires_grad = trainable
-    if not trainable:
-        model._lora_provenance = (found.sidecar or {}).get("provenance", {})
-    return model
 
+    __slots__ = (
+        "_factors", "_provenance", "base", "config", "minilora_version", "rule", "source",
+    )  # fmt: skip
 
-def _check_against(model: Module, found: AdapterFolder, base_name: str) -> LoRAConfig:
-    """The config to attach with, after every check that needs the model.
+    def __init__(
+        self,
+        config: LoRAConfig,
+        factors: Mapping[str, tuple[Array, Array]],
+        *,
+        base: BaseMark = BaseMark(),
+        provenance: Mapping | None = None,
+        source: str = "the adapter",
+        minilora_version: str | None = None,
+        rule: Mapping | None = None,
+    ) -> None:
+        """factors: module -> (A (r, in), B (out, r)), r as the config gives that module.
 
-    Whether this is the base comes first: on another one, what else does not fit says nothing.
-    """
-    if is_adapted(model):
-        attachable(model, found.config)  # refuses it
-    config = _without_idle_keys(found)
-    with _naming_both(found, base_name):
-        if found.by_rule:
-            config = replace(config, target_modules=_matching(model, found))
-        chosen = select_linears(model, config.target_modules)
-        if found.sidecar is None:  # without a fingerprint the shapes are all there is to judge by
-            _check_fit(model, config, found)
-    if found.sidecar is None:
-        warnings.warn(
-            f"{found.path} has no {SIDECAR}: whether the adapter was made for this base is "
-            "not checked",
-            stacklevel=3,
+        Raises AdapterError for no modules, modules that are not among the config's targets, and
+        arrays that are not finite floats of these shapes; ValueError for provenance that JSON has
+        no word for.
+        """
+        own = {name: tuple(_own_copy(x) for x in factors[name]) for name in sorted(factors)}
+        _check_factors(source, config, own)
+        values = {
+            "config": in_plain_names(config, list(own)),
+            "base": base,
+            "source": source,
+            "minilora_version": minilora_version,
+            "rule": MappingProxyType(dict(rule or {})),
+            "_factors": own,
+            "_provenance": dump_json(dict(provenance or {})),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    # -- reading and writing ---------------------------------------------------------------
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Adapter:
+        """The adapter in one of PEFT's folders, with what our minilora.json beside it says.
+
+        Only JSON and safetensors are ever opened. Raises AdapterError naming file, what was got
+        and what was expected: files that are missing, pickled, truncated or no JSON, options that
+        minilora does not support, and tensors that are unexpected, unpaired, of a wrong shape or
+        dtype, or not finite.
+        """
+        parts = read_folder(folder)
+        sidecar = parts.sidecar or {}
+        adapter = cls(
+            parts.config,
+            parts.factors,
+            base=BaseMark(parts.base_name, sidecar.get("base_fingerprint")),
+            provenance=sidecar.get("provenance"),
+            source=str(folder),
+            minilora_version=sidecar.get("minilora_version"),
+            rule=parts.rule,
         )
-    else:
-        _check_base(model, found, chosen, base_name)
-        _check_fit(model, config, found)
-    return config
+        _check_scaling(adapter, sidecar)
+        return adapter
 
+    def write(self, folder: str | Path) -> Path:
+        """Write PEFT's two files, and minilora.json beside them, to `folder`; returns its path.
 
-@contextlib.contextmanager
-def _naming_both(found: AdapterFolder, base_name: str) -> Iterator[None]:
-    """An error in the `with` names both bases first, where the names differ."""
-    try:
-        yield
-    except ValueError as error:
-        if not base_name or base_name == _made_for(found):
-            raise
-        raise BaseMismatchError(f"{_both_bases(found, base_name)}: {error}") from None
+        The folder appears whole or not at all, and equal adapters of one provenance give equal
+        bytes. Raises ValueError for a folder that holds something else.
+        """
+        tensors = {f"{name}.{leaf}": x for name, leaf, x in self._named_arrays()}
+        sidecar = {
+            "base_name": self.base.name,
+            "base_fingerprint": self.base.fingerprint,
+            "scaling": shared_scaling(self.config, self.modules),
+            "provenance": self.provenance,
+        }
+        return write_folder(folder, self.config, tensors, self.base.name, sidecar)
 
+    # -- what it is ------------------------------------------------------------------------
 
-def _made_for(found: AdapterFolder) -> str | None:
-    """The base's name as the folder has it, None where it says none."""
-    return (found.sidecar or {}).get("base_name") or found.options.get("base_model_name_or_path")
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Dotted names of the adapted modules, sorted."""
+        return tuple(self._factors)
 
-
-def _both_bases(found: AdapterFolder, base_name: str) -> str:
-    got = f"base {base_name!r}" if base_name else "another model"
-    return f"{found.path} was made for base {_made_for(found)!r}, got {got}"
-
-
-def _check_fit(model: Module, config: LoRAConfig, found: AdapterFolder) -> None:
-    """Raise what `attach` would, or AdapterError for tensors that are not those it makes."""
-    chosen = attachable(model, config)
-    source, modules = found.path / TENSORS, set(found.modules)
-    missing, extra = sorted(chosen.keys() - modules), sorted(modules - chosen.keys())
-    if missing or extra:
-        raise AdapterError(
-            f"{source}: missing tensors for {missing or 'none'}, unexpected ones for "
-            f"{extra or 'none'}; expected exactly the model's {_targets(found)}"
-        )
-    for name, linear in chosen.items():
-        _check_tensors(source, name, linear, found)
-
-
-def _targets(found: AdapterFolder) -> str:
-    targets = found.options["target_modules"]
-    return targets if isinstance(targets, str) else ", ".join(sorted(targets)[:8])
-
-
-def _matching(model: Module, found: AdapterFolder) -> tuple[str, ...]:
-    """The Linears that the folder's options choose, as PEFT reads them."""
-    names = linears_by_rule(model, found.options)
-    if not names:
-        told = {key: found.options.get(key) for key in ("target_modules", *CHOOSING)}
-        told = ", ".join(f"{key} {value!r}" for key, value in told.items() if value is not None)
-        raise AdapterError(
-            f"{found.path}: {CONFIG} got {told}, which matches no Linear of the model; expected "
-            "names or a regular expression that match some"
-        )
-    return names
-
-
-def _without_idle_keys(found: AdapterFolder) -> LoRAConfig:
-    """The config less the keys of patterns that fit no module, of which PEFT warns as well."""
-    config = found.config
-    for pattern, idle in config.idle_keys(found.modules).items():
-        warnings.warn(
-            f"{found.path}: {pattern} {', '.join(map(repr, idle))} fit no adapted module and "
-            "change nothing",
-            stacklevel=4,
-        )
-        kept = {key: x for key, x in getattr(config, pattern).items() if key not in idle}
-        config = replace(config, **{pattern: kept})
-    return config
-
-
-def _check_tensors(source: Path, name: str, linear: Linear, found: AdapterFolder) -> None:
-    r, dtype = found.config.at(name).r, linear.weight.dtype
-    shapes = {"lora_A": (r, linear.in_features), "lora_B": (linear.out_features, r)}
-    for leaf, expected in shapes.items():
-        array = found.tensors[f"{name}.{leaf}"]
-        if array.shape != expected:
-            raise AdapterError(
-                f"{source}: {name}.{leaf} got shape {array.shape}, expected {expected}"
+    def factors(self, module: str) -> tuple[np.ndarray, np.ndarray]:
+        """(A (r, in), B (out, r)) of a module. Raises ValueError for one that is not adapted."""
+        if module not in self._factors:
+            raise ValueError(
+                f"got module {module!r}, expected one of the {len(self._factors)} that "
+                f"{self.source} adapts ({', '.join(self.modules[:4])}, ...)"
             )
-        if not np.can_cast(array.dtype, dtype):
-            raise AdapterError(
-                f"{source}: {name}.{leaf} got {array.dtype}, expected at most the base's {dtype}"
+        return self._factors[module]
+
+    def scaling(self, module: str) -> float:
+        """s of a module, as `LoRAConfig.scaling` defines it. Raises ValueError as `factors`."""
+        self.factors(module)
+        return self.config.at(module).scaling
+
+    def delta(self, module: str) -> np.ndarray:
+        """ΔW = s B A of a module, (out, in), as a new array. Raises ValueError as `factors`."""
+        A, B = self.factors(module)
+        return (B * self.scaling(module)) @ A
+
+    @property
+    def size(self) -> int:
+        """How many numbers A and B of all modules have."""
+        return sum(array.size for _, _, array in self._named_arrays())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of A and B of all modules."""
+        return sum(array.nbytes for _, _, array in self._named_arrays())
+
+    @property
+    def fingerprint(self) -> str:
+        """ "sha256:..." over A and B of all modules, with names, shapes and dtypes."""
+        return fingerprint({f"{name}.{leaf}": array for name, leaf, array in self._named_arrays()})
+
+    @property
+    def base_name(self) -> str:
+        """What the base was called, "" where nothing is known."""
+        return self.base.name
+
+    @property
+    def base_fingerprint(self) -> str | None:
+        """ "sha256:..." of the base's weights, None where nothing is known."""
+        return self.base.fingerprint
+
+    @property
+    def provenance(self) -> dict:
+        """Where it came from (data hash, training settings, evaluation): a new dict of JSON."""
+        return json.loads(self._provenance)
+
+    def _named_arrays(self) -> list[tuple[str, str, np.ndarray]]:
+        leaves = ("lora_A", "lora_B")
+        return [
+            (name, leaf, array)
+            for name, pair in self._factors.items()
+            for leaf, array in zip(leaves, pair, strict=True)
+        ]
+
+    # -- a value ---------------------------------------------------------------------------
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Adapter):
+            return NotImplemented
+        same = (self.config, self.base, self.modules) == (other.config, other.base, other.modules)
+        return same and all(
+            (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+            for (_, _, a), (_, _, b) in zip(
+                self._named_arrays(), other._named_arrays(), strict=True
             )
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.config, self.base, self.modules))
+
+    def __repr__(self) -> str:
+        return (
+            f"<Adapter r {self.config.r} on {len(self._factors)} modules, {self.nbytes:,} bytes, "
+            f"for {self.base.name!r}>"
+        )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"got a new {name} for an Adapter, which is a value; make another")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"an Adapter is a value and can't lose its {name}")
+
+    def __copy__(self) -> Adapter:
+        return self
+
+    def __deepcopy__(self, _: dict) -> Adapter:
+        return self
+
+    def __reduce__(self) -> tuple:
+        return _rebuilt, (
+            self.config, dict(self._factors), self.base, self.provenance, self.source,
+            self.minilora_version, dict(self.rule),
+        )  # fmt: skip
 
 
-def _check_base(
-    model: Module, found: AdapterFolder, chosen: Mapping[str, Linear], base_name: str
+def _rebuilt(config, factors, base, provenance, source, minilora_version, rule) -> Adapter:
+    """An unpickled Adapter: made anew, so that its arrays refuse writes again."""
+    return Adapter(
+        config, factors, base=base, provenance=provenance, source=source,
+        minilora_version=minilora_version, rule=rule,
+    )  # fmt: skip
+
+
+def _own_copy(array: Array) -> np.ndarray:
+    copy = np.array(to_numpy(array), order="C")
+    copy.flags.writeable = False
+    return copy
+
+
+def _check_factors(
+    source: str, config: LoRAConfig, factors: Mapping[str, tuple[np.ndarray, np.ndarray]]
 ) -> None:
-    """Raise BaseMismatchError unless the weights are those that the adapter was trained on.
+    if not factors:
+        raise AdapterError(f"{source} got no tensors, expected A and B of one module at least")
+    extra = [name for name in factors if not names_target(config.target_modules, name)]
+    if extra:
+        raise AdapterError(
+            f"{source} got unexpected tensors for {some_of(extra)}, expected only those of "
+            f"{some_of(list(config.target_modules))}"
+        )
+    for name, (A, B) in factors.items():
+        r = config.at(name).r
+        for leaf, array in (("lora_A", A), ("lora_B", B)):
+            where = f"{source}: {name}.{leaf}"
+            expected = f"({r}, in)" if leaf == "lora_A" else f"(out, {r})"
+            if array.ndim != 2 or array.shape[leaf == "lora_B"] != r:
+                raise AdapterError(f"{where} got shape {array.shape}, expected {expected}")
+            if array.dtype.kind != "f":
+                raise AdapterError(f"{where} got {array.dtype}, expected floats")
+            if not np.isfinite(array).all():
+                raise AdapterError(f"{where} got NaN or infinity, expected finite numbers")
 
-    Its own tensors say where as well as its config does: where the two differ, one was changed,
-    and that is told as such on the right base.
-    """
-    expected = found.sidecar["base_fingerprint"]
-    linears = {n: m for n, m in model.named_modules() if isinstance(m, Linear)}
-    got = _fingerprint_of(chosen)
-    named = {name: linears[name] for name in found.modules if name in linears}
-    if got == expected or (named.keys() != chosen.keys() and _fingerprint_of(named) == expected):
+
+def _check_scaling(adapter: Adapter, sidecar: Mapping) -> None:
+    scaling = shared_scaling(adapter.config, adapter.modules)
+    if not sidecar or sidecar.get("scaling") == scaling:
         return
-    raise BaseMismatchError(
-        f"{_both_bases(found, base_name)}: the adapted weights are {got}, expected {expected} "
-        "(another model, the same one kept in another dtype, or one that an adapter was merged "
-        "into)"
+    raise AdapterError(
+        f"{adapter.source}: {CONFIG} gives scaling {scaling}, but {SIDECAR} was written for "
+        f"{sidecar.get('scaling')!r}; expected r, lora_alpha, use_rslora and the patterns unchanged"
     )
-
-
-def _fingerprint_of(linears: Mapping[str, Linear]) -> str:
-    return adapted_fingerprint({name: linear.weight.data for name, linear in linears.items()})

@@ -1,165 +1,210 @@
-"""attach and detach: put LoRALinear layers around a model's Linears, and take them away again."""
+"""attach: puts LoRALinear layers around a model's Linears, and the handle that takes them away."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
+from minilora.backend import get_array_module
+from minilora.lora.adapter import Adapter, BaseMark
 from minilora.lora.config import LoRAConfig
-from minilora.lora.layer import LoRALinear, MergeError, check_rank, set_writeable
-from minilora.lora.state import is_adapted, lora_layers, merged_weights
-from minilora.lora.targets import TargetError, select_linears
-from minilora.nn import Linear, Module, Parameter
+from minilora.lora.fitting import AttachError, attachable, config_for
+from minilora.lora.layer import LoRALinear, MergeError
+from minilora.lora.state import adapted_fingerprint, merged_weights
+from minilora.nn import Module
+from minilora.nn.freeze import Freeze
 
 
-class AttachError(ValueError):
-    """The model is adapted where a plain one is needed, or plain where an adapted one is."""
+def attach(
+    model: Module,
+    what: LoRAConfig | Adapter,
+    rng: np.random.Generator | None = None,
+    *,
+    trainable: bool | None = None,
+    base_name: str = "",
+) -> Attachment:
+    """Wrap Linears of a plain model in LoRALinears, in place, and freeze all there was before.
 
+    what: a LoRAConfig for a fresh adapter, whose A is drawn from rng and B is 0, so that outputs
+    stay bit-identical; each layer has the rank and alpha that `config.at` gives its name. Or an
+    Adapter, whose A and B are copied in. trainable: whether A and B ask for gradients; by default
+    a fresh adapter's do and an Adapter's don't. rng also seeds dropout. base_name: the model's,
+    for messages.
 
-@dataclass(frozen=True)
-class _Frozen:
-    """A base Parameter and what it was before `attach`."""
-
-    parameter: Parameter
-    requires_grad: bool
-    writeable: bool
-
-
-# ---------------------------------------------------------------------------------- attach, detach
-
-
-def attach(model: Module, config: LoRAConfig, rng: np.random.Generator) -> Module:
-    """Wrap every targeted Linear in a LoRALinear, in place, and freeze all there was before.
-
-    Outputs stay bit-identical (B = 0). Base parameters get requires_grad False, lose their
-    gradients, and their host arrays refuse writes until `detach`. rng draws A. Returns `model`.
-    Each layer has the rank and alpha that `config.at` gives its name. Raises AttachError for an
-    adapted model, TargetError for targets and pattern keys that fit nothing, ValueError for a
-    rank above a layer's, all before anything changes.
+    Base parameters get requires_grad False, lose their gradients, and their host arrays refuse
+    writes, until the Attachment that is returned gives them back. All is checked before anything
+    changes. Raises AttachError for a model that carries an adapter, TargetError for targets and
+    pattern keys that fit nothing, ValueError for a rank above a layer's or a missing rng. For an
+    Adapter: BaseMismatchError naming both bases where the model is another than the one it was
+    made for, AdapterError for tensors that don't fit. An Adapter that has no fingerprint of its
+    base is attached with a warning where its shapes fit.
     """
+    fresh = isinstance(what, LoRAConfig)
+    if not fresh and not isinstance(what, Adapter):
+        raise ValueError(f"got {what!r} to attach, expected a LoRAConfig or an Adapter")
+    trainable = fresh if trainable is None else trainable
+    if rng is None and not fresh:
+        if trainable and what.config.lora_dropout:
+            raise ValueError("attach got trainable with lora_dropout but no rng, expected one")
+        rng = np.random.default_rng(0)
     if not isinstance(rng, np.random.Generator):
         raise ValueError(f"got rng {rng!r}, expected a numpy.random.Generator")
+    config = what if fresh else config_for(model, what, base_name)
     chosen = attachable(model, config)
     layers = {name: LoRALinear(linear, config.at(name), rng) for name, linear in chosen.items()}
-    frozen = []
-    for parameter in model.parameters():
-        writeable = set_writeable(parameter.data, False)
-        frozen.append(_Frozen(parameter, parameter.requires_grad, writeable))
-        parameter.requires_grad, parameter.read_only = False, True
-        parameter.zero_grad()
+    for name, layer in layers.items():
+        if not fresh:
+            _copy_in(layer, *what.factors(name))
+        layer.lora_A.requires_grad = layer.lora_B.requires_grad = trainable
+    freeze = Freeze(model)
     for name, layer in layers.items():
         model.set_submodule(name, layer)
-    model._lora_frozen, model._lora_config = frozen, config
-    return model
+    return Attachment(model, config, layers, freeze, None if fresh or trainable else what)
 
 
-def attachable(model: Module, config: LoRAConfig) -> dict[str, Linear]:
-    """The Linears that `attach` would wrap; raises what `attach` would, and changes nothing."""
-    if is_adapted(model):
-        raise AttachError(
-            f"got a model with {len(lora_layers(model))} adapted layers, expected a plain one; "
-            "detach or merge_and_unload it first"
-        )
-    chosen = select_linears(model, config.target_modules)
-    for pattern, idle in config.idle_keys(chosen).items():
-        known = ", ".join(sorted({name.rpartition(".")[2] for name in chosen}))
-        raise TargetError(
-            f"{pattern} got {', '.join(map(repr, idle))}, which fit no adapted module; expected "
-            f"keys that fit one of: {known}"
-        )
-    for name, linear in chosen.items():
-        check_rank(config.at(name), linear, name)
-    return chosen
+def _copy_in(layer: LoRALinear, A: np.ndarray, B: np.ndarray) -> None:
+    for parameter, array in ((layer.lora_A, A), (layer.lora_B, B)):
+        xp = get_array_module(parameter.data)
+        parameter.data = xp.array(array, dtype=parameter.dtype)
 
 
-def detach(model: Module) -> Module:
-    """Take the adapter off, in place: the Linears, arrays and flags of before `attach`.
+class Attachment:
+    """An adapter on a model, made by `attach`: it owns the layers and what was frozen.
 
-    The adapter is lost unless it was saved. Raises MergeError while any layer is merged (unmerge
-    first, or use merge_and_unload to keep the change), AttachError without an adapter.
+    model: the one that it is on. config: of the adapter. layers: dotted name -> LoRALinear, in the
+    model's order. After `detach` or `merge_and_unload` it is off, and every other call raises
+    AttachError.
     """
-    layers = _adapted_layers(model)
-    merged = [name for name, layer in layers.items() if layer.merged]
-    if merged:
-        raise MergeError(
-            f"detach got {len(merged)} of {len(layers)} layers merged, expected none; unmerge "
-            "first, or use merge_and_unload to keep the change"
+
+    def __init__(
+        self,
+        model: Module,
+        config: LoRAConfig,
+        layers: Mapping[str, LoRALinear],
+        freeze: Freeze,
+        source: Adapter | None,
+    ) -> None:
+        """source: the Adapter that was attached to be used as it is; None for one to train."""
+        self.model, self.config = model, config
+        self._layers, self._freeze, self._source = dict(layers), freeze, source
+
+    @property
+    def layers(self) -> Mapping[str, LoRALinear]:
+        """Dotted name -> LoRALinear, in the model's order."""
+        return MappingProxyType(self._layers)
+
+    @property
+    def attached(self) -> bool:
+        """Whether the adapter is on the model still."""
+        return self._freeze is not None
+
+    def adapter(
+        self, *, base_name: str | None = None, provenance: Mapping | None = None
+    ) -> Adapter:
+        """The adapter as it is now, as a value; merged or not, it is the same.
+
+        base_name: the model's. provenance: where it came from, as JSON values. None for either
+        means what the Adapter said that was attached, and nothing for one that was trained here.
+        Raises ValueError for A or B that is not finite, or provenance that is not JSON.
+        """
+        self._require_attached("adapter")
+        for name, layer in self._layers.items():
+            for leaf, array in (("lora_A", layer.lora_A.data), ("lora_B", layer.lora_B.data)):
+                if not bool(get_array_module(array).isfinite(array).all()):
+                    raise ValueError(
+                        f"got NaN or infinity in {name}.{leaf}, expected finite numbers"
+                    )
+        source = self._source
+        if base_name is None:
+            base_name = "" if source is None else source.base_name
+        if provenance is None:
+            provenance = {} if source is None else source.provenance
+        weights = {name: layer.base_weight for name, layer in self._layers.items()}
+        return Adapter(
+            self.config,
+            {name: (x.lora_A.data, x.lora_B.data) for name, x in self._layers.items()},
+            base=BaseMark(base_name, adapted_fingerprint(weights)),
+            provenance=provenance,
         )
-    _take_off(model, layers)
-    return model
 
+    # -- merging ---------------------------------------------------------------------------
 
-def _take_off(model: Module, layers: Mapping[str, LoRALinear]) -> None:
-    originals = {id(x.base_layer.weight): x.base_weight for x in layers.values()}
-    for name, layer in layers.items():
-        model.set_submodule(name, layer.base_layer)
-    for was in model._lora_frozen:
-        was.parameter.requires_grad, was.parameter.read_only = was.requires_grad, False
-        if was.writeable:
-            set_writeable(originals.get(id(was.parameter), was.parameter.data), True)
-    for name in ("_lora_frozen", "_lora_config", "_lora_provenance"):
-        vars(model).pop(name, None)
+    def merge(self) -> None:
+        """Merge every layer, or none: each delta is made and found finite before the first is used.
 
+        Raises MergeError naming the layer whose delta is not finite, or how many are merged.
+        """
+        self._require_attached("merge")
+        if any(layer.merged for layer in self._layers.values()):
+            raise self._merge_error("merge", "none")
+        totals = merged_weights(self._layers)
+        for name, layer in self._layers.items():
+            layer._put_merged(totals[name])
 
-def _adapted_layers(model: Module) -> dict[str, LoRALinear]:
-    """The layers of an adapter that `attach` put on this model."""
-    layers = lora_layers(model)
-    if not layers:
-        raise AttachError("got a model without an adapter, expected one after attach")
-    if not hasattr(model, "_lora_frozen"):
-        raise AttachError("got layers that attach did not put on this model; expected its own")
-    return layers
+    def unmerge(self) -> None:
+        """Put every layer's own W back, bit for bit. Raises MergeError unless all are merged."""
+        self._require_attached("unmerge")
+        if not all(layer.merged for layer in self._layers.values()):
+            raise self._merge_error("unmerge", "all")
+        for layer in self._layers.values():
+            layer.unmerge()
 
+    # -- taking it off ---------------------------------------------------------------------
 
-# ------------------------------------------------------------------------------------------- merge
+    def detach(self) -> Module:
+        """Give the base back as it was before `attach`, in place; returns the model.
 
+        Linears, arrays, requires_grad, writeable flags and training modes are those of before.
+        What was trained is lost unless `adapter` took it. Raises MergeError while any layer is
+        merged (unmerge first, or use merge_and_unload to keep the change).
+        """
+        self._require_attached("detach")
+        if any(layer.merged for layer in self._layers.values()):
+            raise self._merge_error(
+                "detach", "none; unmerge first, or use merge_and_unload to keep the change"
+            )
+        freeze = self._freeze
+        self._take_off()
+        freeze.restore_modes()
+        return self.model
 
-def merge(model: Module) -> Module:
-    """Merge every layer, or none: each delta is made and found finite before the first is used.
+    def merge_and_unload(self) -> Module:
+        """The plain model with W + ΔW in new arrays, in place; the arrays of W are never written.
 
-    Raises MergeError naming the layer whose delta is not finite, or how many are merged already.
-    """
-    layers = _adapted_layers(model)
-    if any(layer.merged for layer in layers.values()):
-        raise MergeError(_merge_count("merge", layers, "none"))
-    totals = merged_weights(layers)
-    for name, layer in layers.items():
-        layer._put_merged(totals[name])
-    return model
+        Takes an unmerged or a wholly merged model. Raises MergeError for a half-merged one, or a
+        delta that is not finite, before anything changes.
+        """
+        self._require_attached("merge_and_unload")
+        if not any(layer.merged for layer in self._layers.values()):
+            self.merge()
+        elif not all(layer.merged for layer in self._layers.values()):
+            raise self._merge_error("merge_and_unload", "all or none")
+        self._take_off()
+        return self.model
 
+    def _take_off(self) -> None:
+        for name, layer in self._layers.items():
+            self.model.set_submodule(name, layer.base_layer)
+        self._freeze.release(
+            (layer.base_layer.weight, layer.base_weight) for layer in self._layers.values()
+        )
+        self._freeze = None
 
-def unmerge(model: Module) -> Module:
-    """Put every layer's own W back, bit for bit. Raises MergeError unless all are merged."""
-    layers = _adapted_layers(model)
-    if not all(layer.merged for layer in layers.values()):
-        raise MergeError(_merge_count("unmerge", layers, "all"))
-    for layer in layers.values():
-        layer.unmerge()
-    return model
+    def _require_attached(self, verb: str) -> None:
+        if not self.attached:
+            raise AttachError(f"{verb} got an adapter that is off its model, expected one on it")
+        for name, layer in self._layers.items():
+            if self.model.get_submodule(name) is not layer:
+                raise AttachError(
+                    f"{verb} got a model that has another module at {name}, expected the layer "
+                    "that attach put there"
+                )
 
-
-def merge_and_unload(model: Module) -> Module:
-    """The plain model with W + ΔW in new arrays, in place; the arrays of W are never written.
-
-    Takes an unmerged or a wholly merged model. Raises MergeError for a half-merged one, or a
-    delta that is not finite, before anything changes.
-    """
-    layers = _adapted_layers(model)
-    if not any(layer.merged for layer in layers.values()):
-        merge(model)
-    elif not all(layer.merged for layer in layers.values()):
-        raise MergeError(_merge_count("merge_and_unload", layers, "all or none"))
-    _take_off(model, layers)
-    for layer in layers.values():
-        set_writeable(layer.base_layer.weight.data, True)
-    return model
-
-
-def _merge_count(verb: str, layers: Mapping[str, LoRALinear], expected: str) -> str:
-    merged = [name for name, layer in layers.items() if layer.merged]
-    return (
-        f"{verb} got {len(merged)} of {len(layers)} layers merged ({', '.join(merged[:4])}), "
-        f"expected {expected}"
-    )
+    def _merge_error(self, verb: str, expected: str) -> MergeError:
+        merged = [name for name, layer in self._layers.items() if layer.merged]
+        return MergeError(
+            f"{verb} got {len(merged)} of {len(self._layers)} layers merged "
+            f"({', '.join(merged[:4])}), expected {expected}"
+        )

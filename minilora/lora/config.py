@@ -125,7 +125,20 @@ def _checked_pattern(name: str, pattern: object, checked: Callable) -> dict:
             re.compile(_key_rule(key))
         except re.error as error:
             raise ValueError(f"{expected} ({error})") from None
-    return {key: checked(value, f"{name}[{key!r}]") for key, value in pattern.items()}
+    return _Pattern({key: checked(value, f"{name}[{key!r}]") for key, value in pattern.items()})
+
+
+class _Pattern(dict):
+    """A pattern of a LoRAConfig: a dict that stays as it was made."""
+
+    def _refuse(self, *_: object, **__: object) -> None:
+        raise TypeError("got a change to a pattern of a LoRAConfig, which is a value; make another")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple:
+        return _Pattern, (dict(self),)
 
 
 def _checked_targets(targets: object) -> tuple[str, ...] | str:

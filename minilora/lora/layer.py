@@ -12,6 +12,7 @@ from minilora.autograd.stored_array import StoredArray
 from minilora.backend import Array, get_array_module, to_device
 from minilora.lora.config import LoRAConfig
 from minilora.nn import Linear, Module, Parameter
+from minilora.nn.freeze import set_writeable
 
 
 class MergeError(ValueError):
@@ -153,12 +154,3 @@ def check_rank(config: LoRAConfig, base: Linear, name: str = "this Linear") -> N
             f"got r {config.r} for {name} with weight ({base.out_features}, {base.in_features}), "
             f"expected at most {limit}"
         )
-
-
-def set_writeable(array: Array, value: bool) -> bool:
-    """Set a host array's writeable flag and return what it was (device arrays have none)."""
-    if not isinstance(array, np.ndarray):
-        return True
-    before = array.flags.writeable
-    array.flags.writeable = value
-    return before

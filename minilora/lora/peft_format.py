@@ -1,4 +1,4 @@
-"""PEFT's adapter folder, read and judged without a model: config, tensors, and our sidecar.
+"""PEFT's adapter folder, read, judged and written without a model: config, tensors, our sidecar.
 
 Only JSON and safetensors are ever opened; a pickled adapter is refused by its name.
 """
@@ -13,16 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from minilora import __version__
 from minilora.backend import Array
 from minilora.lora.config import LoRAConfig
-from minilora.lora.peft_options import (
-    check_options,
-    chosen_by_rule,
-    config_of,
-    options_of,
-    shared_scaling,
-)
-from minilora.storage import read_safetensors
+from minilora.lora.peft_options import check_options, choosing_rule, config_of, options_of
+from minilora.lora.targets import is_chosen
+from minilora.storage import atomic_folder, read_safetensors, write_safetensors
 
 CONFIG, TENSORS, SIDECAR, PICKLE = (
     "adapter_config.json",
@@ -41,61 +37,50 @@ class AdapterError(ValueError):
 
 
 @dataclass(frozen=True)
-class AdapterFolder:
+class FolderParts:
     """What an adapter folder holds.
 
     config: with the targets as written, or the modules of the tensors where a rule chose them.
-    tensors: "<module>.lora_A" (r, in) and "<module>.lora_B" (out, r), float, finite, in pairs.
-    options: adapter_config.json as parsed. sidecar: minilora.json as parsed, or None.
+    factors: module -> (A, B), each there. rule: PEFT's options that chose the modules where they
+    were more than names, else {}. sidecar: minilora.json as parsed, or None.
     """
 
-    path: Path
     config: LoRAConfig
-    tensors: dict[str, np.ndarray]
-    options: dict
+    factors: dict[str, tuple[np.ndarray, np.ndarray]]
+    base_name: str
+    rule: dict
     sidecar: dict | None
-
-    @property
-    def modules(self) -> list[str]:
-        """Dotted names of the adapted modules, sorted."""
-        return sorted({name.rpartition(".")[0] for name in self.tensors})
-
-    @property
-    def by_rule(self) -> bool:
-        """Whether more than names chose the modules: a regular expression, exclude_modules, …"""
-        return chosen_by_rule(self.options)
-
-    @property
-    def scaling(self) -> float | dict[str, float]:
-        """s where all modules share it, else each module's."""
-        return shared_scaling(self.config, self.modules)
 
 
 # ----------------------------------------------------------------------------------------- reading
 
 
-def read_adapter(folder: str | Path) -> AdapterFolder:
-    """Read and check an adapter folder; no model is needed.
+def read_folder(folder: str | Path) -> FolderParts:
+    """Read an adapter folder; no model is needed.
 
     Raises AdapterError naming file, what was got and what was expected: files that are missing,
     pickled, truncated or no JSON, another peft_type, options that minilora does not support, and
-    tensors that are unexpected, unpaired, of a wrong rank or dtype, or not finite.
+    tensors that are unexpected or unpaired.
     """
     path = Path(folder)
     options = _read_json(path / CONFIG)
     try:
         check_options(options)
-        tensors = _read_tensors(path)
-        config = config_of(options, sorted({name.rpartition(".")[0] for name in tensors}))
+        factors = _read_factors(path)
+        config, rule = config_of(options, sorted(factors)), choosing_rule(options)
+        idle = [name for name in factors if rule and not is_chosen(name, rule)]
     except AdapterError:
         raise
     except ValueError as error:
         raise AdapterError(f"{path}: {CONFIG} {error}") from None
-    _check_ranks(path, config, tensors)
+    if idle:
+        raise AdapterError(
+            f"{path / TENSORS} got unexpected tensors for {some_of(idle)}, which {CONFIG} does not "
+            "choose; expected only those that it does"
+        )
     sidecar = _read_sidecar(path) if (path / SIDECAR).exists() else None
-    found = AdapterFolder(path, config, tensors, options, sidecar)
-    _check_scaling(found)
-    return found
+    base_name = options.get("base_model_name_or_path") or (sidecar or {}).get("base_name")
+    return FolderParts(config, factors, base_name or "", rule, sidecar)
 
 
 def _read_json(path: Path) -> dict:
@@ -110,7 +95,8 @@ def _read_json(path: Path) -> dict:
     return value
 
 
-def _read_tensors(path: Path) -> dict[str, np.ndarray]:
+def _read_factors(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Module -> (A, B), in the order of the sorted names."""
     if not (path / TENSORS).is_file():
         if (path / PICKLE).exists():
             raise AdapterError(
@@ -123,33 +109,21 @@ def _read_tensors(path: Path) -> dict[str, np.ndarray]:
     except (OSError, ValueError) as error:
         raise AdapterError(str(error)) from None
     matches = {name: _TENSOR_NAME.fullmatch(name) for name in sorted(raw)}
-    odd = [name for name, match in matches.items() if match is None]
-    if odd or not raw:
+    unknown = [name for name, match in matches.items() if match is None]
+    if unknown or not raw:
         raise AdapterError(
-            f"{path / TENSORS} got {_some(odd) or 'no tensors'}, expected only names such as "
+            f"{path / TENSORS} got {some_of(unknown) or 'no tensors'}, expected only names such as "
             "base_model.model.<module>.lora_A.weight"
         )
-    tensors = {f"{m[1]}.{m[2]}": raw[name] for name, m in matches.items()}
-    for name, array in tensors.items():
-        if array.dtype.kind != "f":
-            raise AdapterError(f"{path / TENSORS}: {name} got {array.dtype}, expected floats")
-        if not np.isfinite(array).all():
-            raise AdapterError(f"{path / TENSORS}: {name} got NaN or infinity, expected finite")
-    return tensors
-
-
-def _check_ranks(path: Path, config: LoRAConfig, tensors: Mapping[str, np.ndarray]) -> None:
+    tensors = {(match[1], match[2]): raw[name] for name, match in matches.items()}
     twin = {"lora_A": "lora_B", "lora_B": "lora_A"}
-    for name, array in tensors.items():
-        module, _, leaf = name.rpartition(".")
-        r = config.at(module).r
-        if f"{module}.{twin[leaf]}" not in tensors:
-            raise AdapterError(f"{path / TENSORS}: missing {module}.{twin[leaf]} beside {name}")
-        expected = f"({r}, in)" if leaf == "lora_A" else f"(out, {r})"
-        if array.ndim != 2 or array.shape[0 if leaf == "lora_A" else 1] != r:
+    for module, leaf in tensors:
+        if (module, twin[leaf]) not in tensors:
             raise AdapterError(
-                f"{path / TENSORS}: {name} got shape {array.shape}, expected {expected}"
+                f"{path / TENSORS}: missing {module}.{twin[leaf]} beside {module}.{leaf}"
             )
+    modules = sorted({module for module, _ in tensors})
+    return {name: (tensors[name, "lora_A"], tensors[name, "lora_B"]) for name in modules}
 
 
 def _read_sidecar(path: Path) -> dict:
@@ -162,23 +136,14 @@ def _read_sidecar(path: Path) -> dict:
     mark = sidecar.get("base_fingerprint")
     if not isinstance(mark, str) or not mark.startswith("sha256:"):
         raise AdapterError(f"{path / SIDECAR} got base_fingerprint {mark!r}, expected 'sha256:...'")
-    told = sidecar.setdefault("provenance", {})
-    if not isinstance(told, dict):
-        raise AdapterError(f"{path / SIDECAR} got provenance {told!r}, expected an object")
+    provenance = sidecar.setdefault("provenance", {})
+    if not isinstance(provenance, dict):
+        raise AdapterError(f"{path / SIDECAR} got provenance {provenance!r}, expected an object")
     return sidecar
 
 
-def _check_scaling(found: AdapterFolder) -> None:
-    if found.sidecar is None or found.sidecar.get("scaling") == found.scaling:
-        return
-    raise AdapterError(
-        f"{found.path}: {CONFIG} gives scaling {found.scaling}, but {SIDECAR} was written for "
-        f"{found.sidecar.get('scaling')!r}; expected r, lora_alpha, use_rslora and the patterns "
-        "unchanged"
-    )
-
-
-def _some(names: list[str]) -> str:
+def some_of(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return ", ".join(names[:4]) + more
 
@@ -186,14 +151,29 @@ def _some(names: list[str]) -> str:
 # ----------------------------------------------------------------------------------------- writing
 
 
-def config_json(config: LoRAConfig, modules: list[str], base_name: str) -> str:
-    """adapter_config.json, keys and targets sorted, so that equal adapters give equal bytes."""
-    return dump_json(options_of(config, modules, base_name))
+def write_folder(
+    folder: str | Path,
+    config: LoRAConfig,
+    tensors: Mapping[str, Array],
+    base_name: str,
+    sidecar: Mapping,
+) -> Path:
+    """Write the three files; the folder appears whole or not at all. Returns its path.
 
-
-def peft_tensors(state: Mapping[str, Array]) -> dict[str, Array]:
-    """ "<module>.lora_A" -> "base_model.model.<module>.lora_A.weight", sorted."""
-    return {f"base_model.model.{name}.weight": state[name] for name in sorted(state)}
+    tensors: "<module>.lora_A" and "<module>.lora_B" -> array. sidecar: what minilora.json says
+    beside the versions. Keys, targets and tensors are sorted, so that equal adapters give equal
+    bytes. Raises ValueError for what JSON has no word for, before anything is written.
+    """
+    about = {"format_version": FORMAT_VERSION, "minilora_version": __version__, **sidecar}
+    modules = sorted({name.rpartition(".")[0] for name in tensors})
+    texts = {CONFIG: options_of(config, modules, base_name), SIDECAR: about}
+    texts = {name: dump_json(value).encode() for name, value in texts.items()}
+    named = {f"base_model.model.{name}.weight": tensors[name] for name in sorted(tensors)}
+    with atomic_folder(folder) as part:
+        for name, text in texts.items():
+            (part / name).write_bytes(text)
+        write_safetensors(part / TENSORS, named, {"format": "pt"})
+    return Path(folder)
 
 
 def dump_json(value: object) -> str:

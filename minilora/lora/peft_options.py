@@ -85,16 +85,22 @@ def _is_set(value: object) -> bool:
     return value is not None and value != [] and value != ""
 
 
-def chosen_by_rule(options: Mapping) -> bool:
-    """Whether more than names chose the modules: a regular expression, or one of CHOOSING."""
+def choosing_rule(options: Mapping) -> dict:
+    """The options that chose the modules where they are more than names; {} where they are names.
+
+    More than names: a regular expression for target_modules, or any of CHOOSING.
+    """
     targets = options["target_modules"]
     is_expression = isinstance(targets, str) and targets != ALL_LINEAR
-    return is_expression or any(_is_set(options.get(key)) for key in CHOOSING)
+    if not is_expression and not any(_is_set(options.get(key)) for key in CHOOSING):
+        return {}
+    keys = ("target_modules", *CHOOSING)
+    return {key: options[key] for key in keys if options.get(key) is not None}
 
 
 def config_of(options: Mapping, modules: list[str]) -> LoRAConfig:
     """The config; `modules` are its targets where a rule chose them. Raises ValueError."""
-    targets = modules if chosen_by_rule(options) else options["target_modules"]
+    targets = modules if choosing_rule(options) else options["target_modules"]
     given = {key: options[key] for key in OPTIONAL if options.get(key) is not None}
     return LoRAConfig(options["r"], options["lora_alpha"], targets, **given)
 
@@ -108,15 +114,14 @@ def shared_scaling(config: LoRAConfig, modules: Iterable[str]) -> float | dict[s
 
 def options_of(config: LoRAConfig, modules: list[str], base_name: str) -> dict:
     """What adapter_config.json says of an adapter on these modules."""
-    targets = modules if config.target_modules == ALL_LINEAR else config.target_modules
-    config = _in_any_order(config, modules)
+    config = in_plain_names(config, modules)
     patterns = {"rank_pattern": config.rank_pattern, "alpha_pattern": config.alpha_pattern}
     return {
         "r": config.r,
         "lora_alpha": config.lora_alpha,
         "lora_dropout": config.lora_dropout,
         "use_rslora": config.use_rslora,
-        "target_modules": sorted(targets),
+        "target_modules": list(config.target_modules),
         **{name: dict(pattern) for name, pattern in patterns.items() if pattern},
         "base_model_name_or_path": base_name,
         "bias": "none",
@@ -128,21 +133,26 @@ def options_of(config: LoRAConfig, modules: list[str], base_name: str) -> dict:
     }
 
 
-def _in_any_order(config: LoRAConfig, modules: list[str]) -> LoRAConfig:
-    """A config that means the same with its keys sorted, as they are in a file of PEFT's and ours.
+def in_plain_names(config: LoRAConfig, modules: list[str]) -> LoRAConfig:
+    """The config that means the same for these modules, with its targets and keys as in a file.
 
-    The first key that fits counts, so where keys overlap whole module names replace them.
+    There they are sorted, and the modules' names stand for "all-linear". The first key of a
+    pattern that fits counts, so where keys overlap whole module names replace them.
     """
+    targets = modules if config.target_modules == ALL_LINEAR else config.target_modules
     ordered = replace(
         config,
+        target_modules=sorted(targets),
         rank_pattern=dict(sorted(config.rank_pattern.items())),
         alpha_pattern=dict(sorted(config.alpha_pattern.items())),
     )
     own = {name: config.at(name) for name in modules}
-    if all(ordered.at(name) == one for name, one in own.items()):
+    if all(
+        (ordered.at(n).r, ordered.at(n).lora_alpha) == (x.r, x.lora_alpha) for n, x in own.items()
+    ):
         return ordered
     return replace(
-        config,
+        ordered,
         rank_pattern={n: one.r for n, one in own.items() if one.r != config.r},
         alpha_pattern={
             n: one.lora_alpha for n, one in own.items() if one.lora_alpha != config.lora_alpha

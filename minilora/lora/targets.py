@@ -32,12 +32,17 @@ def select_linears(model: Module, targets: tuple[str, ...] | str) -> dict[str, L
     if targets == ALL_LINEAR:
         chosen, unmatched = linears, [] if linears else [ALL_LINEAR]
     else:
-        chosen = {n: m for n, m in linears.items() if any(_fits(n, t) for t in targets)}
+        chosen = {n: m for n, m in linears.items() if names_target(targets, n)}
         unmatched = [t for t in targets if not any(_fits(name, t) for name in linears)]
     if unmatched:
         raise TargetError(_unmatched_message(model, unmatched, linears))
     _refuse_tied(model, chosen)
     return chosen
+
+
+def names_target(targets: tuple[str, ...] | str, name: str) -> bool:
+    """Whether `targets`, as LoRAConfig takes them, mean the module of this name."""
+    return targets == ALL_LINEAR or any(_fits(name, target) for target in targets)
 
 
 def _fits(name: str, target: str) -> bool:
@@ -51,10 +56,11 @@ def linears_by_rule(model: Module, options: Mapping) -> tuple[str, ...]:
     (likewise, and stronger), layers_to_transform (numbers of layers), layers_pattern (what stands
     before the number). Rules of peft 0.21, tuners_utils.check_target_module_exists.
     """
-    return tuple(name for name in select_linears(model, ALL_LINEAR) if _is_chosen(name, options))
+    return tuple(name for name in select_linears(model, ALL_LINEAR) if is_chosen(name, options))
 
 
-def _is_chosen(name: str, options: Mapping) -> bool:
+def is_chosen(name: str, options: Mapping) -> bool:
+    """Whether PEFT's options choose the Linear of this name (see `linears_by_rule`)."""
     targets, exclude = options["target_modules"], options.get("exclude_modules")
     if exclude and _named(name, exclude):
         return False

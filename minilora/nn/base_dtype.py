@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from minilora.autograd.quantize import quantize
 from minilora.autograd.stored_array import BLOCK, StoredArray
 from minilora.backend import Array, get_array_module, keep_freed_memory, to_numpy
+from minilora.nn.freeze import is_frozen
 from minilora.nn.layers import Embedding, Linear
 from minilora.nn.module import Module, Parameter
 from minilora.nn.transformer import Transformer
@@ -85,7 +86,7 @@ def _stored(name: str, parameter: Parameter, format: str) -> StoredArray:
 
 
 def _check(model: Module, matrices: Mapping[str, Parameter], ready: Mapping) -> None:
-    if any(p.read_only for p in model.parameters()):
+    if is_frozen(model):
         raise ValueError(
             "store_base got a model that carries an adapter, expected a plain one; detach or "
             "merge_and_unload it first"

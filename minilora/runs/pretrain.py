@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from minilora.text import Tokenizer
 from minilora.hub import load_pretrained, save_pretrained
-from minilora.text.answers import answers
 from minilora.nn import Transformer, TransformerConfig
+from minilora.text import Example, Record, Tokenizer, encode_record
+from minilora.text.answers import answers
 from minilora.training import Batches, History, TrainingConfig, fit
-from minilora.text import Example, Record, encode_record
 from minilora.training import evaluate as mean_loss
 from minilora.ward.corpus import Document, general_documents, regression_suite
 from minilora.ward.score import RegressionScore, score_regression

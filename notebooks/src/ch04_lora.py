@@ -40,9 +40,7 @@ from minilora.lora import (
     LoRAConfig,
     attach,
     base_fingerprint,
-    detach,
     lora_layers,
-    save_adapter,
     trainable_parameters,
 )
 from minilora.text import Record, encode_records, prompt_messages
@@ -220,7 +218,7 @@ ids = np.array([tokenizer.encode_prompt(held_out[0]["prompt"])])
 
 with no_grad():
     logits = base(ids).data
-attach(base, LoRAConfig(r=8, lora_alpha=16), np.random.default_rng(0))
+handle = attach(base, LoRAConfig(r=8, lora_alpha=16), np.random.default_rng(0))
 with no_grad():
     step_zero = float(np.abs(base(ids).data - logits).max())
 shapes = [layer.base_weight.shape for layer in lora_layers(base).values()]
@@ -229,7 +227,7 @@ assert trained == count_trained(shapes, 8)
 print(f"{len(shapes)} layers adapted, {trained:,} of {numbers:,} numbers trained: ", end="")
 print(f"{100 * trained / numbers:.3g} %")
 print(f"largest change of any logit: {step_zero:.3g}")
-base = detach(base)
+base = handle.detach()
 
 # %% [markdown]
 # > **Claim.** On ward-base, rank 8 on the query and value projections trains 1.35 % of the numbers.
@@ -246,10 +244,10 @@ suite_examples = encode(read("regression")[::3])
 
 
 def lay_out(kind, seed):
-    """Attach a rank-8 adapter with these initial values."""
-    attach(base, LoRAConfig(r=8, lora_alpha=16), np.random.default_rng(seed))
+    """Attach a rank-8 adapter with these initial values; the handle that takes it off."""
+    handle = attach(base, LoRAConfig(r=8, lora_alpha=16), np.random.default_rng(seed))
     rng = np.random.default_rng(100 + seed)
-    for layer in lora_layers(base).values():
+    for layer in handle.layers.values():
         A, B = layer.lora_A, layer.lora_B
         random_B = ((2 * rng.random(B.shape) - 1) / np.sqrt(8)).astype(np.float32)
         normal_B = rng.standard_normal(B.shape).astype(np.float32)
@@ -261,25 +259,26 @@ def lay_out(kind, seed):
             B.data = normal_B
         A.requires_grad = kind != "B alone"
         B.requires_grad = kind != "A alone"
+    return handle
 
 
 def own_loss(job):
     """Loss on the base's own tasks with an adapter that has learned nothing yet."""
-    lay_out(*job)
+    handle = lay_out(*job)
     loss = evaluate(base, suite_examples, pad_id=tokenizer.pad_id)
-    detach(base)
+    handle.detach()
     return loss
 
 
 def short_run(job):
     """Held-out loss at the start and at the end of a run: kind of start, seed, steps, rate."""
     kind, seed, steps, rate = job
-    lay_out(kind, seed)
+    handle = lay_out(kind, seed)
     before = evaluate(base, held_examples, pad_id=tokenizer.pad_id)
     config = TrainingConfig(steps=steps, lr=rate, warmup=5, seed=seed, workers=1)
     fit(base, batches[seed], config, progress=False)
     after = evaluate(base, held_examples, pad_id=tokenizer.pad_id)
-    detach(base)
+    handle.detach()
     return before, after
 
 
@@ -322,7 +321,7 @@ print()
 print(before_outputs[shown])
 
 # %%
-attach(base, LoRAConfig(r=8, lora_alpha=16), np.random.default_rng(0))
+handle = attach(base, LoRAConfig(r=8, lora_alpha=16), np.random.default_rng(0))
 optimizer = AdamW(base.named_parameters())
 config = TrainingConfig(steps=150, lr=RATE, warmup=15, seed=0, workers=1, eval_every=10)
 
@@ -397,7 +396,7 @@ print(
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
-    saved = save_adapter(base, Path(folder) / "adapter", base_name="ward-base")
+    saved = handle.adapter(base_name="ward-base").write(Path(folder) / "adapter")
     files = sorted(path.name for path in saved.iterdir())
     options = json.loads((saved / "adapter_config.json").read_text(encoding="utf-8"))
     tensors = load_file(saved / "adapter_model.safetensors")
@@ -497,7 +496,7 @@ def clock(model):
 pairs = np.array([(clock(whole), clock(base)) for _ in range(9)])[2:]
 time_ratio = float(np.median(pairs[:, 1]) / np.median(pairs[:, 0]))
 print(f"a LoRA step takes {time_ratio:.2g} of a full one")
-base = detach(base)
+base = handle.detach()
 
 # %% [markdown]
 # > **Claim.** Forward and backward of LoRA take between 0.4 and 0.98 of the time of full training:

@@ -39,7 +39,7 @@ from minilora.course.chapters.ch06.lines import (
     medication_lines,
 )
 from minilora.hub import load_pretrained
-from minilora.lora import LoRAConfig, attach, detach, trainable_parameters
+from minilora.lora import LoRAConfig, attach, trainable_parameters
 from minilora.nn import Linear
 from minilora.text.answers import answers
 from minilora.training import Batches, TrainingConfig, evaluate, fit
@@ -179,7 +179,7 @@ def race(job):
     """Train an adapter on a copy of the base and measure it."""
     task, held_out = TASKS[job.task], examples[job.task, "held out"]
     config = LoRAConfig(r=job.r, lora_alpha=2 * job.r, target_modules=job.targets)
-    attach(base, config, np.random.default_rng(job.seed))
+    handle = attach(base, config, np.random.default_rng(job.seed))
     try:
         batches = Batches(examples[job.task, "train"], task.batch, job.seed, tokenizer.pad_id)
         steps = task.steps * job.longer
@@ -198,7 +198,7 @@ def race(job):
         right = [a == wanted for a, (_, wanted) in zip(said, task.held_out, strict=True)]
         return Run(*history.series("held out"), float(np.mean(right)))
     finally:
-        detach(base)
+        handle.detach()
 
 
 examples = {
@@ -321,7 +321,8 @@ def step_times(repeats=24):
     for place in ("q, v", "all"):
         model = load_pretrained(data_folder("ward-base"))[0]
         config = LoRAConfig(r=ranks[place], lora_alpha=2, target_modules=SETS[place])
-        models[place] = attach(model, config, np.random.default_rng(0)).train()
+        attach(model, config, np.random.default_rng(0))
+        models[place] = model.train()
         taken[place] = []
         print(f"{place:5} trains {trainable_parameters(model):,} numbers")
     for _ in range(repeats):

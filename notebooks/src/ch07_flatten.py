@@ -42,10 +42,7 @@ from minilora.lora import (
     MergeError,
     attach,
     lora_layers,
-    merge,
-    merge_and_unload,
     trainable_parameters,
-    unmerge,
 )
 from minilora.nn import store_base
 from minilora.text.answers import answers
@@ -110,12 +107,12 @@ KINDS = {  # how it is attached, and its learning rate
 
 
 def trained(kind, seed, base):
-    """This base with an adapter of this kind that has learned the job."""
+    """The handle of an adapter of this kind on this base, which has learned the job."""
     attach_it, lr = KINDS[kind]
-    model = attach_it(base, np.random.default_rng(seed))
+    handle = attach_it(base, np.random.default_rng(seed))
     config = TrainingConfig(steps=70, lr=lr, warmup=5, seed=seed, workers=1)
-    fit(model, Batches(train, 8, seed, tokenizer.pad_id), config, progress=False)
-    return model
+    fit(base, Batches(train, 8, seed, tokenizer.pad_id), config, progress=False)
+    return handle
 
 
 def say(model):
@@ -133,14 +130,15 @@ seeds = range(3)
 
 
 def entry(job):
-    """An adapted model and its score."""
-    model = trained(*job, fresh())
-    return model, exact(model)
+    """The handle of an adapted model, and the model's score."""
+    handle = trained(*job, fresh())
+    return handle, exact(handle.model)
 
 
 base_score = exact(fresh())
 found = side_by_side(entry, [(kind, seed) for kind in KINDS for seed in seeds])
-models = {kind: [found[3 * i + j][0] for j in seeds] for i, kind in enumerate(KINDS)}
+handles = {kind: [found[3 * i + j][0] for j in seeds] for i, kind in enumerate(KINDS)}
+models = {kind: [handle.model for handle in handles[kind]] for kind in KINDS}
 scores = {kind: [found[3 * i + j][1] for j in seeds] for i, kind in enumerate(KINDS)}
 print(f"{'base':12} {100 * base_score:3.0f} % of lines exact")
 for kind, found in scores.items():
@@ -196,9 +194,10 @@ def compare(seed):
     found, base = {}, fresh()
     names = list(lora_layers(models["LoRA all"][seed]))
     for name, dtype in (("float64", np.float64), ("float32", np.float32)):
-        model = convert(deepcopy(models["LoRA all"][seed]), dtype)
+        handle = deepcopy(handles["LoRA all"][seed])
+        model = convert(handle.model, dtype)
         beside = logits(model)
-        merge(model)
+        handle.merge()
         found[name] = gap(logits(model), beside)
         assert found[name] != gap(logits(convert(base, dtype)), beside)
         if dtype is np.float32:
@@ -208,7 +207,7 @@ def compare(seed):
             before = logits(base)
             through(base, names, np.float16)
             found["base in float16"] = gap(logits(base), before)
-        unmerge(model)
+        handle.unmerge()
         assert np.array_equal(logits(model), beside)
     return found
 
@@ -413,18 +412,18 @@ for name, count in other.items():
 # minilora's `merge` and `unmerge` do that, and they know what state they are in:
 
 # %%
-model = models["LoRA all"][0]
-before = {name: x.base_layer.weight.data for name, x in lora_layers(model).items()}
+handle = handles["LoRA all"][0]
+before = {name: x.base_layer.weight.data for name, x in handle.layers.items()}
 for _ in range(100):
-    merge(model)
-    unmerge(model)
-print(all(x.base_layer.weight.data is before[n] for n, x in lora_layers(model).items()))
-merge(model)
+    handle.merge()
+    handle.unmerge()
+print(all(x.base_layer.weight.data is before[n] for n, x in handle.layers.items()))
+handle.merge()
 try:
-    merge(model)
+    handle.merge()
 except MergeError as error:
     print(str(error)[:40], "...")
-model = unmerge(model)
+handle.unmerge()
 
 # %% [markdown]
 # ## What an adapter costs that is not merged
@@ -449,7 +448,7 @@ def contestants():
     """Five models by name; the merged one had LoRA on all linear maps."""
     return {
         "base": fresh(),
-        "merged": merge_and_unload(deepcopy(models["LoRA all"][0])),
+        "merged": deepcopy(handles["LoRA all"][0]).merge_and_unload(),
         "LoRA q, v": models["LoRA q, v"][0],
         "LoRA all": models["LoRA all"][0],
         "bottleneck": models["bottleneck"][0],
@@ -534,7 +533,7 @@ for name, found in ratio.items():
 # %%
 def in_four_bits(seed):
     """Exact beside a 4-bit base, exact merged into 4 bits, and the error on the scale of ΔW."""
-    model, errors = trained("LoRA all", seed, store_base(fresh(), "q4")), []
+    model, errors = trained("LoRA all", seed, store_base(fresh(), "q4")).model, []
     beside = exact(model)
     for layer in lora_layers(model).values():
         total = layer.merged_weight()
@@ -560,10 +559,10 @@ print(f"merged into 4 bits {np.mean(again):.2g}; error {np.mean(errors):.2g} of 
 # costs is the one taken here: score the file that you ship, not the model that you trained.
 
 # %%
-model = attach(store_base(fresh(), "q4"), LoRAConfig(), np.random.default_rng(0))
-layer = next(iter(lora_layers(model).values()))
+handle = attach(store_base(fresh(), "q4"), LoRAConfig(), np.random.default_rng(0))
+layer = next(iter(handle.layers.values()))
 print(type(layer.base_layer.weight.data).__name__, "before merging,", end=" ")
-merge(model)
+handle.merge()
 print(layer.base_layer.weight.dtype, "after")
 
 # %% [markdown]

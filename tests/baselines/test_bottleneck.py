@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 
 from minilora.autograd import Tensor, no_grad
-from minilora.baselines.bottleneck import (
-    BottleneckLinear,
-    attach_bottlenecks,
-    bottlenecks,
-    detach_bottlenecks,
-)
+from minilora.baselines.bottleneck import BottleneckLinear, attach_bottlenecks
 from minilora.gradients.bottleneck_cases import bottleneck_cases, bottleneck_model
 from minilora.gradients.model_cases import tiny_config
 from minilora.lora import AttachError, LoRAConfig, TargetError, attach, trainable_parameters
@@ -62,25 +57,25 @@ def test_a_fresh_layer_is_nearly_the_identity():
     model = tiny()
     with no_grad():
         before = model(IDS).data
-        after = attach_bottlenecks(model, 2, np.random.default_rng(0))(IDS).data
+        after = attach_bottlenecks(model, 2, np.random.default_rng(0)).model(IDS).data
     gap = np.abs(after - before).max() / np.abs(before).max()
     assert 0 < gap < 1e-3
 
 
 @pytest.mark.parametrize("size", [1, 5])
 def test_two_a_block_and_the_papers_count(size):
-    model = attach_bottlenecks(tiny(), size, np.random.default_rng(0))
-    assert [n.split(".", 3)[3] for n in bottlenecks(model)] == [
+    handle = attach_bottlenecks(tiny(), size, np.random.default_rng(0))
+    assert [n.split(".", 3)[3] for n in handle.layers] == [
         "self_attn.o_proj",
         "mlp.down_proj",
     ] * 2
     width, layers = 6, 2
-    assert trainable_parameters(model) == 2 * layers * (2 * width * size + size + width)
+    assert trainable_parameters(handle.model) == 2 * layers * (2 * width * size + size + width)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_dtype_is_the_bases(dtype):
-    model = attach_bottlenecks(tiny(dtype), 2, np.random.default_rng(0))
+    model = attach_bottlenecks(tiny(dtype), 2, np.random.default_rng(0)).model
     assert {p.dtype for p in model.parameters()} == {np.dtype(dtype)}
     assert model(IDS).dtype == dtype
 
@@ -90,7 +85,7 @@ def test_training_moves_every_bottleneck_and_detach_gives_the_base_back():
     before = {name: p.data.copy() for name, p in model.named_parameters()}
     with no_grad():
         plain = model(IDS).data
-    attach_bottlenecks(model, 3, np.random.default_rng(0))
+    handle = attach_bottlenecks(model, 3, np.random.default_rng(0))
     start = {n: p.data.copy() for n, p in model.named_parameters() if p.requires_grad}
     optimizer = AdamW(model.named_parameters())
     for _ in range(3):
@@ -103,7 +98,7 @@ def test_training_moves_every_bottleneck_and_detach_gives_the_base_back():
         assert np.abs(model(IDS).data - plain).max() > 1e-3
     with pytest.raises(ValueError, match="read-only"):
         model.model.layers[0].mlp.up_proj.weight.data[0, 0] = 1
-    detach_bottlenecks(model)
+    assert handle.detach() is model
     assert [name for name, _ in model.named_parameters()] == list(before)
     for name, parameter in model.named_parameters():
         assert np.array_equal(parameter.data, before[name])
@@ -118,7 +113,10 @@ def test_generate_runs_the_bottlenecks():
     prompts = [[1, 4, 2], [5, 9]]
     got = generate(model, prompts, 6)
     assert got == generate(model, prompts, 6, use_cache=False)
-    detach_bottlenecks(model)
+    for place in ("self_attn.o_proj", "mlp.down_proj"):
+        for i in range(2):
+            layer = model.get_submodule(f"model.layers.{i}.{place}")
+            model.set_submodule(f"model.layers.{i}.{place}", layer.base_layer)
     assert got != generate(model, prompts, 6)
 
 
@@ -153,11 +151,22 @@ def test_a_place_that_fits_nothing_is_refused_and_nothing_changes(places):
 )
 def test_an_adapted_model_is_refused(first):
     rng = np.random.default_rng(0)
-    model = first(tiny(), rng)
-    with pytest.raises(AttachError, match="expected a plain one"):
-        attach_bottlenecks(model, 2, rng)
+    model = tiny()
+    handle = first(model, rng)
+    names = [name for name, _ in model.named_parameters()]
+    for again in (
+        lambda: attach_bottlenecks(model, 2, rng),
+        lambda: attach(model, LoRAConfig(r=2), rng),
+    ):
+        with pytest.raises(AttachError):
+            again()
+    assert [name for name, _ in model.named_parameters()] == names
+    assert handle.detach() is model
+    first(model, rng)
 
 
-def test_detach_asks_for_bottlenecks():
-    with pytest.raises(AttachError, match="without bottlenecks"):
-        detach_bottlenecks(tiny())
+def test_bottlenecks_are_taken_off_once():
+    handle = attach_bottlenecks(tiny(), 2, np.random.default_rng(0))
+    handle.detach()
+    with pytest.raises(AttachError):
+        handle.detach()

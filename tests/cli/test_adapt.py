@@ -17,7 +17,7 @@ from minilora.cli import adapt as command
 from minilora.cli.app import main
 from minilora.cli.cost import duration
 from minilora.hub import bases, load_pretrained
-from minilora.lora import load_adapter, lora_layers, read_adapter
+from minilora.lora import Adapter, attach, lora_layers
 from minilora.runs import defaults
 from minilora.storage import sha256_file
 from minilora.text import Example
@@ -76,7 +76,7 @@ def test_writes_a_peft_folder_and_the_run_beside_it(base, data, tmp_path, capsys
     config = json.loads((out / "adapter_config.json").read_text())
     assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 2, 16)
     assert config["base_model_name_or_path"] == str(base)
-    known = read_adapter(out).sidecar["provenance"]
+    known = Adapter.read(out).provenance
     assert known["data"]["sha256"] == sha256_file(data)
     assert known["training"]["steps"] == 4 and known["training"]["batch_size"] == 4
     assert known["held_out"] == 3
@@ -109,10 +109,10 @@ def test_the_saved_adapter_is_the_trained_one(base, data, tmp_path):
     """The loss that the sidecar reports is the loss of base + folder, computed from outside."""
     held = write_jsonl(tmp_path / "held.jsonl", pairs(5, 100))
     assert adapt(base, data, tmp_path / "out", "--eval", str(held)) == 0
-    evaluation = read_adapter(tmp_path / "out").sidecar["provenance"]["evaluation"]
+    evaluation = Adapter.read(tmp_path / "out").provenance["evaluation"]
     model, tokenizer = load_pretrained(base)
     before = reference_loss(model, tokenizer, pairs(5, 100))
-    load_adapter(model, tmp_path / "out")
+    attach(model, Adapter.read(tmp_path / "out"))
     after = reference_loss(model, tokenizer, pairs(5, 100))
     assert evaluation["before"]["loss"] == pytest.approx(before, rel=1e-5)
     assert evaluation["after"]["loss"] == pytest.approx(after, rel=1e-5)
@@ -148,7 +148,7 @@ def test_the_same_command_gives_the_same_bytes(base, data, tmp_path):
 )
 def test_settings_reach_the_adapter(base, data, tmp_path, flags, layers, scaling):
     assert adapt(base, data, tmp_path / "out", *flags) == 0
-    found = read_adapter(tmp_path / "out")
+    found = Adapter.read(tmp_path / "out")
     assert len(found.modules) == layers
     assert found.config.scaling == pytest.approx(scaling)
 
@@ -162,7 +162,7 @@ def test_two_workers_train_too(base, data, tmp_path):
 def test_steps_and_rate_have_defaults_from_data_and_base(base, data, tmp_path, capsys):
     argv = ["adapt", "--data", str(data), "--base", str(base), "--out", str(tmp_path / "out")]
     assert main([*argv, "--r", "2", "--workers", "1"]) == 0
-    known = read_adapter(tmp_path / "out").sidecar["provenance"]["training"]
+    known = Adapter.read(tmp_path / "out").provenance["training"]
     assert known["steps"] == 50  # 3 passes would be 6
     assert known["lr"] == 0.015  # 1.92 / 12 would be more
 
@@ -241,7 +241,7 @@ def test_only_the_first_rows_are_judged(tmp_path, capsys):
     assert adapt(base, data, tmp_path / "a", "--eval", str(held), "--eval-rows", "3") == 0
     assert "the first 3 of 4 examples of eval.jsonl" in capsys.readouterr().out
     assert adapt(base, data, tmp_path / "b", "--eval", str(three)) == 0
-    few, all_three = (read_adapter(tmp_path / x).sidecar["provenance"] for x in "ab")
+    few, all_three = (Adapter.read(tmp_path / x).provenance for x in "ab")
     assert few["evaluation"]["after"] == all_three["evaluation"]["after"]
     assert few["evaluation"]["after"]["house"]["cardiology"]["count"] == few["judged"] == 3
 
@@ -306,7 +306,7 @@ def test_plain_text_is_cut_into_windows(base, tmp_path, capsys):
     data = tmp_path / "notes.txt"
     data.write_text("aspirin and ramipril were given. " * 60, "utf-8")
     assert adapt(base, data, tmp_path / "out", "--max-length", "16") == 0
-    known = read_adapter(tmp_path / "out").sidecar["provenance"]
+    known = Adapter.read(tmp_path / "out").provenance
     assert known["data"]["examples"] > 20 and known["held_out"] > 0
     said = capsys.readouterr().out
     assert "held out (a tenth)" in said and "Samples" in said
@@ -315,7 +315,7 @@ def test_plain_text_is_cut_into_windows(base, tmp_path, capsys):
 def test_a_small_set_is_not_split(base, tmp_path, capsys):
     data = write_jsonl(tmp_path / "few.jsonl", pairs(19))
     assert adapt(base, data, tmp_path / "out") == 0
-    known = read_adapter(tmp_path / "out").sidecar["provenance"]
+    known = Adapter.read(tmp_path / "out").provenance
     assert known["held_out"] == 0 and known["evaluation"]["before"] == {}
     said = capsys.readouterr().out
     assert "19 examples" in said and "fewer than 20 examples" in said
@@ -332,7 +332,7 @@ def test_bad_and_long_lines_are_named_and_left_out(base, tmp_path, capsys):
         assert f"my.jsonl:{line}" in said
     assert "my.jsonl:31" not in said
     assert "not JSON" in said and "'completion' is missing or empty" in said
-    assert read_adapter(tmp_path / "out").sidecar["provenance"]["data"]["bad"] == 13
+    assert Adapter.read(tmp_path / "out").provenance["data"]["bad"] == 13
 
 
 def test_over_long_lines_are_named(base, tmp_path, capsys):
@@ -351,7 +351,7 @@ def test_house_records_are_scored_before_and_after(tmp_path, capsys):
     held = write_jsonl(tmp_path / "eval.jsonl", [*examples, other])
     data = write_jsonl(tmp_path / "my.jsonl", pairs(8))
     assert adapt(base, data, tmp_path / "out", "--eval", str(held)) == 0
-    evaluation = read_adapter(tmp_path / "out").sidecar["provenance"]["evaluation"]
+    evaluation = Adapter.read(tmp_path / "out").provenance["evaluation"]
     for when in ("before", "after"):
         counts = {ward: s["count"] for ward, s in evaluation[when]["house"].items()}
         assert counts == {"cardiology": 2, "pediatrics": 1}

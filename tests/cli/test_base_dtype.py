@@ -12,7 +12,7 @@ from minilora.cli import adapt as command
 from minilora.cli.app import main
 from minilora.hub import load_pretrained
 from minilora.hub.bases import base_dtype_of
-from minilora.lora import BaseMismatchError, load_adapter, read_adapter
+from minilora.lora import Adapter, BaseMismatchError, attach
 from minilora.nn import storage
 from tests.cli.conftest import make_base, pairs, write_jsonl
 
@@ -53,11 +53,12 @@ def test_the_adapter_says_how_its_base_was_kept_and_fits_that_base(
         rf"Trained on [\d,]+ tokens in [\d.]+ s: [\d,]+ a second, base in {dtype}", said
     )
     assert ("float32 would take" in said) == (dtype != "float32")
-    assert read_adapter(out).sidecar["provenance"]["base_dtype"] == base_dtype_of(out) == dtype
-    load_adapter(load_pretrained(wide_base, dtype)[0], out)
+    assert Adapter.read(out).provenance["base_dtype"] == base_dtype_of(out) == dtype
+    adapter = Adapter.read(out)
+    attach(load_pretrained(wide_base, dtype)[0], adapter)
     for other in {"float32", *STORED} - {dtype}:
         with pytest.raises(BaseMismatchError):
-            load_adapter(load_pretrained(wide_base, other)[0], out)
+            attach(load_pretrained(wide_base, other)[0], adapter)
 
 
 def test_the_size_that_is_said_is_the_size_that_is_held(wide_base, data, tmp_path, capsys):
@@ -108,7 +109,7 @@ def test_merging_opens_the_base_as_the_adapter_knew_it(wide_base, data, tmp_path
     out, merged = tmp_path / "out", tmp_path / "merged"
     assert adapt(wide_base, data, out, "--base-dtype", dtype) == 0
     assert main(["merge", "--adapter", str(out), "--out", str(merged)]) == 0
-    adapted = load_adapter(load_pretrained(wide_base, dtype)[0], out)
+    adapted = attach(load_pretrained(wide_base, dtype)[0], Adapter.read(out)).model
     model, _ = load_pretrained(merged)
     assert set(storage(model)) == {"float32"}
     ids = np.array([[5, 9, 2, 25]])

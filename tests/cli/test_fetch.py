@@ -12,7 +12,7 @@ pytest.importorskip("gguf")
 
 from minilora.cli.app import main
 from minilora.hub import bases, download, load_pretrained, smollm
-from minilora.lora import LoRAConfig, adapter_state, attach, save_adapter
+from minilora.lora import LoRAConfig, adapter_state, attach
 from minilora.text.answers import answers
 from tests.hub import ggufs
 from tests.hub import known as tiny
@@ -115,10 +115,10 @@ def test_an_adapter_finds_the_model_by_its_hub_id(known, capsys, tmp_path):
     main(["fetch", tiny.NAME])
     model, _ = bases.open_base(tiny.NAME)
     plain = model(IDS).data.copy()
-    attach(model, LoRAConfig(r=2), np.random.default_rng(0))
+    handle = attach(model, LoRAConfig(r=2), np.random.default_rng(0))
     for array in adapter_state(model).values():
         array += np.float32(0.3)
-    save_adapter(model, tmp_path / "adapter", base_name=bases.public_name(tiny.NAME))
+    handle.adapter(base_name=bases.public_name(tiny.NAME)).write(tmp_path / "adapter")
     assert bases.base_of(None, tmp_path / "adapter") == tiny.HUB_ID
     args = ["--adapter", str(tmp_path / "adapter")]
     assert main(["generate", "--prompt", "88", "--max-new-tokens", "3", *args]) == 0

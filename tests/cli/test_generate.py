@@ -12,7 +12,7 @@ import pytest
 from minilora.cli import generate as command
 from minilora.cli.app import main
 from minilora.hub import load_pretrained
-from minilora.lora import load_adapter
+from minilora.lora import Adapter, attach
 from minilora.nn import generate
 from minilora.text.answers import stop_ids
 
@@ -22,7 +22,7 @@ PROMPT = "Dose of aspirin?"
 def expected(base, adapter=None, tokens=20, **sampling):
     model, tokenizer = load_pretrained(base)
     if adapter is not None:
-        load_adapter(model, adapter)
+        attach(model, Adapter.read(adapter))
     stops = stop_ids(model, tokenizer)
     prompts = [tokenizer.encode_prompt(PROMPT)]
     return tokenizer.decode(generate(model, prompts, tokens, stop_ids=stops, **sampling)[0])

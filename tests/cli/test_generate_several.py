@@ -19,7 +19,6 @@ from minilora.lora import (
     attach,
     base_fingerprint,
     is_adapted,
-    save_adapter,
 )
 
 PROMPT = ["--prompt", "Dose of aspirin?", "--max-new-tokens", "12"]
@@ -28,12 +27,12 @@ PROMPT = ["--prompt", "Dose of aspirin?", "--max-new-tokens", "12"]
 def make_adapter(base, folder, seed, dtype="float32", **settings):
     model, _ = load_pretrained(base, dtype)
     config = LoRAConfig(**{"r": 2, **settings})
-    attach(model, config, np.random.default_rng(seed))
+    handle = attach(model, config, np.random.default_rng(seed))
     rng = np.random.default_rng(seed)
     for array in adapter_state(model).values():
         array += 0.6 * rng.standard_normal(array.shape).astype(np.float32)
-    said = {"base_dtype": dtype}
-    return save_adapter(model, folder, base_name=str(base), provenance=said)
+    made = handle.adapter(base_name=str(base), provenance={"base_dtype": dtype})
+    return made.write(folder)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from minilora.cli.app import main
 from minilora.hub import load_pretrained
-from minilora.lora import LoRAConfig, attach, read_adapter, save_adapter
+from minilora.lora import Adapter, LoRAConfig, attach
 from minilora.storage import fingerprint
 
 
@@ -30,10 +30,10 @@ def as_json(capsys, *argv, code=0):
 def test_an_adapter(base, adapter, capsys):
     assert main(["info", str(adapter), "--base", str(base)]) == 0
     said = capsys.readouterr().out
-    found = read_adapter(adapter)
+    found = Adapter.read(adapter)
     for words in (
         "adapter (PEFT)", "q_proj, v_proj", "160", "640 B", str(base), "my.jsonl", "fits",
-        fingerprint(found.tensors), found.sidecar["base_fingerprint"], "4: model.layers.0",
+        found.fingerprint, found.base_fingerprint, "4: model.layers.0",
     ):  # fmt: skip
         assert words in said
     assert "does not fit" not in said
@@ -43,8 +43,8 @@ def test_an_adapter_with_patterns(base, tmp_path, capsys):
     model, _ = load_pretrained(base)
     patterns = dict(rank_pattern={r"layers\.0\..*": 3}, alpha_pattern={"q_proj": 6, "v_proj": 0.5})
     config = LoRAConfig(r=2, lora_alpha=4, **patterns)
-    attach(model, config, np.random.default_rng(0))
-    folder = save_adapter(model, tmp_path / "a", base_name=str(base))
+    handle = attach(model, config, np.random.default_rng(0))
+    folder = handle.adapter(base_name=str(base)).write(tmp_path / "a")
     (one,) = as_json(capsys, folder, "--base", base)
     assert one["fits"] and {name: one[name] for name in patterns} == patterns
     scalings = [0.5 / 3, 0.5 / 2, 6 / 3, 6 / 2]

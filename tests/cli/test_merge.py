@@ -13,12 +13,12 @@ from minilora.cli import merge as command
 from minilora.cli.app import main
 from minilora.hub import load_pretrained
 from minilora.lora import (
+    Adapter,
+    Attachment,
     LoRAConfig,
     adapter_state,
     attach,
     base_fingerprint,
-    load_adapter,
-    save_adapter,
 )
 from minilora.storage import fingerprint
 from tests.cli.conftest import make_base, pairs, write_jsonl
@@ -35,7 +35,7 @@ def test_the_folder_equals_base_and_adapter(base, adapter, tmp_path, capsys):
     merged, tokenizer = load_pretrained(tmp_path / "merged")
     model, original = load_pretrained(base)
     plain = model(IDS).data
-    load_adapter(model, adapter)
+    attach(model, Adapter.read(adapter))
     adapted, got = model(IDS).data, merged(IDS).data
     assert np.abs(adapted - plain).max() > 1e-2
     np.testing.assert_allclose(got, adapted, rtol=0, atol=1e-4)
@@ -64,11 +64,11 @@ def test_the_card_says_what_was_merged(base, adapter, tmp_path):
 def test_an_adapter_with_patterns_is_merged_and_told(base, tmp_path):
     model, _ = load_pretrained(base)
     config = LoRAConfig(r=2, lora_alpha=4, rank_pattern={"q_proj": 3}, alpha_pattern={".*1.*": 9})
-    attach(model, config, np.random.default_rng(0))
+    handle = attach(model, config, np.random.default_rng(0))
     for array in adapter_state(model).values():
         array += np.random.default_rng(1).standard_normal(array.shape).astype(np.float32)
     adapted = model(IDS).data
-    save_adapter(model, tmp_path / "a", base_name=str(base))
+    handle.adapter(base_name=str(base)).write(tmp_path / "a")
     assert merge(base, tmp_path / "a", tmp_path / "merged") == 0
     np.testing.assert_allclose(
         load_pretrained(tmp_path / "merged")[0](IDS).data, adapted, rtol=1e-4, atol=1e-4
@@ -144,20 +144,20 @@ def test_no_adapter_is_refused(base, tmp_path, capsys):
 
 def test_an_adapter_that_changes_nothing_is_refused(base, tmp_path, capsys):
     model, _ = load_pretrained(base)
-    attach(model, LoRAConfig(r=2), np.random.default_rng(0))
-    save_adapter(model, tmp_path / "zero", base_name=str(base))
+    handle = attach(model, LoRAConfig(r=2), np.random.default_rng(0))
+    handle.adapter(base_name=str(base)).write(tmp_path / "zero")
     code = merge(base, tmp_path / "zero", tmp_path / "merged")
     refused(capsys, tmp_path, code, "changes nothing")
 
 
 def test_a_wrong_merge_is_noticed_before_writing(base, adapter, tmp_path, capsys, monkeypatch):
-    def forgets(model):
-        command_merge(model)
+    def forgets(handle):
+        model = merge_rightly(handle)
         model.model.layers._modules["0"].self_attn.q_proj.weight.data[0] += 0.5
         return model
 
-    command_merge = command.merge_and_unload
-    monkeypatch.setattr(command, "merge_and_unload", forgets)
+    merge_rightly = Attachment.merge_and_unload
+    monkeypatch.setattr(Attachment, "merge_and_unload", forgets)
     code = merge(base, adapter, tmp_path / "merged")
     refused(capsys, tmp_path, code, "differ from the adapted ones")
 

@@ -8,7 +8,7 @@ import pytest
 from minilora.cli import app, tour
 from minilora.hub import load_pretrained
 from minilora.hub.bases import WARD, open_base
-from minilora.lora import LoRAConfig, attach, base_fingerprint, load_adapter, read_adapter
+from minilora.lora import Adapter, LoRAConfig, attach, base_fingerprint
 
 SHORT = ["--steps", "3", "--workers", "1"]
 
@@ -32,7 +32,7 @@ def test_tour_writes_adapter_merged_model_plot_and_figures(short_tour):
         assert set(figures[when]["base"]["groups"]) >= {"public", "questions", "refusals"}
     assert figures["before"]["house"]["exact"] == 0.0
     assert (short_tour / "tour.png").read_bytes().startswith(b"\x89PNG")
-    assert read_adapter(short_tour / "adapter").config == LoRAConfig()
+    assert Adapter.read(short_tour / "adapter").config == LoRAConfig()
 
 
 def test_merged_model_answers_as_base_and_adapter_do(short_tour):
@@ -40,7 +40,7 @@ def test_merged_model_answers_as_base_and_adapter_do(short_tour):
     base, _ = open_base(WARD)
     ids = np.array([tokenizer.encode_prompt("What does AF stand for?")])
     plain = base(ids).data
-    load_adapter(base, short_tour / "adapter")
+    attach(base, Adapter.read(short_tour / "adapter"))
     adapted = base(ids).data
     assert np.abs(adapted - plain).max() > 1e-3
     np.testing.assert_allclose(merged(ids).data, adapted, atol=1e-4)
@@ -72,17 +72,17 @@ def test_a_rate_that_is_none_is_refused_before_the_base_is_asked(lr, tmp_path, c
 
 def test_merged_logits_that_are_no_numbers_are_no_agreement():
     model, tokenizer = open_base(WARD)
-    attach(model, LoRAConfig(), np.random.default_rng(0))
+    handle = attach(model, LoRAConfig(), np.random.default_rng(0))
     spoiled = model.model.norm.weight
     spoiled.data = spoiled.data * np.float32(np.nan)
     with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="differ by nan"):
-        tour.check_promises(model, tokenizer, "What does AF stand for?", base_fingerprint(model))
+        tour.check_promises(handle, tokenizer, "What does AF stand for?", base_fingerprint(model))
 
 
 def test_a_changed_base_is_noticed():
     model, tokenizer = open_base(WARD)
     before = base_fingerprint(model)
-    attach(model, LoRAConfig(), np.random.default_rng(0))
+    handle = attach(model, LoRAConfig(), np.random.default_rng(0))
     model.model.norm.weight.data = model.model.norm.weight.data * np.float32(1.001)
     with pytest.raises(ValueError, match="changed"):
-        tour.check_promises(model, tokenizer, "What does AF stand for?", before)
+        tour.check_promises(handle, tokenizer, "What does AF stand for?", before)

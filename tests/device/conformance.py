@@ -16,7 +16,7 @@ from minilora.backend import get_array_module, to_device, to_numpy
 from minilora.gradients.adapter_cases import adapted_cases
 from minilora.gradients.model_cases import model_cases
 from minilora.gradients.op_cases import Case, op_cases
-from minilora.lora import LoRAConfig, attach, lora_layers
+from minilora.lora import Attachment, LoRAConfig, attach
 from minilora.nn import Module, Transformer, TransformerConfig
 from minilora.text import Example
 from minilora.training import AdamW, Batches, History, TrainingConfig, fit
@@ -129,19 +129,24 @@ VOCAB = 13
 
 def tiny_model(device: str, adapted: bool = False, tied: bool = True) -> Transformer:
     """A float32 decoder with grouped heads on a device, drawn alike on both."""
+    if adapted:
+        return tiny_adapted(device, tied).model
     config = TransformerConfig(
         vocab_size=VOCAB, hidden_size=12, intermediate_size=14, num_hidden_layers=2,
         num_attention_heads=3, num_key_value_heads=1, head_dim=6, max_position_embeddings=40,
         initializer_range=0.2, tie_word_embeddings=tied,
     )  # fmt: skip
-    model = Transformer(config, np.random.default_rng(0)).to(device)
-    if adapted:
-        rng = np.random.default_rng(1)
-        attach(model, LORA, rng)
-        for layer in lora_layers(model).values():
-            b = (0.3 * rng.standard_normal(layer.lora_B.shape)).astype(np.float32)
-            layer.lora_B.data = to_device(b, device)
-    return model
+    return Transformer(config, np.random.default_rng(0)).to(device)
+
+
+def tiny_adapted(device: str, tied: bool = True) -> Attachment:
+    """The handle of an adapter on `tiny_model`, with a random B."""
+    rng = np.random.default_rng(1)
+    handle = attach(tiny_model(device, tied=tied), LORA, rng)
+    for layer in handle.layers.values():
+        b = (0.3 * rng.standard_normal(layer.lora_B.shape)).astype(np.float32)
+        layer.lora_B.data = to_device(b, device)
+    return handle
 
 
 def copy_examples(count: int = 12) -> list[Example]:

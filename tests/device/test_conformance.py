@@ -9,17 +9,7 @@ from minilora.autograd import Tensor
 from minilora.autograd import functional as F
 from minilora.backend import to_device, to_floats, to_numpy
 from minilora.gradients.twins import TWINS
-from minilora.lora import (
-    attach,
-    base_state,
-    detach,
-    load_adapter,
-    lora_layers,
-    merge,
-    merge_and_unload,
-    save_adapter,
-    unmerge,
-)  # fmt: skip
+from minilora.lora import Adapter, attach, base_state
 from minilora.nn import generate
 from minilora.training import SGD, AdamW, clip_grad_norm_, evaluate
 from minilora.training.parallel import Workers
@@ -119,29 +109,32 @@ def test_generation(adapted, temperature, use_cache):
 
 def test_an_adapter_merges_saves_and_loads(tmp_path):
     ids = np.array([[1, 2, 3], [4, 5, 6]])
-    models = {device: c.tiny_model(device, adapted=True).eval() for device in c.DEVICES}
+    handles = {device: c.tiny_adapted(device) for device in c.DEVICES}
+    models = {device: handle.model.eval() for device, handle in handles.items()}
     adapted = {device: to_numpy(model(ids).data) for device, model in models.items()}
     c.assert_close(adapted["gpu"], adapted["cpu"], TOLERANCE)
     for device, model in models.items():
         base = {name: to_numpy(a).tobytes() for name, a in base_state(model).items()}
-        save_adapter(model, tmp_path / device, base_name="tiny")
-        merge(model)
+        handles[device].adapter(base_name="tiny").write(tmp_path / device)
+        handles[device].merge()
         c.assert_close(model(ids).data, adapted["cpu"], 1e-5)
-        unmerge(model)
+        handles[device].unmerge()
         assert base == {name: to_numpy(a).tobytes() for name, a in base_state(model).items()}
     for file in ("adapter_model.safetensors", "adapter_config.json", "minilora.json"):
         assert (tmp_path / "cpu" / file).read_bytes() == (tmp_path / "gpu" / file).read_bytes()
-    again = load_adapter(c.tiny_model("gpu"), tmp_path / "cpu").eval()
-    np.testing.assert_array_equal(to_numpy(again(ids).data), adapted["gpu"])
-    c.assert_same_model(merge_and_unload(again), merge_and_unload(models["cpu"]), TOLERANCE)
+    again = attach(c.tiny_model("gpu"), Adapter.read(tmp_path / "cpu"))
+    np.testing.assert_array_equal(to_numpy(again.model.eval()(ids).data), adapted["gpu"])
+    merged = handles["cpu"].merge_and_unload()
+    c.assert_same_model(again.merge_and_unload(), merged, TOLERANCE)
 
 
 @pytest.mark.parametrize("merged", [False, True])
 def test_an_adapted_model_moves_there_and_back(merged):
-    model = c.tiny_model("cpu", adapted=True)
+    handle = c.tiny_adapted("cpu")
+    model = handle.model
     before = {name: array.tobytes() for name, array in base_state(model).items()}
     if merged:
-        merge(model)
+        handle.merge()
     model.eval()
     ids = np.array([[1, 2, 3]])
     expected = model(ids).data
@@ -155,17 +148,19 @@ def test_an_adapted_model_moves_there_and_back(merged):
     assert {name: array.tobytes() for name, array in base_state(model).items()} == before
     assert not any(array.flags.writeable for array in base_state(model).values())
     if merged:
-        weights = [layer.base_layer.weight.data for layer in lora_layers(model).values()]
+        weights = [layer.base_layer.weight.data for layer in handle.layers.values()]
         assert not any(array.flags.writeable for array in weights)
-        unmerge(model)
-    detach(model)
+        handle.unmerge()
+    handle.detach()
     assert all(array.flags.writeable for array in base_state(model).values())
 
 
 def test_an_adapter_put_on_a_device_model_freezes_it_on_the_host_too():
-    model = attach(c.tiny_model("gpu"), c.LORA, np.random.default_rng(1)).to("cpu")
-    assert not any(array.flags.writeable for array in base_state(model).values())
-    assert all(array.flags.writeable for array in base_state(merge_and_unload(model)).values())
+    handle = attach(c.tiny_model("gpu"), c.LORA, np.random.default_rng(1))
+    handle.model.to("cpu")
+    assert not any(array.flags.writeable for array in base_state(handle.model).values())
+    merged = handle.merge_and_unload()
+    assert all(array.flags.writeable for array in base_state(merged).values())
 
 
 def test_a_gradient_moves_with_its_parameter():

@@ -14,15 +14,7 @@ import pytest
 
 from minilora.autograd import Tensor
 from minilora.backend import device_memory, get_array_module, to_device, to_numpy
-from minilora.lora import (
-    base_state,
-    load_adapter,
-    lora_layers,
-    merge,
-    merge_and_unload,
-    save_adapter,
-    unmerge,
-)
+from minilora.lora import Adapter, attach, base_state
 from minilora.nn import Linear, Transformer, TransformerConfig, generate
 from minilora.training import evaluate
 from tests.device import conformance as c
@@ -66,30 +58,34 @@ def test_greedy_generation(adapted, use_cache):
 
 def test_an_adapter_merges_saves_and_loads(tmp_path):
     ids = np.array([[1, 2, 3], [4, 5, 6]])
-    models = {device: c.tiny_model(device, adapted=True).eval() for device in c.DEVICES}
+    handles = {device: c.tiny_adapted(device) for device in c.DEVICES}
+    models = {device: handle.model.eval() for device, handle in handles.items()}
     expected = models["cpu"](ids).data
     base = {name: to_numpy(a).tobytes() for name, a in base_state(models["gpu"]).items()}
     for device, model in models.items():
-        save_adapter(model, tmp_path / device, base_name="tiny")
-        merge(model)
+        handles[device].adapter(base_name="tiny").write(tmp_path / device)
+        handles[device].merge()
         c.assert_close(model(ids).data, expected, 10 * SINGLE)
-        unmerge(model)
+        handles[device].unmerge()
     assert base == {name: to_numpy(a).tobytes() for name, a in base_state(models["gpu"]).items()}
     for file in ("adapter_model.safetensors", "adapter_config.json", "minilora.json"):
         assert (tmp_path / "cpu" / file).read_bytes() == (tmp_path / "gpu" / file).read_bytes()
-    again = load_adapter(c.tiny_model("gpu"), tmp_path / "cpu").eval()
-    c.assert_close(again(ids).data, expected, SINGLE)
-    c.assert_same_model(merge_and_unload(again), merge_and_unload(models["cpu"]), SINGLE)
+    again = attach(c.tiny_model("gpu"), Adapter.read(tmp_path / "cpu"))
+    c.assert_close(again.model.eval()(ids).data, expected, SINGLE)
+    merged = handles["cpu"].merge_and_unload()
+    c.assert_same_model(again.merge_and_unload(), merged, SINGLE)
 
 
 def test_an_adapted_model_moves_there_and_back():
-    model = merge(c.tiny_model("cpu", adapted=True)).eval()
+    handle = c.tiny_adapted("cpu")
+    handle.merge()
+    model = handle.model.eval()
     before = {name: p.data.tobytes() for name, p in model.named_parameters()}
     model.to("gpu").to("cpu")
     assert {name: p.data.tobytes() for name, p in model.named_parameters()} == before
     assert not any(array.flags.writeable for array in base_state(model).values())
-    unmerge(model)
-    assert not any(x.base_weight.flags.writeable for x in lora_layers(model).values())
+    handle.unmerge()
+    assert not any(x.base_weight.flags.writeable for x in handle.layers.values())
 
 
 # --------------------------------------------------------------------- memory and time, roughly

@@ -12,7 +12,7 @@ import pytest
 
 from minilora import storage
 from minilora.hub import load_pretrained, save_pretrained
-from minilora.lora import LoRAConfig, attach, merge_and_unload
+from minilora.lora import LoRAConfig, attach
 from minilora.storage import read_safetensors, write_safetensors
 
 IDS = np.array([[5, 9, 2, 250], [7, 7, 1, 0]])
@@ -200,7 +200,7 @@ def test_a_path_that_is_no_folder_is_named(tmp_path):
 def test_an_adapted_model_is_not_saved_until_it_is_merged(saved, make_model, tokenizer):
     before, model = files(saved), make_model()
     plain = model(IDS).data.copy()
-    attach(model, LoRAConfig(r=2), np.random.default_rng(0))
+    handle = attach(model, LoRAConfig(r=2), np.random.default_rng(0))
     for name, p in model.named_parameters():
         if name.endswith("lora_B"):
             p.data = np.full(p.shape, 0.5, np.float32)
@@ -208,7 +208,7 @@ def test_an_adapted_model_is_not_saved_until_it_is_merged(saved, make_model, tok
         save_pretrained(saved, model, tokenizer)
     assert files(saved) == before
     adapted = model(IDS).data.copy()
-    merge_and_unload(model)
+    handle.merge_and_unload()
     save_pretrained(saved, model, tokenizer)
     loaded = load_pretrained(saved)[0](IDS).data
     assert np.abs(adapted - plain).max() > 0.1

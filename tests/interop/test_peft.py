@@ -12,15 +12,13 @@ peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
 from minilora.lora import (  # noqa: E402
+    Adapter,
     AdapterError,
+    Attachment,
     LoRAConfig,
     attach,
     base_state,
-    load_adapter,
     lora_layers,
-    merge_and_unload,
-    read_adapter,
-    save_adapter,
 )
 from minilora.nn import Transformer, TransformerConfig  # noqa: E402
 
@@ -80,11 +78,11 @@ def randomise(parameters, seed: int = 0) -> None:
             parameter.data = torch.from_numpy(noise) if torch.is_tensor(parameter) else noise
 
 
-def adapted(targets, r, alpha, rslora) -> Transformer:
+def adapted(targets, r, alpha, rslora) -> Attachment:
     config = LoRAConfig(r, alpha, targets, use_rslora=rslora)
-    model = attach(ours(), config, np.random.default_rng(1))
-    randomise(model.named_parameters())
-    return model
+    handle = attach(ours(), config, np.random.default_rng(1))
+    randomise(handle.model.named_parameters())
+    return handle
 
 
 def peft_model(targets, r=3, alpha=5.0, **settings):
@@ -104,8 +102,9 @@ def test_the_two_plain_models_agree():
 @pytest.mark.parametrize("targets", TARGETS)
 @pytest.mark.parametrize(("r", "alpha", "rslora"), SETTINGS)
 def test_an_adapter_saved_here_works_in_peft(tmp_path, recwarn, targets, r, alpha, rslora):
-    model = adapted(targets, r, alpha, rslora)
-    save_adapter(model, tmp_path / "a", base_name="tiny", provenance={"seed": 1})
+    handle = adapted(targets, r, alpha, rslora)
+    model = handle.model
+    handle.adapter(base_name="tiny", provenance={"seed": 1}).write(tmp_path / "a")
     recwarn.clear()
     loaded = peft.PeftModel.from_pretrained(theirs(), tmp_path / "a").eval()
     told = [str(w.message) for w in recwarn if "key" in str(w.message).lower()]
@@ -114,7 +113,7 @@ def test_an_adapter_saved_here_works_in_peft(tmp_path, recwarn, targets, r, alph
     assert close(logits(loaded), logits(model))
     plain = loaded.merge_and_unload()
     assert close(logits(plain), logits(model))
-    state = base_state(merge_and_unload(model))
+    state = base_state(handle.merge_and_unload())
     for name, tensor in plain.state_dict().items():
         if name != "lm_head.weight":  # tied
             np.testing.assert_allclose(state[name], tensor.numpy(), rtol=0, atol=1e-6)
@@ -125,13 +124,14 @@ def test_an_adapter_saved_here_works_in_peft(tmp_path, recwarn, targets, r, alph
 def test_an_adapter_saved_by_peft_works_here(tmp_path, targets, r, alpha, rslora):
     model = peft_model(targets, r, alpha, use_rslora=rslora, lora_dropout=0.1)
     model.save_pretrained(tmp_path / "a")
-    loaded = load_adapter(ours(), tmp_path / "a")
+    handle = attach(ours(), Adapter.read(tmp_path / "a"))
+    loaded = handle.model
     expected = logits(model)
     assert np.abs(expected - logits(ours())).max() > 0.05
     assert close(logits(loaded), expected)
-    found = read_adapter(tmp_path / "a")
+    found = Adapter.read(tmp_path / "a")
     assert (found.config.r, found.config.lora_alpha) == (r, alpha)
-    state = base_state(merge_and_unload(loaded))
+    state = base_state(handle.merge_and_unload())
     merged = model.merge_and_unload().state_dict()
     for name, array in state.items():
         np.testing.assert_allclose(array, merged[name].numpy(), rtol=0, atol=1e-6)
@@ -148,7 +148,7 @@ def test_an_adapter_trained_by_peft_works_here(tmp_path):
         optimizer.step()
     model.eval().save_pretrained(tmp_path / "a")
     assert np.abs(logits(model) - before).max() > 0.05
-    assert close(logits(load_adapter(ours(), tmp_path / "a")), logits(model))
+    assert close(logits(attach(ours(), Adapter.read(tmp_path / "a")).model), logits(model))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -160,7 +160,7 @@ def test_a_half_precision_adapter_works_here(tmp_path, dtype):
     model.save_pretrained(tmp_path / "a")
     # PEFT casts up when it loads, as we do.
     loaded = peft.PeftModel.from_pretrained(theirs(), tmp_path / "a").eval()
-    assert close(logits(load_adapter(ours(), tmp_path / "a")), logits(loaded))
+    assert close(logits(attach(ours(), Adapter.read(tmp_path / "a")).model), logits(loaded))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_options_that_are_not_supported_are_refused_by_name(tmp_path, settings, 
     model = ours()
     before = logits(model)
     with pytest.raises(AdapterError, match=f"{option} = "):
-        load_adapter(model, tmp_path / "a")
+        attach(model, Adapter.read(tmp_path / "a"))
     assert not lora_layers(model) and logits(model).tobytes() == before.tobytes()
 
 
@@ -195,11 +195,11 @@ def test_a_pickled_adapter_is_refused(tmp_path):
     (tmp_path / "a" / "adapter_model.safetensors").unlink()
     torch.save(peft.get_peft_model_state_dict(model), tmp_path / "a" / "adapter_model.bin")
     with pytest.raises(AdapterError, match=r"adapter_model\.bin, a pickle"):
-        load_adapter(ours(), tmp_path / "a")
+        Adapter.read(tmp_path / "a")
 
 
 def test_our_config_reads_as_pefts(tmp_path):
-    save_adapter(adapted(("v_proj", "q_proj"), 3, 5, True), tmp_path / "a", base_name="tiny")
+    adapted(("v_proj", "q_proj"), 3, 5, True).adapter(base_name="tiny").write(tmp_path / "a")
     config = peft.PeftConfig.from_pretrained(tmp_path / "a")
     assert isinstance(config, peft.LoraConfig) and config.use_rslora and config.bias == "none"
     assert config.target_modules == {"q_proj", "v_proj"} and (config.r, config.lora_alpha) == (3, 5)
@@ -211,7 +211,8 @@ def test_both_start_A_with_the_same_law():
     """Same bound and spread of a fresh A; B zero in both."""
     config = peft.LoraConfig(r=5, target_modules="all-linear", task_type="CAUSAL_LM")
     model = peft.get_peft_model(theirs(), config)
-    mine = attach(ours(), LoRAConfig(5, target_modules="all-linear"), np.random.default_rng(0))
+    config = LoRAConfig(5, target_modules="all-linear")
+    mine = attach(ours(), config, np.random.default_rng(0)).model
     for width in (12, 20):
         a = [p.detach().numpy() for n, p in model.named_parameters()
              if "lora_A" in n and p.shape[1] == width]  # fmt: skip

@@ -17,14 +17,11 @@ transformers = pytest.importorskip("transformers")
 from minilora.hub import load_pretrained, save_pretrained  # noqa: E402
 from minilora.hub.bases import WARD_BASE  # noqa: E402
 from minilora.lora import (  # noqa: E402
+    Adapter,
     LoRAConfig,
     attach,
     base_state,
-    load_adapter,
     lora_layers,
-    merge_and_unload,
-    read_adapter,
-    save_adapter,
 )
 from minilora.nn import Transformer, TransformerConfig  # noqa: E402
 from minilora.text import Tokenizer  # noqa: E402
@@ -102,8 +99,9 @@ def same(record_property):
 
 
 def trained(model, options, steps=5, lr=0.05):
-    """Our model with an adapter, after a few steps."""
-    attach(model, LoRAConfig(**options), np.random.default_rng(1)).train()
+    """The handle of an adapter on our model, after a few steps."""
+    handle = attach(model, LoRAConfig(**options), np.random.default_rng(1))
+    model.train()
     ids, optimizer = token_ids(model), AdamW(model.named_parameters())
     for _ in range(steps):
         for parameter in model.parameters():
@@ -112,7 +110,13 @@ def trained(model, options, steps=5, lr=0.05):
         optimizer.step(lr)
     for name, layer in lora_layers(model).items():
         assert layer.lora_B.data.any(), name
-    return model.eval()
+    model.eval()
+    return handle
+
+
+def loaded(model, folder):
+    """The plain model with the folder's adapter."""
+    return attach(model, Adapter.read(folder)).model.eval()
 
 
 def trained_by_peft(model, options, steps=5, lr=0.05):
@@ -133,8 +137,9 @@ def trained_by_peft(model, options, steps=5, lr=0.05):
 
 @pytest.mark.parametrize("options", [*OPTIONS.values(), ORDERED], ids=[*OPTIONS, "order counts"])
 def test_trained_here_it_gives_the_same_logits_in_peft(base, tmp_path, recwarn, same, options):
-    model = trained(base(), options)
-    save_adapter(model, tmp_path / "a", base_name="some/base", provenance={"seed": 1})
+    handle = trained(base(), options)
+    model = handle.model
+    handle.adapter(base_name="some/base", provenance={"seed": 1}).write(tmp_path / "a")
     recwarn.clear()
     theirs = peft.PeftModel.from_pretrained(theirs_of(base()), tmp_path / "a").eval()
     told = [str(w.message) for w in recwarn if "key" in str(w.message).lower()]
@@ -151,7 +156,7 @@ def test_trained_here_it_gives_the_same_logits_in_peft(base, tmp_path, recwarn, 
 def test_trained_in_peft_it_gives_the_same_logits_here(base, tmp_path, same, options):
     theirs = trained_by_peft(base(), options)
     theirs.save_pretrained(tmp_path / "a")
-    model = load_adapter(base(), tmp_path / "a").eval()
+    model = loaded(base(), tmp_path / "a")
     ids = token_ids(model)
     same(logits(model, ids), logits(theirs, ids), logits(base(), ids))
 
@@ -176,12 +181,13 @@ def test_trained_in_peft_it_gives_the_same_logits_here(base, tmp_path, same, opt
 def test_other_choices_of_modules_and_starts_load_here(base, tmp_path, same, options):
     theirs = trained_by_peft(base(), dict(r=2, **options))
     theirs.save_pretrained(tmp_path / "a")
-    model = load_adapter(base(), tmp_path / "a").eval()
+    handle = attach(base(), Adapter.read(tmp_path / "a"))
+    model = handle.model.eval()
     assert 0 < len(lora_layers(model)) < 7 * model.config.num_hidden_layers
     ids = token_ids(model)
     same(logits(model, ids), logits(theirs, ids), logits(base(), ids))
     # And what is saved again, with names in place of rules, means the same to PEFT.
-    save_adapter(model, tmp_path / "b", base_name="some/base")
+    handle.adapter(base_name="some/base").write(tmp_path / "b")
     again = peft.PeftModel.from_pretrained(theirs_of(base()), tmp_path / "b").eval()
     same(logits(again, ids), logits(theirs, ids), logits(base(), ids))
 
@@ -190,11 +196,11 @@ def test_overlapping_keys_load_here_as_they_do_in_peft(base, tmp_path, same):
     """PEFT sorts the keys when it saves; what it computes after loading is what counts."""
     theirs = trained_by_peft(base(), dict(r=2, alpha_pattern=ORDERED["alpha_pattern"]))
     theirs.save_pretrained(tmp_path / "a")
-    loaded = peft.PeftModel.from_pretrained(theirs_of(base()), tmp_path / "a").eval()
-    model = load_adapter(base(), tmp_path / "a").eval()
+    again = peft.PeftModel.from_pretrained(theirs_of(base()), tmp_path / "a").eval()
+    model = loaded(base(), tmp_path / "a")
     ids = token_ids(model)
-    assert np.abs(logits(loaded, ids) - logits(theirs, ids)).max() > 1e-3
-    same(logits(model, ids), logits(loaded, ids), logits(base(), ids))
+    assert np.abs(logits(again, ids) - logits(theirs, ids)).max() > 1e-3
+    same(logits(model, ids), logits(again, ids), logits(base(), ids))
 
 
 @pytest.fixture(scope="module")
@@ -204,9 +210,9 @@ def tokenizer():
 
 @pytest.mark.parametrize("name", ["q and v", "both, rsLoRA"])
 def test_merged_here_it_loads_in_transformers(base, tokenizer, tmp_path, same, name):
-    model, ids = trained(base(), OPTIONS[name]), token_ids(base())
-    expected = logits(model, ids)
-    save_pretrained(tmp_path / "merged", merge_and_unload(model), tokenizer)
+    handle, ids = trained(base(), OPTIONS[name]), token_ids(base())
+    expected = logits(handle.model, ids)
+    save_pretrained(tmp_path / "merged", handle.merge_and_unload(), tokenizer)
     theirs, info = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "merged", dtype=torch.float32, output_loading_info=True
     )
@@ -226,17 +232,18 @@ def test_merged_in_peft_it_loads_here(base, tokenizer, tmp_path, same, name):
 
 def test_the_sidecar_holds_what_peft_drops(base, tmp_path, same):
     said = {"data_sha256": "ab", "evaluation": {"exact": 0.95}}
-    model = trained(base(), OPTIONS["ranks"])
-    save_adapter(model, tmp_path / "a", base_name="some/base", provenance=said)
+    handle = trained(base(), OPTIONS["ranks"])
+    model = handle.model
+    handle.adapter(base_name="some/base", provenance=said).write(tmp_path / "a")
     known = set(peft.LoraConfig().to_dict())
     assert set(json.loads((tmp_path / "a" / "adapter_config.json").read_text())) <= known
-    save_adapter(load_adapter(base(), tmp_path / "a"), tmp_path / "b", base_name="some/base")
-    first, second = read_adapter(tmp_path / "a"), read_adapter(tmp_path / "b")
-    assert second.sidecar == first.sidecar and second.sidecar["provenance"] == said
+    attach(base(), Adapter.read(tmp_path / "a")).adapter().write(tmp_path / "b")
+    first, second = Adapter.read(tmp_path / "a"), Adapter.read(tmp_path / "b")
+    assert second == first and second.provenance == first.provenance == said
     theirs = peft.PeftModel.from_pretrained(theirs_of(base()), tmp_path / "a").eval()
     theirs.save_pretrained(tmp_path / "c")
-    assert read_adapter(tmp_path / "c").sidecar is None
+    assert Adapter.read(tmp_path / "c").base_fingerprint is None
     with pytest.warns(UserWarning, match="not checked"):
-        loaded = load_adapter(base(), tmp_path / "c").eval()
+        again = loaded(base(), tmp_path / "c")
     ids = token_ids(model)
-    same(logits(loaded, ids), logits(model, ids), logits(base(), ids))
+    same(logits(again, ids), logits(model, ids), logits(base(), ids))

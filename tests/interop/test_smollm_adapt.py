@@ -11,7 +11,7 @@ import pytest
 
 from minilora.cli.app import main
 from minilora.hub.smollm import SMOLLM2, find_known
-from minilora.lora import read_adapter
+from minilora.lora import Adapter
 from tests.cli.conftest import write_jsonl
 
 pytestmark = [pytest.mark.interop, pytest.mark.slow]
@@ -54,7 +54,7 @@ def generated(capfdbinary, *flags):
 
 
 def test_adapt_generate_merge_generate(folder, adapter, capfdbinary):
-    evaluation = read_adapter(adapter).sidecar["provenance"]["evaluation"]
+    evaluation = Adapter.read(adapter).provenance["evaluation"]
     assert evaluation["after"]["loss"] < evaluation["before"]["loss"] / 3
     plain = generated(capfdbinary, "--base", SMOLLM2.name)
     adapted = generated(capfdbinary, "--adapter", str(adapter))

@@ -13,13 +13,11 @@ transformers = pytest.importorskip("transformers")
 
 from minilora.hub.bases import open_base  # noqa: E402
 from minilora.lora import (  # noqa: E402
+    Adapter,
     LoRAConfig,
     attach,
     base_state,
-    detach,
-    load_adapter,
     lora_layers,
-    save_adapter,
 )
 from minilora.training import AdamW  # noqa: E402
 
@@ -82,7 +80,8 @@ def test_an_adapter_trained_here_gives_the_same_logits_in_peft(
     model, ids = opened
     plain = model(ids).data
     np.testing.assert_allclose(logits(theirs, ids), plain, rtol=0, atol=TOLERANCE)
-    attach(model, config, np.random.default_rng(0)).train()
+    handle = attach(model, config, np.random.default_rng(0))
+    model.train()
     optimizer = AdamW(model.named_parameters())
     for _ in range(3):
         for layer in lora_layers(model).values():
@@ -91,8 +90,9 @@ def test_an_adapter_trained_here_gives_the_same_logits_in_peft(
         model.loss(ids[:, :-1], ids[:, 1:]).backward()
         optimizer.step(2e-3)
     adapted = model.eval()(ids).data
-    save_adapter(model, tmp_path / "a", base_name="HuggingFaceTB/SmolLM2-135M-Instruct")
-    detach(model)
+    adapter = handle.adapter(base_name="HuggingFaceTB/SmolLM2-135M-Instruct")
+    adapter.write(tmp_path / "a")
+    handle.detach()
     wrapped = peft.PeftModel.from_pretrained(theirs, tmp_path / "a").eval()
     got = logits(wrapped, ids)
     wrapped.unload()
@@ -100,6 +100,7 @@ def test_an_adapter_trained_here_gives_the_same_logits_in_peft(
     record_property("adapted_by", float(np.abs(adapted - plain).max()))
     assert np.abs(adapted - plain).max() > 0.5
     np.testing.assert_allclose(got, adapted, rtol=0, atol=TOLERANCE)
-    load_adapter(model, tmp_path / "a")
+    assert Adapter.read(tmp_path / "a") == adapter
+    handle = attach(model, adapter)
     assert model(ids).data.tobytes() == adapted.tobytes()
-    assert detach(model)(ids).data.tobytes() == plain.tobytes()
+    assert handle.detach()(ids).data.tobytes() == plain.tobytes()

@@ -7,7 +7,7 @@ import pytest
 
 from minilora.hub import load_pretrained
 from minilora.hub.bases import WARD_BASE
-from minilora.lora import LoRAConfig, adapter_state, attach, save_adapter
+from minilora.lora import LoRAConfig, adapter_state, attach
 from minilora.text.answers import answers
 from minilora.ward import house_examples
 
@@ -55,12 +55,12 @@ def test_an_adapter_of_the_shipped_base_loads_in_peft(tmp_path):
     model, tokenizer = load_pretrained(WARD_BASE)
     ids = tokenizer.encode_prompt(PROMPTS[0])
     plain = model(np.array([ids])).data[0]
-    attach(model, LoRAConfig(r=4, lora_alpha=6), np.random.default_rng(0))
+    handle = attach(model, LoRAConfig(r=4, lora_alpha=6), np.random.default_rng(0))
     rng = np.random.default_rng(1)
     for array in adapter_state(model).values():
         array += 0.1 * rng.standard_normal(array.shape).astype(np.float32)
     ours = model.eval()(np.array([ids])).data[0]
-    save_adapter(model, tmp_path / "adapter", base_name="ward-base")
+    handle.adapter(base_name="ward-base").write(tmp_path / "adapter")
     base = transformers.AutoModelForCausalLM.from_pretrained(WARD_BASE, dtype=torch.float32)
     their_logits = logits(peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval(), ids)
     assert np.abs(ours - plain).max() > 0.1

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from minilora.lora import lora_layers
+from minilora.lora import Attachment
 from minilora.nn import Transformer, TransformerConfig
 
 IDS = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 35]])
@@ -26,13 +26,13 @@ def make_model(dtype=np.float32, layers: int = 3, seed: int = 0, **changes) -> T
     return model
 
 
-def randomise(model: Transformer, seed: int = 1) -> Transformer:
+def randomise(handle: Attachment, seed: int = 1) -> Attachment:
     """Random non-zero A and B, as after training."""
     rng = np.random.default_rng(seed)
-    for layer in lora_layers(model).values():
+    for layer in handle.layers.values():
         for parameter in (layer.lora_A, layer.lora_B):
             parameter.data = (rng.standard_normal(parameter.shape) * 0.4).astype(parameter.dtype)
-    return model
+    return handle
 
 
 def snapshot(model: Transformer) -> SimpleNamespace:

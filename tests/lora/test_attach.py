@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -13,14 +16,10 @@ from minilora.lora import (
     attach,
     base_fingerprint,
     base_state,
-    detach,
     is_adapted,
     lora_layers,
-    merge,
     trainable_parameters,
-    unmerge,
 )
-from minilora.nn import Linear
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -34,9 +33,10 @@ def rng() -> np.random.Generator:
 def test_attaching_changes_no_output_bit_for_bit(tiny, dtype, targets):
     model = tiny.model(dtype)
     before = model(tiny.ids).data.tobytes()
-    assert attach(model, LoRAConfig(r=2, target_modules=targets), rng()) is model
+    handle = attach(model, LoRAConfig(r=2, target_modules=targets), rng())
+    assert handle.model is model and handle.attached
     assert is_adapted(model) and model(tiny.ids).data.tobytes() == before
-    tiny.randomise(model)
+    tiny.randomise(handle)
     assert model(tiny.ids).data.tobytes() != before
 
 
@@ -50,16 +50,14 @@ def test_attaching_changes_no_output_bit_for_bit(tiny, dtype, targets):
     ],
 )
 def test_targets_are_whole_dotted_suffixes(tiny, targets, expected):
-    model = tiny.model()
-    attach(model, LoRAConfig(r=2, target_modules=targets), rng())
-    assert list(lora_layers(model)) == expected
+    handle = attach(tiny.model(), LoRAConfig(r=2, target_modules=targets), rng())
+    assert list(handle.layers) == list(lora_layers(handle.model)) == expected
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_all_linear_is_every_linear_but_the_head(tiny, tied):
     model = tiny.model(tie_word_embeddings=tied)
-    attach(model, LoRAConfig(r=2, target_modules="all-linear"), rng())
-    names = list(lora_layers(model))
+    names = list(attach(model, LoRAConfig(r=2, target_modules="all-linear"), rng()).layers)
     assert len(names) == 3 * 7 and {n.rpartition(".")[2] for n in names} == set(ALL)
 
 
@@ -97,8 +95,18 @@ def test_a_rank_above_one_layer_is_refused_before_any_changes(tiny):
 def test_a_missing_generator_is_refused(tiny):
     model = tiny.model()
     before = tiny.snapshot(model)
-    with pytest.raises(ValueError, match=r"expected a numpy\.random\.Generator"):
-        attach(model, LoRAConfig(r=2), 0)
+    for missing in (0, None):
+        with pytest.raises(ValueError, match=r"numpy\.random\.Generator"):
+            attach(model, LoRAConfig(r=2), missing)
+    assert tiny.same(model, before)
+
+
+def test_something_else_than_a_config_or_an_adapter_is_refused(tiny, tmp_path):
+    model = tiny.model()
+    before = tiny.snapshot(model)
+    for what in (None, {"r": 2}, str(tmp_path)):
+        with pytest.raises(ValueError, match="LoRAConfig or an Adapter"):
+            attach(model, what, rng())
     assert tiny.same(model, before)
 
 
@@ -112,7 +120,7 @@ def test_a_weight_that_two_modules_share_is_refused(tiny):
 
 
 def test_attaching_to_an_adapted_model_is_refused(tiny):
-    model = attach(tiny.model(), LoRAConfig(r=2, target_modules=("q_proj",)), rng())
+    model = attach(tiny.model(), LoRAConfig(r=2, target_modules=("q_proj",)), rng()).model
     before = tiny.snapshot(model)
     with pytest.raises(AttachError, match="got a model with 3 adapted layers, expected a plain"):
         attach(model, LoRAConfig(r=2, target_modules=("v_proj",)), rng())
@@ -130,14 +138,15 @@ def test_everything_but_A_and_B_is_frozen(tiny):
 
 
 def test_writes_into_the_base_raise_while_adapted(tiny):
-    model = attach(tiny.model(), LoRAConfig(r=2), rng())
+    handle = attach(tiny.model(), LoRAConfig(r=2), rng())
+    model = handle.model
     for name, array in base_state(model).items():
         with pytest.raises(ValueError, match="read-only"):
             array += 1
         assert not array.flags.writeable, name
     for array in adapter_state(model).values():
         array += 1
-    for array in base_state(detach(model)).values():
+    for array in base_state(handle.detach()).values():
         array += 1
 
 
@@ -157,52 +166,82 @@ def test_detach_gives_the_model_back_exactly(tiny):
     model = tiny.model()
     model.model.norm.requires_grad_(False)
     model.model.embed_tokens.weight.data.flags.writeable = False
+    model.model.layers[1].eval()
     before, output = tiny.snapshot(model), model(tiny.ids).data.tobytes()
-    attach(model, LoRAConfig(r=2, target_modules="all-linear"), rng())
-    tiny.randomise(model)
+    names = set(vars(model))
+    modes = {name: module.training for name, module in model.named_modules()}
+    handle = attach(model, LoRAConfig(r=2, target_modules="all-linear"), rng())
+    assert set(vars(model)) == names  # nothing is hung on the model
+    tiny.randomise(handle)
     model.eval()
-    assert detach(model) is model and not is_adapted(model)
+    assert handle.detach() is model and not is_adapted(model) and not handle.attached
     assert tiny.same(model, before) and model(tiny.ids).data.tobytes() == output
-    assert not any(module.training for _, module in model.named_modules())
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert set(modes.values()) == {True, False}
+    assert set(vars(model)) == names
     attach(model, LoRAConfig(r=3), rng())  # and it can be adapted again
 
 
-def test_detach_refuses_a_merged_or_half_merged_model(tiny):
-    model = tiny.randomise(attach(tiny.model(), LoRAConfig(r=2), rng()))
-    next(iter(lora_layers(model).values())).merge()
-    for count in (1, 6):
-        before = tiny.snapshot(model)
-        with pytest.raises(MergeError, match=f"detach got {count} of 6 layers merged"):
-            detach(model)
-        assert tiny.same(model, before)
-        if count == 1:
-            next(iter(lora_layers(model).values())).unmerge()
-            merge(model)
-    unmerge(model)
-    assert not is_adapted(detach(model))
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_of_a_handle_is_apart_and_as_frozen(tiny, copied):
+    handle = tiny.randomise(attach(tiny.model(), LoRAConfig(r=2), rng()))
+    handle.model.eval()
+    output, twin = handle.model(tiny.ids).data.tobytes(), copied(handle)
+    assert twin.model(tiny.ids).data.tobytes() == output
+    assert not any(array.flags.writeable for array in base_state(twin.model).values())
+    assert twin.adapter() == handle.adapter()
+    twin.merge_and_unload()
+    assert handle.attached and handle.model(tiny.ids).data.tobytes() == output
+    plain = handle.detach()
+    assert all(p.requires_grad and p.data.flags.writeable for p in plain.parameters())
+    assert all(p.requires_grad and p.data.flags.writeable for p in twin.model.parameters())
 
 
-@pytest.mark.parametrize("act", [detach, merge, unmerge])
-def test_a_plain_model_has_nothing_to_take_off_or_merge(tiny, act):
-    model = tiny.model()
-    with pytest.raises(AttachError, match="without an adapter"):
-        act(model)
+def test_detach_refuses_a_merged_model(tiny):
+    handle = tiny.randomise(attach(tiny.model(), LoRAConfig(r=2), rng()))
+    handle.merge()
+    before = tiny.snapshot(handle.model)
+    with pytest.raises(MergeError, match="6 of 6"):
+        handle.detach()
+    assert tiny.same(handle.model, before)
+    handle.unmerge()
+    assert not is_adapted(handle.detach())
 
 
-def test_layers_put_in_by_hand_are_not_detached(tiny):
+@pytest.mark.parametrize("act", ["detach", "merge", "unmerge", "merge_and_unload", "adapter"])
+def test_a_handle_whose_adapter_is_off_does_nothing(tiny, act):
+    handle = attach(tiny.model(), LoRAConfig(r=2), rng())
+    model = handle.detach()
+    other = attach(model, LoRAConfig(r=2), rng())
+    before = tiny.snapshot(model)
+    with pytest.raises(AttachError):
+        getattr(handle, act)()
+    assert tiny.same(model, before) and other.attached
+
+
+@pytest.mark.parametrize("act", ["detach", "merge", "merge_and_unload", "adapter"])
+def test_a_layer_that_was_taken_out_by_hand_is_told(tiny, act):
+    handle = attach(tiny.model(), LoRAConfig(r=2), rng())
+    name = "model.layers.1.self_attn.q_proj"
+    handle.model.set_submodule(name, handle.layers[name].base_layer)
+    before = tiny.snapshot(handle.model)
+    with pytest.raises(AttachError, match=name):
+        getattr(handle, act)()
+    assert tiny.same(handle.model, before)
+
+
+def test_a_model_with_layers_put_in_by_hand_is_adapted(tiny):
     model = tiny.model()
     name = "model.layers.0.self_attn.q_proj"
-    base = model.get_submodule(name)
-    assert isinstance(base, Linear)
-    model.set_submodule(name, LoRALinear(base, LoRAConfig(r=2), rng()))
-    with pytest.raises(AttachError, match="did not put"):
-        detach(model)
+    model.set_submodule(name, LoRALinear(model.get_submodule(name), LoRAConfig(r=2), rng()))
+    assert is_adapted(model)
+    with pytest.raises(AttachError):
+        attach(model, LoRAConfig(r=2), rng())
 
 
 def test_same_generator_same_adapter(tiny):
-    first, second = (attach(tiny.model(), LoRAConfig(r=2), rng()) for _ in range(2))
-    other = attach(tiny.model(), LoRAConfig(r=2), np.random.default_rng(3))
-    for name, array in adapter_state(first).items():
-        np.testing.assert_array_equal(array, adapter_state(second)[name])
-        if name.endswith("lora_A"):
-            assert not np.array_equal(array, adapter_state(other)[name])
+    first, second = (attach(tiny.model(), LoRAConfig(r=2), rng()).adapter() for _ in range(2))
+    other = attach(tiny.model(), LoRAConfig(r=2), np.random.default_rng(3)).adapter()
+    assert first == second != other
+    for name in first.modules:
+        assert not np.array_equal(first.factors(name)[0], other.factors(name)[0])

@@ -8,19 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from minilora.lora import (
-    LoRAConfig,
-    TargetError,
-    adapter_state,
-    attach,
-    detach,
-    load_adapter,
-    lora_layers,
-    merge,
-    read_adapter,
-    save_adapter,
-    unmerge,
-)
+from minilora.lora import Adapter, LoRAConfig, TargetError, attach
 
 Q0 = "model.layers.0.self_attn.q_proj"
 Q2 = "model.layers.2.self_attn.q_proj"
@@ -34,7 +22,17 @@ PATTERNS = dict(
 
 def adapted(tiny, **settings):
     config = LoRAConfig(**{**SETTINGS, **settings})
-    return tiny.randomise(attach(tiny.model(), config, np.random.default_rng(2))).eval()
+    handle = attach(tiny.model(), config, np.random.default_rng(2))
+    handle.model.eval()
+    return tiny.randomise(handle)
+
+
+def saved(handle, folder, **settings):
+    return handle.adapter(**{"base_name": "tiny", **settings}).write(folder)
+
+
+def sidecar(folder):
+    return json.loads((folder / "minilora.json").read_text())
 
 
 def edit_config(folder, **changes):
@@ -105,7 +103,7 @@ def test_ranks_are_whole_and_alphas_any_number():
 
 @pytest.mark.parametrize("rslora", [False, True])
 def test_each_layer_gets_its_own_rank_and_scaling(tiny, rslora):
-    layers = lora_layers(adapted(tiny, use_rslora=rslora, **PATTERNS))
+    layers = adapted(tiny, use_rslora=rslora, **PATTERNS).layers
     expected = {Q0: (1, 7.5), Q2: (3, 7.5), UP: (4, 5)}
     for name, (r, alpha) in expected.items():
         layer = layers[name]
@@ -118,13 +116,15 @@ def test_each_layer_gets_its_own_rank_and_scaling(tiny, rslora):
 def test_attaching_merging_and_detaching_with_patterns_restore_bit_for_bit(tiny):
     model = tiny.model()
     before, output = tiny.snapshot(model), model(tiny.ids).data
-    attach(model, LoRAConfig(**SETTINGS, **PATTERNS), np.random.default_rng(2))
+    handle = attach(model, LoRAConfig(**SETTINGS, **PATTERNS), np.random.default_rng(2))
     assert model(tiny.ids).data.tobytes() == output.tobytes()
-    tiny.randomise(model).eval()
-    adapted_output = model(tiny.ids).data
+    tiny.randomise(handle)
+    adapted_output = model.eval()(tiny.ids).data
     assert np.abs(adapted_output - output).max() > 0.1
-    np.testing.assert_allclose(merge(model)(tiny.ids).data, adapted_output, atol=1e-4)
-    detach(unmerge(model)).train()
+    handle.merge()
+    np.testing.assert_allclose(model(tiny.ids).data, adapted_output, atol=1e-4)
+    handle.unmerge()
+    handle.detach()
     assert tiny.same(model, before)
 
 
@@ -158,51 +158,52 @@ def test_a_pattern_that_makes_no_sense_for_the_model_changes_nothing(tiny, patte
 )
 @pytest.mark.parametrize("rslora", [False, True])
 def test_round_trip_is_exact(tiny, tmp_path, patterns, rslora):
-    model, plain = adapted(tiny, use_rslora=rslora, **patterns), tiny.model()
-    common = adapted(tiny, use_rslora=rslora)
-    expected = model(tiny.ids).data
+    handle, plain = adapted(tiny, use_rslora=rslora, **patterns), tiny.model()
+    common = adapted(tiny, use_rslora=rslora).model
+    expected = handle.model(tiny.ids).data
     assert np.abs(expected - plain(tiny.ids).data).max() > 0.01
     assert np.abs(expected - common(tiny.ids).data).max() > 0.01
-    save_adapter(model, tmp_path / "a", base_name="tiny")
-    load_adapter(plain, tmp_path / "a").eval()
-    assert plain(tiny.ids).data.tobytes() == expected.tobytes()
-    for name, layer in lora_layers(model).items():
-        assert lora_layers(plain)[name].config.r == layer.config.r
-        assert lora_layers(plain)[name].scaling == layer.scaling
-    save_adapter(plain, tmp_path / "b", base_name="tiny")
+    adapter = Adapter.read(saved(handle, tmp_path / "a"))
+    again = attach(plain, adapter)
+    assert plain.eval()(tiny.ids).data.tobytes() == expected.tobytes()
+    for name, layer in handle.layers.items():
+        assert again.layers[name].config.r == layer.config.r
+        assert again.layers[name].scaling == layer.scaling == adapter.scaling(name)
+        np.testing.assert_array_equal(adapter.delta(name), layer.delta_weight())
+    saved(again, tmp_path / "b")
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
 def test_keys_are_kept_unless_their_order_counts(tiny, tmp_path):
-    save_adapter(adapted(tiny, **PATTERNS), tmp_path / "a", base_name="tiny")
+    saved(adapted(tiny, **PATTERNS), tmp_path / "a")
     options = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
     assert {name: options[name] for name in PATTERNS} == PATTERNS
     keys = {"q_proj": 2, "layers.2.self_attn.q_proj": 4}  # q_proj wins
-    save_adapter(adapted(tiny, rank_pattern=keys), tmp_path / "b", base_name="tiny")
+    saved(adapted(tiny, rank_pattern=keys), tmp_path / "b")
     options = json.loads((tmp_path / "b" / "adapter_config.json").read_text())
     assert options["rank_pattern"] == {Q0: 2, Q0.replace("0", "1"): 2, Q2: 2}
     assert "alpha_pattern" not in options
 
 
 def test_the_sidecar_holds_every_scaling_where_they_differ(tiny, tmp_path):
-    folder = save_adapter(adapted(tiny, **PATTERNS), tmp_path / "a", base_name="tiny")
-    found = read_adapter(folder)
-    assert found.scaling == found.sidecar["scaling"] and len(found.scaling) == 6
-    assert (found.scaling[Q0], found.scaling[UP]) == (7.5, 1.25)
+    folder = saved(adapted(tiny, **PATTERNS), tmp_path / "a")
+    adapter, scaling = Adapter.read(folder), sidecar(folder)["scaling"]
+    assert {name: adapter.scaling(name) for name in adapter.modules} == scaling
+    assert len(scaling) == 6 and (scaling[Q0], scaling[UP]) == (7.5, 1.25)
     alike = adapted(tiny, rank_pattern={".*_proj": 2}, alpha_pattern={".*_proj": 5})
-    assert read_adapter(save_adapter(alike, tmp_path / "b", base_name="tiny")).scaling == 2.5
+    assert sidecar(saved(alike, tmp_path / "b"))["scaling"] == 2.5
 
 
 def test_keys_that_fit_nothing_are_told_and_dropped_on_loading(tiny, tmp_path):
     model = adapted(tiny, rank_pattern={"up_proj": 2})
-    folder = save_adapter(model, tmp_path / "a", base_name="tiny")
+    folder = saved(model, tmp_path / "a")
     edit_config(folder, rank_pattern={"up_proj": 2, "gone": 4}, alpha_pattern={"k_proj": 1})
     with pytest.warns(UserWarning) as told:
-        loaded = load_adapter(tiny.model(), folder).eval()
+        loaded = attach(tiny.model(), Adapter.read(folder)).model.eval()
     text = " ".join(str(w.message) for w in told)
     assert "rank_pattern 'gone' fit no" in text and "alpha_pattern 'k_proj' fit no" in text
-    assert loaded(tiny.ids).data.tobytes() == model(tiny.ids).data.tobytes()
+    assert loaded(tiny.ids).data.tobytes() == model.model(tiny.ids).data.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -218,31 +219,27 @@ def test_keys_that_fit_nothing_are_told_and_dropped_on_loading(tiny, tmp_path):
     ],
 )  # fmt: skip
 def test_options_that_choose_modules_are_read_as_their_names(tiny, tmp_path, targets, options):
-    model = adapted(tiny, target_modules=targets)
-    folder = save_adapter(model, tmp_path / "a", base_name="tiny")
+    handle = adapted(tiny, target_modules=targets)
+    folder = saved(handle, tmp_path / "a")
     names = ["q_proj", "up_proj"]
     edit_config(folder, target_modules=names, **options)
-    loaded = load_adapter(tiny.model(), folder).eval()
-    assert list(lora_layers(loaded)) == list(lora_layers(model))
-    assert loaded(tiny.ids).data.tobytes() == model(tiny.ids).data.tobytes()
-    save_adapter(loaded, tmp_path / "b", base_name="tiny")
-    saved = json.loads((tmp_path / "b" / "adapter_config.json").read_text())
-    assert saved["target_modules"] == sorted(lora_layers(model)) and not set(options) & set(saved)
+    loaded = attach(tiny.model(), Adapter.read(folder))
+    assert list(loaded.layers) == list(handle.layers)
+    output = loaded.model.eval()(tiny.ids).data
+    assert output.tobytes() == handle.model(tiny.ids).data.tobytes()
+    saved(loaded, tmp_path / "b")
+    written = json.loads((tmp_path / "b" / "adapter_config.json").read_text())
+    assert written["target_modules"] == sorted(handle.layers) and not set(options) & set(written)
 
 
 def test_provenance_outlives_a_load_and_a_save(tiny, tmp_path):
     said = {"data": "a.jsonl", "evaluation": {"exact": 0.9}}
-    first = save_adapter(adapted(tiny), tmp_path / "a", base_name="tiny", provenance=said)
-    model = load_adapter(tiny.model(), first)
-    second = save_adapter(model, tmp_path / "b", base_name="tiny")
-    assert read_adapter(second).sidecar["provenance"] == said
-    third = save_adapter(model, tmp_path / "c", base_name="tiny", provenance={"seed": 1})
-    assert read_adapter(third).sidecar["provenance"] == {"seed": 1}
-    # What is trained on, or attached anew, is not what the file described.
-    model = load_adapter(detach(model), first, trainable=True)
-    fourth = save_adapter(model, tmp_path / "d", base_name="tiny")
-    assert read_adapter(fourth).sidecar["provenance"] == {}
-    attach(detach(load_adapter(detach(model), first)), LoRAConfig(r=2), np.random.default_rng(0))
-    fifth = save_adapter(model, tmp_path / "e", base_name="tiny")
-    assert read_adapter(fifth).sidecar["provenance"] == {}
-    assert len(adapter_state(model)) == 12
+    first = Adapter.read(saved(adapted(tiny), tmp_path / "a", provenance=said))
+    handle = attach(tiny.model(), first)
+    second = Adapter.read(handle.adapter().write(tmp_path / "b"))
+    assert second.provenance == said and second.base_name == "tiny" and second == first
+    third = Adapter.read(saved(handle, tmp_path / "c", provenance={"seed": 1}))
+    assert third.provenance == {"seed": 1}
+    # What is trained on is not what the file described.
+    handle = attach(handle.detach(), first, trainable=True)
+    assert handle.adapter().provenance == {} and handle.adapter().base_name == ""

@@ -13,19 +13,14 @@ from minilora.autograd.stored_array import StoredArray
 from minilora.gradients.mutants import FORGETFUL, SPOILS, run_mutants
 from minilora.gradients.stored_cases import stored_cases
 from minilora.lora import (
+    Adapter,
     BaseMismatchError,
     LoRAConfig,
     adapter_state,
     attach,
     base_fingerprint,
     base_state,
-    detach,
-    load_adapter,
     lora_layers,
-    merge,
-    merge_and_unload,
-    save_adapter,
-    unmerge,
 )
 from minilora.nn import store_base
 from minilora.text import Example
@@ -37,11 +32,12 @@ CONFIG = LoRAConfig(r=3, lora_alpha=5, target_modules=("q_proj", "v_proj", "up_p
 SIZES = dict(hidden_size=64, intermediate_size=96)
 
 
-def stored_model(tiny, dtype, adapted=True):
-    model = store_base(tiny.model(**SIZES), dtype)
-    if adapted:
-        attach(model, CONFIG, np.random.default_rng(2))
-    return model
+def stored_model(tiny, dtype):
+    return store_base(tiny.model(**SIZES), dtype)
+
+
+def adapted_model(tiny, dtype):
+    return attach(stored_model(tiny, dtype), CONFIG, np.random.default_rng(2))
 
 
 def dense_twin(tiny, model, adapted=True):
@@ -94,7 +90,7 @@ def test_every_planted_mistake_is_rejected(case):
 @pytest.mark.parametrize("repeats", [1, 20])
 def test_the_adapters_gradients_are_those_over_the_stored_numbers(tiny, dtype, repeats):
     """With few rows s B A is not folded into the weight, with many it is."""
-    model = tiny.randomise(stored_model(tiny, dtype))
+    model = tiny.randomise(adapted_model(tiny, dtype)).model
     twin = dense_twin(tiny, model)
     ids, labels = np.tile(tiny.ids, (repeats, 1)), np.tile(tiny.labels, (repeats, 1))
     for target in (model, twin):
@@ -113,22 +109,23 @@ def test_the_adapters_gradients_are_those_over_the_stored_numbers(tiny, dtype, r
 
 @pytest.mark.parametrize("dtype", STORED)
 def test_attaching_changes_no_bit_and_detaching_gives_the_stored_base_back(tiny, dtype):
-    model = stored_model(tiny, dtype, adapted=False)
+    model = stored_model(tiny, dtype)
     before, blocks = logits(model, tiny), dict(model.named_parameters())
-    attach(model, CONFIG, np.random.default_rng(2))
+    handle = attach(model, CONFIG, np.random.default_rng(2))
     assert np.array_equal(logits(model, tiny), before)
-    detach(tiny.randomise(model))
+    tiny.randomise(handle).detach()
     assert np.array_equal(logits(model, tiny), before)
     assert all(p is blocks[name] for name, p in model.named_parameters())
 
 
 @pytest.mark.parametrize("dtype", STORED)
 def test_merging_makes_float32_and_unmerging_gives_the_blocks_back(tiny, dtype):
-    model = tiny.randomise(stored_model(tiny, dtype))
+    handle = tiny.randomise(adapted_model(tiny, dtype))
+    model = handle.model
     before, plain, adapted = held(model), base_state(model), logits(model, tiny)
-    bases = logits(stored_model(tiny, dtype, adapted=False), tiny)
-    merge(model)
-    for name, layer in lora_layers(model).items():
+    bases = logits(stored_model(tiny, dtype), tiny)
+    handle.merge()
+    for name, layer in handle.layers.items():
         total = layer.base_layer.weight.data
         assert isinstance(total, np.ndarray) and total.dtype == np.float32
         expected = plain[f"{name}.weight"].dense() + layer.delta_weight()
@@ -137,16 +134,17 @@ def test_merging_makes_float32_and_unmerging_gives_the_blocks_back(tiny, dtype):
     assert not np.allclose(merged, bases, atol=1e-2)
     np.testing.assert_allclose(merged, adapted, rtol=1e-3, atol=1e-4)
     assert held(model) == before  # W is still the stored one while merged
-    unmerge(model)
+    handle.unmerge()
     assert all(array is plain[name] for name, array in base_state(model).items())
     assert held(model) == before
     assert np.array_equal(logits(model, tiny), adapted)
 
 
 def test_merge_and_unload_leaves_float32_where_the_adapter_was(tiny):
-    model = tiny.randomise(stored_model(tiny, "q4"))
-    names, adapted = [f"{name}.weight" for name in lora_layers(model)], logits(model, tiny)
-    merge_and_unload(model)
+    handle = tiny.randomise(adapted_model(tiny, "q4"))
+    model, names = handle.model, [f"{name}.weight" for name in handle.layers]
+    adapted = logits(model, tiny)
+    handle.merge_and_unload()
     dense = [n for n, p in model.named_parameters() if isinstance(p.data, np.ndarray)]
     assert sorted(n for n in dense if not n.endswith("norm.weight")) == sorted(names)
     np.testing.assert_allclose(logits(model, tiny), adapted, rtol=1e-3, atol=1e-4)
@@ -155,9 +153,10 @@ def test_merge_and_unload_leaves_float32_where_the_adapter_was(tiny):
 
 @pytest.mark.parametrize("merged", [False, True])
 def test_an_adapted_model_is_not_stored(tiny, merged):
-    model = attach(tiny.model(**SIZES), CONFIG, np.random.default_rng(2))
+    handle = attach(tiny.model(**SIZES), CONFIG, np.random.default_rng(2))
+    model = handle.model
     if merged:
-        merge(tiny.randomise(model))
+        tiny.randomise(handle).merge()
     before = tiny.snapshot(model)
     with pytest.raises(ValueError, match="carries an adapter"):
         store_base(model, "q4")
@@ -169,17 +168,18 @@ def test_an_adapted_model_is_not_stored(tiny, merged):
 
 @pytest.mark.parametrize("dtype", STORED)
 def test_an_adapter_belongs_to_the_numbers_not_to_their_storage(tiny, dtype, tmp_path):
-    model = tiny.randomise(stored_model(tiny, dtype))
-    save_adapter(model, tmp_path / "a", base_name="tiny")
+    handle = tiny.randomise(adapted_model(tiny, dtype))
+    model, adapter = handle.model, handle.adapter(base_name="tiny")
+    assert Adapter.read(adapter.write(tmp_path / "a")) == adapter
     expected = logits(model, tiny)
-    same = load_adapter(stored_model(tiny, dtype, adapted=False), tmp_path / "a")
+    same = attach(stored_model(tiny, dtype), adapter).model
     assert np.array_equal(logits(same, tiny), expected)
-    twin = load_adapter(dense_twin(tiny, model, adapted=False), tmp_path / "a")
+    twin = attach(dense_twin(tiny, model, adapted=False), adapter).model
     np.testing.assert_allclose(logits(twin, tiny), expected, rtol=1e-4, atol=1e-4)
     assert base_fingerprint(same) == base_fingerprint(twin) == base_fingerprint(model)
-    for other in (tiny.model(**SIZES), stored_model(tiny, STORED[dtype == "float16"], False)):
-        with pytest.raises(BaseMismatchError, match="made for base 'tiny'"):
-            load_adapter(other, tmp_path / "a")
+    for other in (tiny.model(**SIZES), stored_model(tiny, STORED[dtype == "float16"])):
+        with pytest.raises(BaseMismatchError, match="'tiny'"):
+            attach(other, adapter)
 
 
 # -- training --------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def examples(count=12):
 
 
 def train(tiny, dtype, workers=1, steps=6, out=None, resume=False, stop=None):
-    model = stored_model(tiny, dtype)
+    model = adapted_model(tiny, dtype).model
     config = TrainingConfig(steps, 0.02, workers=workers, seed=3, checkpoint_every=2)
     optimizer = AdamW(model.named_parameters())
 
@@ -215,7 +215,7 @@ def train(tiny, dtype, workers=1, steps=6, out=None, resume=False, stop=None):
 def test_training_repeats_bit_for_bit_and_moves_no_bit_of_the_base(tiny, dtype, workers):
     if workers > 1 and not hasattr(os, "fork"):
         pytest.skip("workers are forked")
-    fresh = held(stored_model(tiny, dtype))
+    fresh = held(adapted_model(tiny, dtype).model)
     (model, losses), (again, _) = (train(tiny, dtype, workers) for _ in range(2))
     assert held(model) == fresh
     states = [{n: a.tobytes() for n, a in adapter_state(m).items()} for m in (model, again)]
@@ -229,7 +229,7 @@ def test_training_repeats_bit_for_bit_and_moves_no_bit_of_the_base(tiny, dtype, 
 @pytest.mark.parametrize("dtype", STORED)
 def test_two_workers_follow_one(tiny, dtype):
     (one, _), (two, _) = (train(tiny, dtype, workers) for workers in (1, 2))
-    start = adapter_state(stored_model(tiny, dtype))
+    start = adapter_state(adapted_model(tiny, dtype).model)
     for name, array in adapter_state(one).items():
         np.testing.assert_allclose(array, adapter_state(two)[name], atol=2e-3, err_msg=name)
         assert np.abs(array - start[name]).max() > 0.01

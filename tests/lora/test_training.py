@@ -73,12 +73,11 @@ def test_the_spy_sees_a_weight_that_is_trained(tiny, monkeypatch):
 
 
 def test_a_step_never_makes_a_matrix_of_the_size_of_W(tiny, monkeypatch):
-    model = attach(
-        tiny.model(), LoRAConfig(r=2, target_modules="all-linear"), np.random.default_rng(2)
-    )
-    shapes = {layer.base_weight.shape for layer in lora_layers(model).values()}
+    config = LoRAConfig(r=2, target_modules="all-linear")
+    handle = attach(tiny.model(), config, np.random.default_rng(2))
+    shapes = {layer.base_weight.shape for layer in handle.layers.values()}
     spy = Spy(monkeypatch)
-    model.loss(tiny.ids, tiny.labels).backward()
+    handle.model.loss(tiny.ids, tiny.labels).backward()
     assert spy.shapes and not shapes & set(spy.shapes)
 
 
@@ -96,14 +95,15 @@ def test_backward_stops_below_the_lowest_adapted_layer(tiny, target):
         assert {id(x) for x in leaves} == {id(layer.lora_A), id(layer.lora_B)}
         sizes.append(len(order))
     assert sizes[0] == sizes[1]
-    everywhere = attach(tiny.model(layers=5), LoRAConfig(r=2), np.random.default_rng(2))
+    everywhere = attach(tiny.model(layers=5), LoRAConfig(r=2), np.random.default_rng(2)).model
     assert len(topological_order(everywhere.loss(tiny.ids, tiny.labels).node)) > 2 * sizes[1]
 
 
 def deltas_after(tiny, config, start=1.0, scale_A=1.0, scale_B=1.0, steps=20):
     """ΔW of every layer after Adam, A starting `start` times larger, with a rate for each."""
-    model = attach(tiny.model(np.float64), config, np.random.default_rng(2))
-    for layer in lora_layers(model).values():
+    handle = attach(tiny.model(np.float64), config, np.random.default_rng(2))
+    model = handle.model
+    for layer in handle.layers.values():
         layer.lora_A.data = layer.lora_A.data * start
     scales = {n: scale_A if n.endswith("lora_A") else scale_B for n in adapter_state(model)}
     # eps only guards 0/0 at the first step, where B = 0 makes A's gradient exactly zero.
@@ -112,7 +112,7 @@ def deltas_after(tiny, config, start=1.0, scale_A=1.0, scale_B=1.0, steps=20):
         model.zero_grad()
         model.loss(tiny.ids, tiny.labels).backward()
         optimizer.step(0.01)
-    return [layer.delta_weight() for layer in lora_layers(model).values()]
+    return [layer.delta_weight() for layer in handle.layers.values()]
 
 
 @pytest.mark.parametrize(("p", "q"), [(3.0, 0.7), (0.25, 5.0)])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minilora.autograd import no_grad
-from minilora.lora import LoRAConfig, attach, merge
+from minilora.lora import LoRAConfig, attach
 from minilora.nn import Parameter, Transformer, TransformerConfig, decode, store_base
 from minilora.nn.decode import Decoding
 from minilora.nn.generate import new_caches
@@ -34,7 +34,7 @@ def a_model(kind: str) -> Transformer:
     if kind == "stored":
         store_base(model, "q4")
     if kind in ("adapted", "merged", "stored"):
-        attach(
+        handle = attach(
             model,
             LoRAConfig(r=3, lora_alpha=7, target_modules=("q_proj", "v_proj", "o_proj", "up_proj")),
             rng,
@@ -43,7 +43,7 @@ def a_model(kind: str) -> Transformer:
             if name.endswith("lora_B"):
                 parameter.data[...] = rng.normal(0, 0.4, parameter.shape)
     if kind == "merged":
-        merge(model)
+        handle.merge()
     return model.eval()
 
 

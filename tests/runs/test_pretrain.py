@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from minilora.hub import load_pretrained
-from minilora.ward import general_documents, regression_suite
 from minilora.runs.pretrain import (
     HELD_OUT_SEED,
     PretrainConfig,
@@ -16,6 +15,7 @@ from minilora.runs.pretrain import (
     pretrain,
     regression_score,
 )
+from minilora.ward import general_documents, regression_suite
 
 BASE = Path(__file__).resolve().parents[2] / "data" / "ward-base"
 TINY = PretrainConfig(

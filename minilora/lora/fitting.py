@@ -1,0 +1,186 @@
+"""Whether an adapter fits a model: everything that is checked before one is attached."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from minilora.lora.adapter import Adapter
+from minilora.lora.config import LoRAConfig
+from minilora.lora.layer import check_rank
+from minilora.lora.peft_format import SIDECAR, AdapterError
+from minilora.lora.state import adapted_fingerprint, is_adapted, lora_layers
+from minilora.lora.targets import TargetError, linears_by_rule, select_linears
+from minilora.nn import Linear, Module
+from minilora.nn.freeze import is_frozen
+
+
+class AttachError(ValueError):
+    """The model carries an adapter where a plain one is needed, or the adapter is off already."""
+
+
+class BaseMismatchError(AdapterError):
+    """The adapter was made for another base: other weights or shapes in the places it adapts."""
+
+
+def require_plain(model: Module) -> None:
+    """Raise AttachError for a model that carries an adapter of any kind."""
+    if is_adapted(model):
+        raise AttachError(
+            f"got a model with {len(lora_layers(model))} adapted layers, expected a plain one; "
+            "detach or merge_and_unload it first"
+        )
+    if is_frozen(model):
+        raise AttachError(
+            "got a model that carries an adapter of another kind, expected a plain one; detach it "
+            "first"
+        )
+
+
+def attachable(model: Module, config: LoRAConfig) -> dict[str, Linear]:
+    """The Linears that `attach` would wrap; raises what `attach` would, and changes nothing."""
+    require_plain(model)
+    chosen = select_linears(model, config.target_modules)
+    for pattern, idle in config.idle_keys(chosen).items():
+        known = ", ".join(sorted({name.rpartition(".")[2] for name in chosen}))
+        raise TargetError(
+            f"{pattern} got {', '.join(map(repr, idle))}, which fit no adapted module; expected "
+            f"keys that fit one of: {known}"
+        )
+    for name, linear in chosen.items():
+        check_rank(config.at(name), linear, name)
+    return chosen
+
+
+def config_for(model: Module, adapter: Adapter, base_name: str) -> LoRAConfig:
+    """The config to attach `adapter` with, after every check that needs the model.
+
+    Whether this is the base comes first: on another one, what else does not fit says nothing.
+    """
+    require_plain(model)
+    config = _without_idle_keys(adapter)
+    with _naming_both(adapter, base_name):
+        _check_rule(model, adapter)
+        chosen = select_linears(model, config.target_modules)
+        if adapter.base_fingerprint is None:  # then the shapes are all there is to judge by
+            _check_fit(model, config, adapter)
+    if adapter.base_fingerprint is None:
+        warnings.warn(
+            f"{adapter.source} has no {SIDECAR}: whether the adapter was made for this base is "
+            "not checked",
+            stacklevel=3,
+        )
+    else:
+        _check_base(model, adapter, chosen, base_name)
+        _check_fit(model, config, adapter)
+    return config
+
+
+@contextlib.contextmanager
+def _naming_both(adapter: Adapter, base_name: str) -> Iterator[None]:
+    """An error in the `with` names both bases first, where the names differ."""
+    try:
+        yield
+    except ValueError as error:
+        if not base_name or base_name == adapter.base_name:
+            raise
+        raise BaseMismatchError(f"{_both_bases(adapter, base_name)}: {error}") from None
+
+
+def _both_bases(adapter: Adapter, base_name: str) -> str:
+    got = f"base {base_name!r}" if base_name else "another model"
+    return f"{adapter.source} was made for base {adapter.base_name!r}, got {got}"
+
+
+def _check_rule(model: Module, adapter: Adapter) -> None:
+    """Raise AdapterError where PEFT's options choose other modules than there are tensors for."""
+    if not adapter.rule:
+        return
+    names = linears_by_rule(model, adapter.rule)
+    if not names:
+        options = ", ".join(f"{key} {value!r}" for key, value in adapter.rule.items())
+        raise AdapterError(
+            f"{adapter.source}: got {options}, which matches no Linear of the model; expected "
+            "names or a regular expression that match some"
+        )
+    _check_modules(adapter, set(names))
+
+
+def _check_fit(model: Module, config: LoRAConfig, adapter: Adapter) -> None:
+    """Raise what `attach` would, or AdapterError for tensors that are not those it makes."""
+    chosen = attachable(model, config)
+    _check_modules(adapter, set(chosen))
+    for name, linear in chosen.items():
+        _check_shapes(adapter, name, linear)
+
+
+def _check_modules(adapter: Adapter, chosen: set[str]) -> None:
+    modules = set(adapter.modules)
+    missing, extra = sorted(chosen - modules), sorted(modules - chosen)
+    if missing or extra:
+        targets = adapter.rule.get("target_modules", adapter.config.target_modules)
+        targets = targets if isinstance(targets, str) else ", ".join(sorted(targets)[:8])
+        raise AdapterError(
+            f"{adapter.source}: missing tensors for {missing or 'none'}, unexpected ones for "
+            f"{extra or 'none'}; expected exactly the model's {targets}"
+        )
+
+
+def _check_shapes(adapter: Adapter, name: str, linear: Linear) -> None:
+    r, dtype = adapter.config.at(name).r, linear.weight.dtype
+    shapes = ((r, linear.in_features), (linear.out_features, r))
+    for leaf, array, expected in zip(
+        ("lora_A", "lora_B"), adapter.factors(name), shapes, strict=True
+    ):
+        if array.shape != expected:
+            raise AdapterError(
+                f"{adapter.source}: {name}.{leaf} got shape {array.shape}, expected {expected}"
+            )
+        if not np.can_cast(array.dtype, dtype):
+            raise AdapterError(
+                f"{adapter.source}: {name}.{leaf} got {array.dtype}, expected at most the base's "
+                f"{dtype}"
+            )
+
+
+def _without_idle_keys(adapter: Adapter) -> LoRAConfig:
+    """The config less the keys of patterns that fit no module, of which PEFT warns as well."""
+    config = adapter.config
+    for pattern, idle in config.idle_keys(adapter.modules).items():
+        warnings.warn(
+            f"{adapter.source}: {pattern} {', '.join(map(repr, idle))} fit no adapted module and "
+            "change nothing",
+            stacklevel=4,
+        )
+        kept = {key: x for key, x in getattr(config, pattern).items() if key not in idle}
+        config = replace(config, **{pattern: kept})
+    return config
+
+
+def _check_base(
+    model: Module, adapter: Adapter, chosen: Mapping[str, Linear], base_name: str
+) -> None:
+    """Raise BaseMismatchError unless the weights are those that the adapter was trained on.
+
+    Its own tensors say where as well as its config does: where the two differ, one was changed,
+    and that is told as such on the right base.
+    """
+    expected = adapter.base_fingerprint
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, Linear)}
+    got = _fingerprint_of(chosen)
+    named = {name: linears[name] for name in adapter.modules if name in linears}
+    if got == expected or (named.keys() != chosen.keys() and _fingerprint_of(named) == expected):
+        return
+    raise BaseMismatchError(
+        f"{_both_bases(adapter, base_name)}: the adapted weights are {got}, expected {expected} "
+        "(another model, the same one kept in another dtype, or one that an adapter was merged "
+        "into)"
+    )
+
+
+def _fingerprint_of(linears: Mapping[str, Linear]) -> str:
+    return adapted_fingerprint({name: linear.weight.data for name, linear in linears.items()})
