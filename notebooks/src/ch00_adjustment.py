@@ -15,12 +15,21 @@
 # numbers a mood really takes.
 
 # %%
-import matplotlib.cbook as cbook
+from minilora.course import pictures
+
+pictures.adjustment()
+
+# %% [markdown]
+# This is the whole idea. The photograph is a large grid of numbers, and it is never changed. The
+# mood is a second grid that is added to it, and that grid is not stored: it is the product of two
+# thin strips. One dial says how strongly it is added. The rest of this chapter asks whether two
+# thin strips can hold a mood at all.
+
+# %%
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image
 
-from minilora.course import answer, check, claim, hint, refuted, slider, solution, style
+from minilora.course import answer, check, claim, hint, predict, refuted, reveal, solution, style
 
 style(photographs=True)
 
@@ -31,6 +40,9 @@ style(photographs=True)
 # with matplotlib. It is three grids of numbers between 0 and 1, one each for red, green and blue.
 
 # %%
+import matplotlib.cbook as cbook
+from PIL import Image
+
 path = cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
 photo = np.asarray(Image.open(path).convert("RGB"), dtype=np.float64) / 255
 out_features, in_features, channels = photo.shape
@@ -101,15 +113,23 @@ plt.show()
 # %% [markdown]
 # ## How many directions does it use?
 #
-# Any grid is a sum of *outer products*, a column times a row. The singular value decomposition
-# finds the best such sum, strongest term first:
+# Take one column of numbers and one row of numbers, and multiply every number of the column by
+# every number of the row. That fills a grid from very little: a column of 600 and a row of 512 make
+# 307,200 numbers out of 1,112. Such a grid is called an *outer product*, and it can show only one
+# pattern: each of its rows is the same row, louder or softer.
+#
+# Add a second outer product, and a third, and the sum can show more. Any grid is a sum of enough of
+# them. The *singular value decomposition* (SVD) finds the best such sum, strongest term first:
 #
 # $$\Delta = \sum_{i=1}^{n} \sigma_i\, u_i v_i^{\top}, \qquad
 # \sigma_1 \ge \sigma_2 \ge \dots \ge 0,$$
 #
-# where the columns $u_i$ have length one and are at right angles to each other, and so are the
-# rows $v_i$. Cut the sum after $r$ terms and you hold the best approximation of rank $r$ there is
-# (Eckart and Young, 1936). Since the terms are at right angles, their energies add up,
+# Here $u_i$ is a column, $v_i$ (written lying down, $v_i^\top$) is a row, and the number
+# $\sigma_i$, the *singular value*, says how strong this term is. The columns have length one and
+# are at right angles to each other, and so have the rows. We call one such term a *direction*. The
+# *rank* of a grid is how many it needs. Cut the sum after $r$ terms and you hold the best
+# approximation of rank $r$ there is (Eckart and Young, 1936). Since the terms are at right angles,
+# their energies add up,
 #
 # $$\|\Delta\|^2 = \sigma_1^2 + \dots + \sigma_n^2,$$
 #
@@ -131,6 +151,9 @@ def held(values):
 noise = np.random.default_rng(0).standard_normal(photo.shape)
 spectra = {name: held(singular_values(g)) for name, g in [("edit", delta), ("noise", noise)]}
 held_edit = spectra["edit"]
+
+# %% predict
+predict("directions", "Of 512 directions, how many hold 90 % of the red edit's energy?", None)
 
 # %%
 _, axis = plt.subplots()
@@ -157,6 +180,7 @@ values = singular_values(delta)
 for share in (0.8, 0.9, 0.95, 0.99):
     needed = [rank_for(values[c], share) for c in range(3)]
     print(f"{100 * share:.0f} % of the edit: rank {needed[0]}, {needed[1]}, {needed[2]}")
+reveal("directions", rank_for(values[0], 0.9))
 
 # %% [markdown]
 # Red, green and blue do not agree, and that will come back as well: layers of a model do not need
@@ -193,10 +217,39 @@ for r in sheets:
     left = np.sqrt(np.mean((wear(sheets[r]) - evening) ** 2))
     print(f"rank {r:2}: {100 * share:4.2g} % of the numbers, off by {left:.2g} on average")
 
+# %% [markdown]
+# This is what the strips look like: the grid that they stand for, in the red channel, with $B$ at
+# its left and $A$ above it, both at rank 8. Each column of $B$ is a pattern from top to bottom,
+# each row of $A$ one from left to right.
+
 # %%
+B, A = sheets[8][0]
+figure, axes = plt.subplots(
+    2, 2, figsize=(4.6, 4.6), width_ratios=(1, 6), height_ratios=(1, 6), sharex="col", sharey="row"
+)
+strength = np.abs(B @ A).max()
+for axis, part, title in (
+    (axes[0, 1], A, "A: 8 rows"),
+    (axes[1, 0], B / np.abs(B).max(), "B: 8 columns"),
+    (axes[1, 1], B @ A / strength, ""),
+):
+    axis.imshow(part / np.abs(part).max(), cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
+    axis.set_title(title, fontsize=9)
+    axis.set(xticks=[], yticks=[])
+axes[1, 1].set_xlabel("B A, red channel")
+axes[0, 0].axis("off")
+plt.show()
+
+# %% [markdown]
+# And this is the photograph with sheets of three thicknesses. They look alike, so below each stands
+# what it gets wrong, made five times as strong; grey is no error.
+
+# %%
+worn = [wear(sheets[r]) for r in (1, 8, 32)]
+show([*worn, evening], ["rank 1", "rank 8", "rank 32", "the real edit"])
 show(
-    [wear(sheets[1]), wear(sheets[8]), wear(sheets[32]), evening],
-    ["rank 1", "rank 8", "rank 32", "the real edit"],
+    [0.5 + 5 * (picture - evening) for picture in [*worn, evening]],
+    ["error × 5", "error × 5", "error × 5", "none"],
 )
 
 # %% [markdown]
@@ -213,10 +266,11 @@ show(
 #
 # > **Claim.** Rank 8 is enough for every channel to keep 95 % of its energy.
 #
-# "Almost everything in few directions" is not "low rank". The tail is thin and never ends, and it
-# is where you find the rim of a pair of glasses. Green holds the least, although its edit is the
-# faintest: there the beam and the dark corners nearly cancel where they are broad, and fine detail
-# is what remains.
+# "Almost everything in few directions" is not "low rank". All 512 directions are used; most of them
+# only a little, and these faint ones draw fine detail, such as the rim of a pair of glasses. Green
+# keeps the smallest share of its energy, although green was edited the least. The reason: in green
+# the bright beam and the dark corners nearly cancel each other. Both are broad patterns, which few
+# directions can hold. What is left when they cancel is fine detail, and that needs many.
 #
 # > **Claim.** Without the dark corners, a sheet of rank 8 holds more than 95 % of the green edit.
 #
@@ -242,11 +296,15 @@ def dialled(alpha, r=8):
 show([dialled(a) for a in (0, 4, 8, 16)], [f"α = {a}, r = 8" for a in (0, 4, 8, 16)])
 
 # %% [markdown]
-# Twice the volume overshoots: the sheet is a direction, and a direction has no idea where to stop.
-# In JupyterLab you can turn the dial yourself; the row of pictures above says the same.
+# Twice the volume overshoots. The strips say *which way* to change the photograph; how far to go is
+# not in them. That is what $\alpha$ says. In JupyterLab you can turn the dial yourself; the row of
+# pictures above says the same.
 
 
 # %% slider
+from minilora.course import slider
+
+
 def turn(alpha=8.0):
     plt.figure(figsize=(3.2, 3.6))
     plt.imshow(np.clip(dialled(alpha), 0, 1))
@@ -260,8 +318,8 @@ slider(turn, alpha=(0.0, 16.0, 0.5))
 # %% [markdown]
 # ## A sheet for every client
 #
-# The photograph is stored once. Each client costs one sheet, and changing clients is changing
-# sheets: nothing is retouched, and nothing has to be undone.
+# The question of chapter 9, in small. The photograph is stored once. Each client costs one sheet,
+# and changing clients is changing sheets: nothing is retouched, and nothing has to be undone.
 
 # %%
 clients = {"evening": sheets[8], "night": sheets_for(night, 8)}
@@ -289,7 +347,7 @@ for count in (1, 10, 100):
 # %% exercise 0.5
 
 # %% [markdown]
-# What you can't do is peel it off again. Stored numbers are rounded, so taking away what you added
+# What you can't do is take it off again. Stored numbers are rounded, so taking away what you added
 # does not quite lead back. Try it in single precision, the way weights are kept:
 
 # %%
@@ -382,6 +440,7 @@ claim(
     count_sheet(4096, 4096, 8) / 4096**2,
     above=0.0039,
     below=0.003913,
+    answers="E3",
 )
 
 # %% [markdown]

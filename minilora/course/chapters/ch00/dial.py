@@ -23,6 +23,8 @@ def check_turn_dial(fn: Callable, judge: Judge) -> None:
                 "that is the sheet alone, without the photo under it.": sheet * alpha / r,
                 "alpha is not divided by r.": photo + sheet * alpha,
                 "divided by r, and alpha is missing.": photo + sheet / r,
+                "you divided by the square root of r; here it is r itself.": photo
+                + sheet * alpha / np.sqrt(r),
                 "the photo was scaled with the sheet; only the sheet has a dial.": (photo + sheet)
                 * alpha
                 / r,
@@ -39,6 +41,7 @@ def check_turn_dial(fn: Callable, judge: Judge) -> None:
     "The volume dial",
     minutes=6,
     difficulty=1,
+    importance=3,
     check=check_turn_dial,
     statement=r"""
     A dial $\alpha$ says how loud the sheet is. It is divided by the rank, so that a thicker sheet
@@ -57,6 +60,7 @@ def check_turn_dial(fn: Callable, judge: Judge) -> None:
         mistake("forgot / r", "not divided by r", change=("alpha / r", "alpha")),
         mistake("rows for r", "number of rows", change=("A.shape[0]", "B.shape[0]")),
         mistake("columns for r", "number of columns", change=("A.shape[0]", "A.shape[1]")),
+        mistake("root of r", "square root of r", change=("alpha / r", "alpha / r**0.5")),
         mistake("no photo", "the sheet alone", change=("photo + ", "")),
         mistake(
             "in place",
@@ -113,6 +117,7 @@ def check_flatten(fn: Callable, judge: Judge) -> None:
     "Flatten",
     minutes=8,
     difficulty=2,
+    importance=2,
     check=check_flatten,
     statement=r"""
     Write `flatten(photo, sheets)`. `sheets` is a list of `(B, A, alpha)`, each with a rank of its

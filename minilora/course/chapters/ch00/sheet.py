@@ -55,6 +55,7 @@ def _other_ranks(s: np.ndarray, share: float) -> dict[str, float]:
     "How thin may the sheet be?",
     minutes=8,
     difficulty=1,
+    importance=2,
     check=check_rank_for,
     statement=r"""
     The *energy* of a matrix is the sum of its squared entries, and it is also the sum of its
@@ -131,6 +132,11 @@ def _judge_sheet(judge: Judge, delta: np.ndarray, sheet: np.ndarray, r: int) -> 
         "values, once.",
     )
     judge.true(
+        not np.allclose(sheet, (u[:, :r] * np.sqrt(s[:r])) @ vt[:r]),
+        "only the square roots of the singular values are in the sheet. Give the root to both "
+        "strips, or the whole value to one.",
+    )
+    judge.true(
         not np.allclose(sheet, (u[:, :r] * s[:r] ** 2) @ vt[:r]),
         "the singular values went into both B and A, so the sheet has their squares.",
     )
@@ -157,6 +163,7 @@ def _judge_sheet(judge: Judge, delta: np.ndarray, sheet: np.ndarray, r: int) -> 
     "Cut the sheet",
     minutes=12,
     difficulty=2,
+    importance=3,
     check=check_thin_sheet,
     statement=r"""
     Write `thin_sheet(delta, r)`: two strips, $B$ of shape `(out, r)` and $A$ of shape `(r, in)`,
@@ -189,6 +196,11 @@ def _judge_sheet(judge: Judge, delta: np.ndarray, sheet: np.ndarray, r: int) -> 
             """,
         ),
         mistake("transposed again", "once more", change=("vt[:r]", "vt[:, :r].T")),
+        mistake(
+            "half of the strength",
+            "square roots",
+            change=("u[:, :r] * s[:r]", "u[:, :r] * np.sqrt(s[:r])"),
+        ),
         mistake("not cut", "your shape is", change=("u[:, :r] * s[:r]", "u * s")),
     ),
 )
@@ -223,6 +235,7 @@ def check_count_sheet(fn: Callable, judge: Judge) -> None:
     "Count",
     minutes=4,
     difficulty=1,
+    importance=3,
     check=check_count_sheet,
     statement=r"""
     Write `count_sheet(out_features, in_features, r)`: how many numbers the strips $B$ and $A$
