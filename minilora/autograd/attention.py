@@ -73,7 +73,7 @@ def rope(x: Tensor, cos: Array, sin: Array) -> Tensor:
         gx -= swapped
         return gx
 
-    return Tensor.from_op(y, (x, vjp))
+    return Tensor.from_op(y, (x, vjp), fresh=True)
 
 
 @functools.lru_cache(maxsize=64)
@@ -239,4 +239,4 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, start: Array | None = None
     def grad_v(s: tuple[list[Array], list[Array]]) -> Array:
         return _over_queries(blocks, weights, s[0], k_shape)
 
-    return Tensor.from_op(out, (q, grad_q), (k, grad_k), (v, grad_v), prepare=prepare)
+    return Tensor.from_op(out, (q, grad_q), (k, grad_k), (v, grad_v), prepare=prepare, fresh=True)

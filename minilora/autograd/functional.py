@@ -61,8 +61,7 @@ def _rows(x: Array) -> Array:
 def _times(x: Array, m: Array) -> Array:
     """x (..., K) @ m (K, N) -> (..., N), fresh and owned by the caller.
 
-    The product is written through a flat view of the result: one BLAS call, and `base` of the
-    result stays None, which is how the backward pass knows that it may add into it.
+    The product is written through a flat view of the result, so that it is one BLAS call.
     """
     xp = get_array_module(x)
     out = xp.empty((*x.shape[:-1], m.shape[1]), dtype=x.dtype)
@@ -103,7 +102,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             raise ValueError(f"linear got bias {bias.shape}, expected ({w.shape[0]},)")
         y += bias.data
         inputs.append((bias, lambda g: _rows(g).sum(axis=0)))
-    return Tensor.from_op(y, *inputs)
+    return Tensor.from_op(y, *inputs, fresh=True)
 
 
 def _check_factors(a: Array, b: Array, w: Array) -> None:
@@ -171,7 +170,7 @@ def lora_linear(
     if bias is not None:
         y += bias.data
         inputs.append((bias, lambda gu: _rows(gu[0]).sum(axis=0)))
-    return Tensor.from_op(y, *inputs, prepare=prepare)
+    return Tensor.from_op(y, *inputs, prepare=prepare, fresh=True)
 
 
 def _check_ids(ids: Array, count: int) -> None:
@@ -212,7 +211,7 @@ def embedding(weight: Tensor, ids: Array) -> Tensor:
 
     if isinstance(w, StoredArray):
         return Tensor(w.take(ids))
-    return Tensor.from_op(w[ids], (weight, vjp))
+    return Tensor.from_op(w[ids], (weight, vjp), fresh=True)
 
 
 def _check_labels(labels: Array, shape: tuple[int, ...], vocab: int) -> None:
@@ -274,7 +273,7 @@ def cross_entropy(logits: Tensor, labels: Array, normalizer: float | None = None
         _rows(out)[where] = p * g
         return out
 
-    return Tensor.from_op(loss, (logits, vjp))
+    return Tensor.from_op(loss, (logits, vjp), fresh=True)
 
 
 def linear_cross_entropy(
@@ -299,7 +298,7 @@ def linear_cross_entropy(
         _rows(gh)[where] = _back(p, w) * g
         return gh
 
-    return Tensor.from_op(loss, (h, grad_h), (weight, lambda g: (p.T @ picked) * g))
+    return Tensor.from_op(loss, (h, grad_h), (weight, lambda g: (p.T @ picked) * g), fresh=True)
 
 
 def _count(where: Array, normalizer: float | None) -> float:

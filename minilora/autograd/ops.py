@@ -66,6 +66,7 @@ def mul(a: Tensor, b: Tensor | float) -> Tensor:
         x * y,
         (a, lambda g: unbroadcast(g * y, x.shape)),
         (b, lambda g: unbroadcast(g * x, y.shape)),
+        fresh=True,
     )
 
 
@@ -77,12 +78,13 @@ def div(a: Tensor, b: Tensor | float) -> Tensor:
         x / y,
         (a, lambda g: unbroadcast(g / y, x.shape)),
         (b, lambda g: unbroadcast(-g * x / (y * y), y.shape)),
+        fresh=True,
     )
 
 
 def neg(a: Tensor) -> Tensor:
     """-a.   ga = -g"""
-    return Tensor.from_op(-a.data, (a, lambda g: -g))
+    return Tensor.from_op(-a.data, (a, lambda g: -g), fresh=True)
 
 
 def power(a: Tensor, exponent: float) -> Tensor:
@@ -90,7 +92,9 @@ def power(a: Tensor, exponent: float) -> Tensor:
     if not isinstance(exponent, (int, float)):
         raise ValueError(f"got an exponent of type {type(exponent).__name__}, expected a number")
     x = a.data
-    return Tensor.from_op(x**exponent, (a, lambda g: g * (exponent * x ** (exponent - 1))))
+    return Tensor.from_op(
+        x**exponent, (a, lambda g: g * (exponent * x ** (exponent - 1))), fresh=True
+    )
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -102,6 +106,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
         x @ y,
         (a, lambda g: unbroadcast(g @ y.swapaxes(-1, -2), x.shape)),
         (b, lambda g: unbroadcast(x.swapaxes(-1, -2) @ g, y.shape)),
+        fresh=True,
     )
 
 
@@ -111,25 +116,25 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 def exp(a: Tensor) -> Tensor:
     """e^a.   ga = g e^a"""
     y = get_array_module(a.data).exp(a.data)
-    return Tensor.from_op(y, (a, lambda g: g * y))
+    return Tensor.from_op(y, (a, lambda g: g * y), fresh=True)
 
 
 def log(a: Tensor) -> Tensor:
     """Natural logarithm.   ga = g / a"""
     x = a.data
-    return Tensor.from_op(get_array_module(x).log(x), (a, lambda g: g / x))
+    return Tensor.from_op(get_array_module(x).log(x), (a, lambda g: g / x), fresh=True)
 
 
 def tanh(a: Tensor) -> Tensor:
     """tanh(a).   ga = g (1 - tanh(a)^2)"""
     y = get_array_module(a.data).tanh(a.data)
-    return Tensor.from_op(y, (a, lambda g: g * (1 - y * y)))
+    return Tensor.from_op(y, (a, lambda g: g * (1 - y * y)), fresh=True)
 
 
 def sqrt(a: Tensor) -> Tensor:
     """Square root.   ga = g / (2 sqrt(a))"""
     y = get_array_module(a.data).sqrt(a.data)
-    return Tensor.from_op(y, (a, lambda g: g / (2 * y)))
+    return Tensor.from_op(y, (a, lambda g: g / (2 * y)), fresh=True)
 
 
 def where(condition: Array, a: Tensor, b: Tensor | float) -> Tensor:
@@ -141,6 +146,7 @@ def where(condition: Array, a: Tensor, b: Tensor | float) -> Tensor:
         xp.where(condition, a.data, b.data),
         (a, lambda g: unbroadcast(g * condition, a_shape)),
         (b, lambda g: unbroadcast(g * ~condition, b_shape)),
+        fresh=True,
     )
 
 
@@ -204,7 +210,7 @@ def getitem(a: Tensor, index: object) -> Tensor:
         ga[index] = g
         return ga
 
-    return Tensor.from_op(xp.asarray(a.data[index]), (a, vjp))
+    return Tensor.from_op(xp.asarray(a.data[index]), (a, vjp), fresh=True)
 
 
 def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:

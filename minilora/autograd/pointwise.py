@@ -58,7 +58,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
         return gx
 
     return Tensor.from_op(
-        y, (x, grad_x), (weight, lambda g: unbroadcast(g * (data * inv), w.shape))
+        y, (x, grad_x), (weight, lambda g: unbroadcast(g * (data * inv), w.shape)), fresh=True
     )
 
 
@@ -112,7 +112,7 @@ def silu(x: Tensor) -> Tensor:
     if not _needs(x):
         return Tensor(y)
     derivative = s + y * (1.0 - s)
-    return Tensor.from_op(y, (x, lambda g: g * derivative))
+    return Tensor.from_op(y, (x, lambda g: g * derivative), fresh=True)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     slope = up.data - y
     slope *= s
     slope += y
-    return Tensor.from_op(y, (gate, lambda g: g * slope), (up, lambda g: g * act))
+    return Tensor.from_op(y, (gate, lambda g: g * slope), (up, lambda g: g * act), fresh=True)
 
 
 _GELU_C = math.sqrt(2.0 / math.pi)
@@ -161,7 +161,7 @@ def gelu(x: Tensor) -> Tensor:
     derivative += t
     derivative += 1.0
     derivative *= 0.5
-    return Tensor.from_op(y, (x, lambda g: g * derivative))
+    return Tensor.from_op(y, (x, lambda g: g * derivative), fresh=True)
 
 
 def softmax(x: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ def softmax(x: Tensor) -> Tensor:
         gx *= y
         return gx
 
-    return Tensor.from_op(y, (x, vjp))
+    return Tensor.from_op(y, (x, vjp), fresh=True)
 
 
 def dropout_mask(shape: tuple[int, ...], p: float, rng: np.random.Generator, like: Array) -> Array:
@@ -194,4 +194,4 @@ def dropout_mask(shape: tuple[int, ...], p: float, rng: np.random.Generator, lik
 def dropout(x: Tensor, p: float, rng: np.random.Generator) -> Tensor:
     """y = x * mask with the mask of `dropout_mask`.   gx = g * mask   (Srivastava et al. 2014)"""
     keep = dropout_mask(x.shape, p, rng, x.data)
-    return Tensor.from_op(x.data * keep, (x, lambda g: g * keep))
+    return Tensor.from_op(x.data * keep, (x, lambda g: g * keep), fresh=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,17 +42,23 @@ class Node:
     """One recorded op: `parents` (Nodes, or leaf Tensors) and one vjp for each of them.
 
     `prepare(g)`, where given, runs once per backward pass and its result goes to every vjp in
-    place of g: that is how a fused op shares work among the gradients of its inputs.
+    place of g: that is how a fused op shares work among the gradients of its inputs. `fresh` is
+    what the op declared about the results of its vjps (see `Tensor.from_op`).
     """
 
-    __slots__ = ("parents", "prepare", "vjps")
+    __slots__ = ("fresh", "parents", "prepare", "vjps")
 
     def __init__(
-        self, parents: tuple[Node | Tensor, ...], vjps: tuple[Vjp, ...], prepare: Callable | None
+        self,
+        parents: tuple[Node | Tensor, ...],
+        vjps: tuple[Vjp, ...],
+        prepare: Callable | None = None,
+        fresh: bool = False,
     ) -> None:
         self.parents = parents
         self.vjps = vjps
         self.prepare = prepare
+        self.fresh = fresh
 
     def cotangents(self, g: Array) -> Iterator[tuple[Node | Tensor, Array]]:
         """Yield (parent, cotangent of that parent), then forget vjps and what they captured."""
@@ -106,20 +113,25 @@ class Tensor:
 
     @staticmethod
     def from_op(
-        data: Array, *inputs: tuple[Tensor, Vjp], prepare: Callable[[Array], object] | None = None
+        data: Array,
+        *inputs: tuple[Tensor, Vjp],
+        prepare: Callable[[Array], object] | None = None,
+        fresh: bool = False,
     ) -> Tensor:
         """The Tensor of an op's result, recorded with the vjps of the inputs that need one.
 
-        A vjp maps the cotangent g of the result (or `prepare(g)`) to the cotangent of its input.
-        It may return g itself, a view, or a fresh array that nothing else holds; it never writes
-        into g.
+        A vjp maps the cotangent g of the result (or `prepare(g)`) to the cotangent of its input,
+        and never writes into what it was given. It may return any array: g itself, a view, one
+        that it captured. fresh=True declares that every vjp of this op returns a new array that
+        nothing else holds. Only such an array is added into, and becomes a leaf's `grad` without
+        a copy; `gradients.ownership` finds a declaration that is not true.
         """
         out = Tensor(data)
         if is_grad_enabled():
             kept = [(x.node or x, vjp) for x, vjp in inputs if x._requires_grad]
             if kept:
                 parents, vjps = zip(*kept, strict=True)
-                out.node = Node(parents, vjps, prepare)
+                out.node = Node(parents, vjps, prepare, fresh)
                 out._requires_grad = True
         return out
 
@@ -178,13 +190,13 @@ def topological_order(root: Node) -> list[Node]:
     its users, or it would send on a cotangent that is not complete: the diamond x*x + x.
     """
     order: list[Node] = []
-    seen: set[int] = {id(root)}
+    seen: set[Node] = {root}
     stack: list[tuple[Node, Iterator[Node | Tensor]]] = [(root, iter(root.parents))]
     while stack:
         node, parents = stack[-1]
         for parent in parents:
-            if isinstance(parent, Node) and id(parent) not in seen:
-                seen.add(id(parent))
+            if isinstance(parent, Node) and parent not in seen:
+                seen.add(parent)
                 stack.append((parent, iter(parent.parents)))
                 break
         else:
@@ -194,57 +206,45 @@ def topological_order(root: Node) -> list[Node]:
     return order
 
 
-class _Sums:
-    """Running sums of cotangents, keyed by Node or leaf; adds in place only into arrays it owns.
+class _Cotangent(NamedTuple):
+    """What reached one Node or leaf so far. `owned`: nothing else holds the array."""
 
-    A fresh array (not g itself, not a view) belongs to us once a vjp has returned it, so the
-    second cotangent of a residual stream costs one pass and no allocation.
-    """
+    array: Array
+    owned: bool
 
-    def __init__(self) -> None:
-        self.values: dict[int, tuple[Array, bool]] = {}
 
-    def add(self, key: object, value: Array, owned: bool) -> None:
-        held = self.values.get(id(key))
-        if held is None:
-            self.values[id(key)] = (value, owned)
-            return
-        total, total_owned = held
-        xp = get_array_module(total)
-        if total_owned:
-            xp.add(total, value, out=total)
-        elif owned:
-            xp.add(total, value, out=value)
-            total = value
-        else:
-            total = total + value
-        self.values[id(key)] = (total, total.ndim > 0)
+def _add(one: _Cotangent, other: _Cotangent) -> _Cotangent:
+    """Their sum, in the place of an owned one: a residual stream's branches then need no memory."""
+    for mine, more in ((one, other), (other, one)):
+        if mine.owned:
+            get_array_module(mine.array).add(mine.array, more.array, out=mine.array)
+            return mine
+    return _owned(one.array + other.array)
 
-    def pop(self, key: object) -> tuple[Array, bool]:
-        return self.values.pop(id(key))
+
+def _owned(array: Array) -> _Cotangent:
+    """Arithmetic on 0-d arrays gives NumPy scalars, into which nothing can be added in place."""
+    return _Cotangent(array, owned=array.ndim > 0)
 
 
 def backward(root: Tensor, g: Array | None = None) -> None:
     """Send the cotangent `g` of `root` back to its leaves; see `Tensor.backward`."""
     if not root.requires_grad:
         raise ValueError("backward got a tensor that requires no gradient, expected one that does")
-    g = _initial_cotangent(root, g)
+    first = _Cotangent(_initial_cotangent(root, g), owned=False)
     if root.node is None:
-        _accumulate_leaf(root, g, owned=False)
+        _add_to_grad(root, first)
         return
-    sums = _Sums()
-    sums.add(root.node, g, owned=False)
-    leaves: dict[int, Tensor] = {}
+    arrived: dict[Node | Tensor, _Cotangent] = {root.node: first}
     for node in topological_order(root.node):
-        g, _ = sums.pop(node)
-        for parent, cotangent in node.cotangents(g):
-            if isinstance(parent, Tensor):
-                leaves[id(parent)] = parent
-            # Arithmetic on 0-d arrays gives scalars, into which nothing can be added in place.
-            fresh = cotangent is not g and cotangent.base is None and cotangent.ndim > 0
-            sums.add(parent, cotangent, owned=fresh)
-    for leaf in leaves.values():
-        _accumulate_leaf(leaf, *sums.pop(leaf))
+        for parent, array in node.cotangents(arrived.pop(node).array):
+            if isinstance(parent, Tensor) and array.shape != parent.shape:
+                raise ValueError(f"a vjp returned shape {array.shape}, expected {parent.shape}")
+            cotangent = _owned(array) if node.fresh else _Cotangent(array, owned=False)
+            known = arrived.get(parent)
+            arrived[parent] = cotangent if known is None else _add(known, cotangent)
+    for leaf, cotangent in arrived.items():  # every Node has taken its own out
+        _add_to_grad(leaf, cotangent)
 
 
 def _initial_cotangent(root: Tensor, g: Array | None) -> Array:
@@ -258,10 +258,10 @@ def _initial_cotangent(root: Tensor, g: Array | None) -> Array:
     return g.astype(root.dtype, copy=False)
 
 
-def _accumulate_leaf(leaf: Tensor, g: Array, owned: bool) -> None:
-    if g.shape != leaf.shape:
-        raise ValueError(f"a vjp returned shape {g.shape}, expected {leaf.shape}")
+def _add_to_grad(leaf: Tensor, cotangent: _Cotangent) -> None:
+    array, owned = cotangent
+    xp = get_array_module(array)
     if leaf.grad is None:
-        leaf.grad = g if owned else get_array_module(g).array(g)
+        leaf.grad = array if owned else xp.array(array)
     else:
-        get_array_module(g).add(leaf.grad, g, out=leaf.grad)
+        xp.add(leaf.grad, array, out=leaf.grad)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from minilora.autograd.tensor import Tensor, no_grad
+from minilora.gradients.ownership import false_declarations
 
 ALL = "(all)"
 """The row that moves every input at once along one random direction."""
@@ -196,6 +197,7 @@ class Probe:
             if out.shape != self.value.shape or not np.allclose(out.data, self.value, 1e-9, 1e-12):
                 problem = "two calls gave different values; fn must draw no random numbers"
             if out.requires_grad:
+                problem = "; ".join([problem, *false_declarations(out, g)]).strip("; ")
                 out.backward(g)
             found = {key: leaf.grad for key, leaf in self.leaves.items()}
         finally:

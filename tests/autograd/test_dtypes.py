@@ -36,7 +36,7 @@ def spy_on_vjps(monkeypatch):
     seen = set()
     original = Tensor.from_op
 
-    def from_op(data, *inputs, prepare=None):
+    def from_op(data, *inputs, **declared):
         seen.add(("value", str(data.dtype)))
 
         def watched(vjp):
@@ -47,7 +47,7 @@ def spy_on_vjps(monkeypatch):
 
             return run
 
-        return original(data, *((x, watched(vjp)) for x, vjp in inputs), prepare=prepare)
+        return original(data, *((x, watched(vjp)) for x, vjp in inputs), **declared)
 
     monkeypatch.setattr(Tensor, "from_op", staticmethod(from_op))
     return seen

@@ -19,8 +19,8 @@ class Spy:
         self.shapes: list[tuple[int, ...]] = []
         original = Tensor.from_op
 
-        def from_op(data, *inputs, prepare=None):
-            return original(data, *[(x, self.watch(x, vjp)) for x, vjp in inputs], prepare=prepare)
+        def from_op(data, *inputs, **declared):
+            return original(data, *[(x, self.watch(x, vjp)) for x, vjp in inputs], **declared)
 
         monkeypatch.setattr(Tensor, "from_op", staticmethod(from_op))
 
