@@ -35,6 +35,7 @@ def check_linear_vjps(fn: Callable, judge: Judge) -> None:
     "The vjps of a linear map",
     minutes=12,
     difficulty=2,
+    importance=3,
     check=check_linear_vjps,
     statement=r"""
     A linear map takes rows $x$ of shape `(n, in)` to $y = x W^\top$, with $W$ of shape
@@ -103,6 +104,7 @@ def check_unbroadcast(fn: Callable, judge: Judge) -> None:
     "Undo a broadcast",
     minutes=12,
     difficulty=2,
+    importance=2,
     check=check_unbroadcast,
     statement=r"""
     Write `unbroadcast(g, shape)`. An array of shape `shape` was broadcast to `g`'s shape; `g` is
@@ -188,8 +190,11 @@ def check_softmax(fn: Callable, judge: Judge) -> None:
 def _near_misses(g: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:
     pull = (g * p).sum(axis=-1, keepdims=True)
     return {
+        "that is p (1 - p), the slope of an entry along itself; the cotangent g is missing, and so "
+        "is what happens to the other entries of the row.": p * (1 - p),
         "that is p (1 - p) g, the diagonal alone; raising one entry also lowers all others of its "
         "row.": p * (1 - p) * g,
+        "the cotangent g is only in the sum; it also stands before it.": p * (1 - pull),
         "the factor p in front is missing.": g - pull,
         "what is subtracted is one sum over the whole array; it is one a row.": p
         * (g - (g * p).sum()),
@@ -202,6 +207,7 @@ def _near_misses(g: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:
     "An op of your own",
     minutes=15,
     difficulty=3,
+    importance=2,
     check=check_softmax,
     statement=r"""
     Write `softmax(x)` for a Tensor, over the last axis, with its vjp recorded by
@@ -224,6 +230,12 @@ def _near_misses(g: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:
             "the diagonal alone",
             change=("p * (g - (g * p).sum(axis=-1, keepdims=True))", "p * (1 - p) * g"),
         ),
+        mistake(
+            "no cotangent",
+            "g is missing",
+            change=("p * (g - (g * p).sum(axis=-1, keepdims=True))", "p * (1 - p)"),
+        ),
+        mistake("g in the sum only", "stands before it", change=("p * (g - (g", "p * (1 - (g")),
         mistake("no p", "factor p in front", change=("lambda g: p * (g - ", "lambda g: (g - ")),
         mistake(
             "one sum for all",

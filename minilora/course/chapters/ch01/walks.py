@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -38,7 +38,11 @@ def check_backward_order(fn: Callable, judge: Judge) -> None:
 
 
 def _judge_order(judge: Judge, graph: dict[str, list[str]], root: str, order: object) -> None:
-    judge.true(isinstance(order, list), "return a list of nodes.")
+    judge.true(
+        isinstance(order, Iterable) and not isinstance(order, (str, dict, set)),
+        "return the nodes in their order, as a list.",
+    )
+    order = list(order)  # a tuple or a generator says the same
     strange = [node for node in order if not isinstance(node, str)]
     judge.true(not strange, f"the list holds {first_of(strange)}, which is no node.")
     twice = [node for node in order if order.count(node) > 1]
@@ -70,6 +74,7 @@ def _judge_order(judge: Judge, graph: dict[str, list[str]], root: str, order: ob
     "The order of the walk",
     minutes=15,
     difficulty=3,
+    importance=3,
     check=check_backward_order,
     statement=r"""
     Write `backward_order(root, parents)`. `parents[node]` is the list of nodes that `node` was
@@ -185,6 +190,7 @@ def check_central_difference(fn: Callable, judge: Judge) -> None:
     "Finite differences",
     minutes=10,
     difficulty=2,
+    importance=3,
     check=check_central_difference,
     statement=r"""
     Write `central_difference(f, x, eps)` for a function `f` that takes an array and returns a
