@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import typer
@@ -11,10 +15,12 @@ from minilora.cli.learner import FOLDER_HELP, existing_folder
 from minilora.course import hint as give_hint
 from minilora.course import progress
 from minilora.course.answers import check_answers
-from minilora.course.checking import UNWRITTEN, Outcome
+from minilora.course.checking import FAILED, UNWRITTEN, WRONG, Outcome
 from minilora.course.exercises import Exercise, find_exercise
 from minilora.course.source import find_chapter, find_chapters
 
+GRADES = {WRONG: FAILED}
+"""For a grade, a wrong answer and one that stops with an exception are the same."""
 COLOURS = {"passed": "green", "unwritten": "dim", "wrong": "red", "failed": "red"}
 
 
@@ -23,22 +29,57 @@ def check(
     folder: Path | None = typer.Option(None, "--folder", help=FOLDER_HELP),
     hint: bool = typer.Option(False, "--hint", help="Give the next hint for N.M."),
     solution: bool = typer.Option(False, "--solution", help="Show our solution of N.M."),
+    json_: bool = typer.Option(
+        False, "--json", help="Print the results as JSON, for programs that grade."
+    ),
 ) -> None:
     """Check your answers, as they are saved in your notebooks."""
     exercises = chosen(what)
     if hint or solution:
         if len(exercises) != 1:
             raise ValueError("--hint and --solution expect one exercise, such as 1.2")
+        if json_:
+            raise ValueError("got --json with --hint or --solution, which check nothing")
         help_with(exercises[0], existing_folder(folder), hint)
         return
-    folder = existing_folder(folder)
+    found = check_answers(existing_folder(folder), exercises)
+    outcomes = as_json(found) if json_ else as_lines(found)
+    raise typer.Exit(int(any(map(counts_as_failure, outcomes)) or missing(what, outcomes)))
+
+
+def as_lines(found: Iterable[Outcome]) -> list[Outcome]:
+    """Print a line for every outcome as soon as it is there; all of them."""
     console = Console()
     outcomes = []
-    for outcome in check_answers(folder, exercises):
+    for outcome in found:
         outcomes.append(outcome)
         colour = COLOURS[outcome.status]
         console.print(str(outcome), style=colour, markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(int(any(map(counts_as_failure, outcomes)) or missing(what, outcomes)))
+    return outcomes
+
+
+def as_json(found: Iterable[Outcome]) -> list[Outcome]:
+    """Print all outcomes as one JSON object; all of them.
+
+    What the answers print goes to stderr, so that stdout holds the object alone.
+    """
+    with contextlib.redirect_stdout(sys.stderr):
+        outcomes = list(found)
+    results = [
+        {
+            "id": outcome.exercise.id,
+            "chapter": outcome.exercise.chapter,
+            "title": outcome.exercise.title,
+            "status": GRADES.get(outcome.status, outcome.status),
+            "diagnosis": outcome.message,
+            "seconds": round(outcome.seconds, 3),
+        }
+        for outcome in outcomes
+    ]
+    passed = sum(outcome.passed for outcome in outcomes)
+    summary = {"passed": passed, "exercises": len(results), "results": results}
+    print(json.dumps(summary, indent=1, ensure_ascii=False))
+    return outcomes
 
 
 def chosen(what: str) -> list[Exercise]:

@@ -63,20 +63,38 @@ def next_chapter(folder: Path) -> Chapter:
 def news(landing: Landing) -> str:
     """What is said about a chapter that has just landed; "" where nothing happened."""
     name = landing.path.name
-    return {
-        NEW: f"new: {name}",
-        RENEWED: f"renewed, as you had not touched it: {name}",
-        BESIDE: f"a new version lies beside yours: {name}",
-    }.get(landing.what, "")
+    if landing.what == NEW:
+        return f"new: {name}"
+    if landing.what == RENEWED:
+        return f"renewed, as you had not touched it: {name}"
+    if landing.what != BESIDE:
+        return ""
+    text = f"a new version lies beside {landing.before.name}: {name}"
+    if landing.answers:
+        text += f", with your answers to {', '.join(landing.answers)}"
+    if landing.left:
+        cells = "1 cell" if landing.left == 1 else f"{landing.left} cells"
+        text += f"; {cells} that you changed stayed in {landing.before.name}"
+    return text
 
 
 def open_lab(folder: Path, notebook: Path) -> int:
-    """Run JupyterLab at a notebook until the learner stops it; its exit code."""
+    """Run JupyterLab at a notebook until the learner stops it; its exit code.
+
+    The notebook is the server's default page, so that the addresses that JupyterLab prints, where
+    there is no browser to open, lead to the chapter and not to an empty launcher.
+    """
     environment = dict(os.environ, **{FOLDER_VARIABLE: str(folder.resolve())})
     environment["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, not another's
     for name in THREADS:
         environment.setdefault(name, "1")
-    command = [sys.executable, "-m", "jupyterlab", notebook.name]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        f"--ServerApp.root_dir={folder.resolve()}",
+        f"--LabApp.default_url=/lab/tree/{notebook.name}",
+    ]
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container; it listens here alone
         command.append("--allow-root")
     try:

@@ -7,6 +7,7 @@ finds the helpers that the learner wrote beside it; training runs and figures ar
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import linecache
 import re
@@ -14,17 +15,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from minilora.course import progress
-from minilora.course.checking import (
-    FAILED,
-    TIME_LIMIT,
-    Outcome,
-    TooLong,
-    run_check,
-    time_limit,
-    unwritten,
-)
+from minilora.course.checking import FAILED, Outcome, run_check, unwritten
 from minilora.course.exercises import Exercise
 from minilora.course.source import ChapterError
+from minilora.course.time_limit import TIME_LIMIT, TimeLimit, TooLong
 from minilora.course.workspace import learner_files
 
 KEPT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Pass)
@@ -72,11 +66,15 @@ class Answers:
         linecache.cache[label] = (len(text), None, text.splitlines(True), label)
         for node in tree.body:
             if _is_definition(node):
-                try:
-                    with time_limit(TIME_LIMIT):
-                        exec(compile(ast.Module([node], []), label, "exec"), self.names)
-                except (Exception, SystemExit, TooLong):  # who needs it gets a NameError
-                    continue
+                self._define(node, label)
+
+    def _define(self, node: ast.stmt, label: str) -> None:
+        """Run one statement. Where it fails, an answer that needs its names gets a NameError."""
+        with (
+            contextlib.suppress(Exception, SystemExit, TooLong),
+            TimeLimit(TIME_LIMIT),
+        ):
+            exec(compile(ast.Module([node], []), label, "exec"), self.names)
 
     def outcome(self, exercise: Exercise) -> Outcome:
         """Check this notebook's answer to an exercise."""

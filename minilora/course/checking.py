@@ -3,57 +3,30 @@
 from __future__ import annotations
 
 import linecache
-import signal
-import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from minilora.course.exercises import Exercise
 from minilora.course.judge import Judge, Mistake
+from minilora.course.time_limit import TIME_LIMIT, TimeLimit, TooLong
 
 PASSED, UNWRITTEN, WRONG, FAILED = "passed", "unwritten", "wrong", "failed"
-TIME_LIMIT = 20.0
-"""Seconds that one check may take; our solutions take a fraction of one."""
-
-
-class TooLong(BaseException):
-    """Raised in an answer that runs too long. No Exception: `except Exception` must not eat it."""
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TooLong in the body after so many seconds, where the system has an alarm clock.
-
-    That is in the main thread, and not on Windows; elsewhere the body runs without a limit.
-    """
-    if not hasattr(signal, "setitimer") or (
-        threading.current_thread() is not threading.main_thread()
-    ):
-        yield
-        return
-
-    def ring(*_: object) -> None:
-        raise TooLong
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a check found: `passed`, `unwritten`, `wrong` (a mistake) or `failed` (an exception)."""
+    """What a check found: `passed`, `unwritten`, `wrong` (a mistake) or `failed` (an exception).
+
+    seconds: how long the check took; 0 where nothing was run.
+    """
 
     exercise: Exercise
     status: str
     message: str
+    seconds: float = 0.0
 
     @property
     def passed(self) -> bool:
@@ -67,12 +40,17 @@ class Outcome:
 
 def run_check(exercise: Exercise, answer: Any, seed: int | None = None) -> Outcome:
     """Check an answer on fresh random numbers (seed: for repeatable tests)."""
+    began = time.perf_counter()
+    outcome = _outcome(exercise, answer, Judge(seed))
+    return replace(outcome, seconds=time.perf_counter() - began)
+
+
+def _outcome(exercise: Exercise, answer: Any, judge: Judge) -> Outcome:
     if not callable(answer):
         kind = type(answer).__name__
         return Outcome(exercise, WRONG, f"expected a function, got an object of type {kind}.")
-    judge = Judge(seed)
     try:
-        with time_limit(TIME_LIMIT):
+        with TimeLimit(TIME_LIMIT):
             exercise.check(answer, judge)
     except TooLong:
         return Outcome(
@@ -96,15 +74,27 @@ def unwritten(exercise: Exercise) -> Outcome:
     return Outcome(exercise, UNWRITTEN, "not written yet. The chapter goes on with our version.")
 
 
+def missing(exercise: Exercise) -> Outcome:
+    """The outcome in a notebook that has no function of the exercise's name."""
+    name = exercise.name
+    head = " ".join(line.strip() for line in exercise.stub.partition('"""')[0].splitlines())
+    return Outcome(
+        exercise,
+        UNWRITTEN,
+        f"there is no {name} in this notebook. Run its cell first; where the cell is gone, write "
+        f"it again: `{head.strip()} …`",
+    )
+
+
 def describe(error: BaseException, answer: Callable[..., Any]) -> str:
     """An exception in one line: what it is, and the line of the learner's code it arose in."""
     text = " ".join(str(error).split()) or "no message"
-    told = f"{type(error).__name__}: {text}"
+    stopped = f"your code stopped with {type(error).__name__}: {text}"
     code = getattr(answer, "__code__", None)
     file = code.co_filename if code else None
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
     if frames:
         line = (frames[-1].line or linecache.getline(file, frames[-1].lineno)).strip()
         where = f"line {frames[-1].lineno}" + (f", `{line}`" if line else "")
-        return f"your code stopped with {told} ({where})."
-    return f"your code stopped with {told}."
+        return f"{stopped} ({where})."
+    return f"{stopped}."

@@ -5,7 +5,6 @@ Needs nbclient and ipykernel to execute; nothing to make or to look at one.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import subprocess
@@ -17,7 +16,7 @@ from typing import Any
 from minilora.course.claims import VERDICT_TYPE, Verdict
 from minilora.course.notebook import PLAIN_VARIABLE
 from minilora.course.progress import FOLDER_VARIABLE
-from minilora.course.source import ROOT, Cell, Chapter, ChapterError, with_verdicts
+from minilora.course.source import ROOT, Cell, Chapter, ChapterError, cell_id, with_verdicts
 
 Notebook = dict[str, Any]
 CELL_SECONDS = 300
@@ -33,7 +32,7 @@ def make_notebook(chapter: Chapter, answers: Mapping[str, str] | None = None) ->
     """The chapter as a notebook that has not run. answers: source by exercise, for its stub."""
     cells, seen = [], {}
     for cell in chapter.cells:
-        id = _cell_id(chapter, cell)
+        id = cell_id(chapter.number, cell)
         seen[id] = seen.get(id, 0) + 1
         id += f"-{seen[id]}" if seen[id] > 1 else ""
         text = cell.source
@@ -49,15 +48,6 @@ def make_notebook(chapter: Chapter, answers: Mapping[str, str] | None = None) ->
         "nbformat": 4,
         "nbformat_minor": 5,
     }
-
-
-def _cell_id(chapter: Chapter, cell: Cell) -> str:
-    """An id that changes with the cell's own text only, so that a new cell renames no other."""
-    if cell.exercise:
-        role = cell.role or "statement"
-        return f"exercise-{cell.exercise.replace('.', '-')}-{role}"
-    digest = hashlib.sha256(f"{cell.kind}\n{cell.source}".encode()).hexdigest()
-    return f"ch{chapter.number:02d}-{digest[:10]}"
 
 
 def _cell(id: str, cell: Cell, text: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from minilora.course import progress
-from minilora.course.checking import PASSED, UNWRITTEN, run_check
+from minilora.course.checking import PASSED, UNWRITTEN, missing, run_check
 from minilora.course.exercises import find_exercise
 from minilora.course.source import ROOT
 
@@ -21,9 +21,18 @@ _hints: dict[str, int] = {}
 _guesses: dict[str, Any] = {}
 
 
-def check(id: str, function: Callable[..., Any]) -> None:
-    """Check your answer to exercise `id`, print what was found, and note it in your folder."""
+def check(id: str, function: Any = None) -> None:
+    """Check your answer to exercise `id`, print what was found, and note it in your folder.
+
+    Without `function` it is what the notebook calls by the exercise's name.
+    """
     exercise = find_exercise(id)
+    if function is None:
+        here = sys._getframe(1).f_globals  # the names of the notebook, or file, that calls
+        if exercise.name not in here:
+            print(missing(exercise))
+            return
+        function = here[exercise.name]
     if function is exercise.reference:  # a later cell has put answer(id) under the same name
         print(f"○ {id} {exercise.name}: this is our version. Run your own cell again, then this.")
         return

@@ -13,6 +13,7 @@ What stands before the first marker is for the reader of the file only.
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 SOURCES = NOTEBOOKS / "src"
 MARKER = re.compile(r"# %%(.*)")
+COURSE_ID = re.compile(r"(ch\d\d-([0-9a-f]{10})|exercise-\d+-\d+-\w+?)(-\d+)?")
+"""Ids of the course's cells in a notebook: what a learner adds has others."""
 CLAIM = re.compile(r"^> \*\*Claim\.\*\* (.+?)(?=^(?!> )|\Z)", re.MULTILINE | re.DOTALL)
 HOURS = re.compile(r"\*\*Time\.\*\* about (\d+(?:\.\d+)?) hours?")
 ORIENTATION = """\
@@ -182,13 +185,26 @@ def exercise_cells(exercise: Exercise) -> list[Cell]:
     stars = "★" * exercise.importance + "☆" * (3 - exercise.importance)
     heading = f"### Exercise {exercise.id} · {exercise.title}"
     effort = f"*difficulty {dots} · importance {stars} · about {exercise.minutes} minutes*"
-    call = f'check("{exercise.id}", {exercise.name})'
+    call = f'check("{exercise.id}")'
     asides = f'# stuck? hint("{exercise.id}"), up to three times; then solution("{exercise.id}")'
     return [
         Cell("markdown", f"{heading}\n{effort}\n\n{exercise.statement}", "", exercise.id),
         Cell("code", exercise.stub, "exercise", exercise.id),
         Cell("code", f"{call}\n{asides}", "check", exercise.id),
     ]
+
+
+def cell_id(chapter: int, cell: Cell) -> str:
+    """An id that changes with the cell's own text only, so that a new cell renames no other."""
+    if cell.exercise:
+        role = cell.role or "statement"
+        return f"exercise-{cell.exercise.replace('.', '-')}-{role}"
+    return f"ch{chapter:02d}-{text_digest(cell.kind, cell.source)}"
+
+
+def text_digest(kind: str, source: str) -> str:
+    """What the id of a cell without an exercise says of its text: a text that was changed shows."""
+    return hashlib.sha256(f"{kind}\n{source}".encode()).hexdigest()[:10]
 
 
 def written_claims(cells: list[Cell]) -> list[str]:

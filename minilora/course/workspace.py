@@ -1,8 +1,8 @@
 """The learner's working copy: chapters land in a folder of their own and are never overwritten.
 
-`.minilora-course.json` in it remembers what each file was when it landed. A file that is still so
-may be renewed; one that the learner has touched stays, and the chapter's new version lands beside
-it: `01_gradients.v2.ipynb`.
+`.minilora-course.json` in it remembers what each file was when it landed. A file whose cells still
+say the same may be renewed. One that the learner has worked in stays, and the chapter's new version
+lands beside it, with the answers and cells that the learner wrote: `01_gradients.v2.ipynb`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from minilora.course.carry_over import Notebook, carry_over, sources_digest
 from minilora.course.progress import MANIFEST
 from minilora.course.source import Chapter, ChapterError
 from minilora.storage import atomic_write
@@ -23,14 +24,31 @@ NEW, KEPT, RENEWED, BESIDE = "new", "kept", "renewed", "beside"
 
 @dataclass(frozen=True)
 class Landing:
-    """Where the newest version of a chapter lies, and how it got there."""
+    """Where the newest version of a chapter lies, and how it got there.
+
+    before: the learner's notebook beside which it landed. answers, left: as in `CarriedOver`.
+    """
 
     chapter: Chapter
     path: Path
     what: str
+    before: Path | None = None
+    answers: tuple[str, ...] = ()
+    left: int = 0
 
 
-def learner_copy(chapter: Chapter) -> bytes:
+@dataclass(frozen=True)
+class Landed:
+    """What the manifest knows of a file: digests of the chapter's version, and of what was written.
+
+    They differ where a learner's answers were put in.
+    """
+
+    chapter: str
+    written: str
+
+
+def learner_copy(chapter: Chapter) -> Notebook:
     """The committed notebook without outputs: the learner's own run makes them."""
     if not chapter.notebook.is_file():
         raise ChapterError(f"{chapter.notebook} is missing; python -m minilora.course.build")
@@ -38,6 +56,11 @@ def learner_copy(chapter: Chapter) -> bytes:
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             cell["outputs"], cell["execution_count"] = [], None
+    return notebook
+
+
+def notebook_bytes(notebook: Notebook) -> bytes:
+    """A notebook as it lands."""
     return (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
 
 
@@ -60,28 +83,54 @@ def prepare(folder: Path, chapters: Iterable[Chapter]) -> list[Landing]:
     return landings
 
 
-def _land(folder: Path, chapter: Chapter, known: dict[str, str]) -> Landing:
-    """Land one chapter. known: file name -> sha256 of what landed there; brought up to date."""
-    data = learner_copy(chapter)
-    digest = hashlib.sha256(data).hexdigest()
+def _land(folder: Path, chapter: Chapter, known: dict[str, Landed]) -> Landing:
+    """Land one chapter. known: what landed before, by file name; brought up to date."""
+    copy = learner_copy(chapter)
     versions = learner_files(folder, chapter.number)
-    newest = versions[0] if versions else folder / f"{chapter.name}.ipynb"
-    if newest.is_file():
-        found = hashlib.sha256(newest.read_bytes()).hexdigest()
-        if digest in (found, known.get(newest.name)):
-            known[newest.name] = digest
+    if not versions:
+        path = folder / f"{chapter.name}.ipynb"
+        return _write(Landing(chapter, path, NEW), copy, copy, known)
+    newest = versions[0]
+    landed = known.get(newest.name)
+    if landed is not None and landed.chapter in _digests(copy):
+        return Landing(chapter, newest, KEPT)
+    notebooks = [notebook for notebook in map(_read_notebook, versions) if notebook is not None]
+    work = carry_over(copy, chapter.exercises.values(), notebooks)
+    current = _read_notebook(newest)
+    if current is not None:
+        digests = {sources_digest(current), hashlib.sha256(newest.read_bytes()).hexdigest()}
+        if sources_digest(work.notebook) in digests:  # nothing is new but what is not compared
+            known[newest.name] = Landed(sources_digest(copy), sources_digest(current))
             return Landing(chapter, newest, KEPT)
-        if found != known.get(newest.name):
-            path = _next_version(newest, chapter)
-            return Landing(chapter, _write(path, data, known), BESIDE)
-        return Landing(chapter, _write(newest, data, known), RENEWED)
-    return Landing(chapter, _write(newest, data, known), NEW)
+        if landed is not None and landed.written in digests and not work.left:
+            return _write(Landing(chapter, newest, RENEWED), work.notebook, copy, known)
+    path = _next_version(newest, chapter)
+    landing = Landing(chapter, path, BESIDE, newest, work.answers, work.left)
+    return _write(landing, work.notebook, copy, known)
 
 
-def _write(path: Path, data: bytes, known: dict[str, str]) -> Path:
-    atomic_write(path, data)
-    known[path.name] = hashlib.sha256(data).hexdigest()
-    return path
+def _write(
+    landing: Landing, notebook: Notebook, chapter: Notebook, known: dict[str, Landed]
+) -> Landing:
+    """Write what lands, and note it. chapter: the version without a learner's work."""
+    atomic_write(landing.path, notebook_bytes(notebook))
+    known[landing.path.name] = Landed(sources_digest(chapter), sources_digest(notebook))
+    return landing
+
+
+def _digests(notebook: Notebook) -> set[str]:
+    """What a manifest may say of a notebook; those of earlier versions hold that of its bytes."""
+    return {sources_digest(notebook), hashlib.sha256(notebook_bytes(notebook)).hexdigest()}
+
+
+def _read_notebook(path: Path) -> Notebook | None:
+    """A learner's notebook; None where it is no notebook any more (then it is left alone)."""
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        sources_digest(notebook)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return notebook
 
 
 def _next_version(newest: Path, chapter: Chapter) -> Path:
@@ -100,15 +149,23 @@ def learner_files(folder: Path, chapter: int) -> list[Path]:
     return sorted(found, key=_version, reverse=True)
 
 
-def _read_manifest(folder: Path) -> dict[str, dict[str, str]]:
-    """Chapter -> file name -> sha256; empty where it is missing or broken (then all is kept)."""
+def _read_manifest(folder: Path) -> dict[str, dict[str, Landed]]:
+    """Chapter -> file name -> what landed; empty where it is missing or broken (then all is kept).
+
+    Earlier versions wrote one digest of the file's bytes in place of the two.
+    """
+
+    def entry(value: object) -> Landed:
+        return Landed(value, value) if isinstance(value, str) else Landed(**value)
+
     try:
         landed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["landed"]
-        return {str(k): {str(n): str(h) for n, h in v.items()} for k, v in landed.items()}
+        return {str(k): {str(n): entry(e) for n, e in v.items()} for k, v in landed.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
-def _write_manifest(folder: Path, landed: dict[str, dict[str, str]]) -> None:
-    text = json.dumps({"landed": landed}, indent=1, sort_keys=True) + "\n"
+def _write_manifest(folder: Path, landed: dict[str, dict[str, Landed]]) -> None:
+    plain = {name: {n: vars(e) for n, e in files.items()} for name, files in landed.items()}
+    text = json.dumps({"landed": plain}, indent=1, sort_keys=True) + "\n"
     atomic_write(folder / MANIFEST, text.encode())
