@@ -72,7 +72,7 @@ def as_json(found: Iterable[Outcome]) -> list[Outcome]:
             "title": outcome.exercise.title,
             "status": GRADES.get(outcome.status, outcome.status),
             "diagnosis": outcome.message,
-            "seconds": round(outcome.seconds, 3),
+            "seconds": round(outcome.seconds, 6),
         }
         for outcome in outcomes
     ]

@@ -74,7 +74,7 @@ def news(landing: Landing) -> str:
         text += f", with your answers to {', '.join(landing.answers)}"
     if landing.left:
         cells = "1 cell" if landing.left == 1 else f"{landing.left} cells"
-        text += f"; {cells} that you changed stayed in {landing.before.name}"
+        text += f"; {cells} of yours without a place in it stayed in {landing.before.name}"
     return text
 
 

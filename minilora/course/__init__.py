@@ -1,7 +1,7 @@
 """The course: chapters, exercises, claims, and what a learner has done.
 
 A chapter is one percent-format file, `notebooks/src/chNN_name.py`; its exercises are entries in
-`minilora/course/chapters/chNN.py`; `python -m minilora.course.build NN` executes it and writes
+`minilora/course/chapters/chNN/`; `python -m minilora.course.build NN` executes it and writes
 `notebooks/NN_name.ipynb` with outputs. notebooks/WRITING.md says how to write one.
 """
 

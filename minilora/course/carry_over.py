@@ -1,9 +1,9 @@
 """Puts what a learner wrote in older notebooks into a chapter's new version.
 
-Kept are answers to exercises that the chapter still has, and cells that the learner added, which go
-where they stood: after the same cell of the course. A cell of the course that the learner changed
-has no place in a new text, nor has an answer to an exercise that is gone: these are counted, and
-stay in the older notebook.
+Kept are answers to exercises that the chapter still has, code cells that the learner changed where
+the course has not (guesses, above all), and cells that the learner added, which go where they
+stood: after the same cell of the course. What has no place in the new version is counted, and stays
+in the older notebook.
 """
 
 from __future__ import annotations
@@ -27,13 +27,12 @@ Cell = dict[str, Any]
 class CarriedOver:
     """A new version with a learner's work in it.
 
-    answers: exercises whose answers were put in. added: how many cells of the learner's own were.
-    left: how many cells that the learner wrote or changed were not.
+    answers: exercises whose answers were put in. left: how many answers and changed code cells have
+    no place in it.
     """
 
     notebook: Notebook
     answers: tuple[str, ...]
-    added: int
     left: int
 
 
@@ -76,24 +75,24 @@ def carry_over(
 ) -> CarriedOver:
     """`chapter` with the work of the learner's notebooks, newest first.
 
-    An answer is looked for in all of them, and the newest counts; added cells are taken from the
+    An answer is looked for in all of them, and the newest counts; everything else is taken from the
     newest notebook.
     """
     new = copy.deepcopy(chapter)
+    ids = {cell.get("id") for cell in new["cells"]}
     answers, left = _answers(exercises, older)
+    changed = _changed_code(older[0]) if older else {}
+    places = _added_by_place(older[0], ids) if older else {}
+    cells = list(places.get("", ()))
     for cell in new["cells"]:
+        id = cell.get("id")
         if _exercise_of(cell) in answers:
             cell["source"] = answers[_exercise_of(cell)]
-    added = 0
-    if older:
-        places = _added_by_place(older[0], {cell.get("id") for cell in new["cells"]})
-        cells = list(places.get("", ()))
-        for cell in new["cells"]:
-            cells += [cell, *places.get(cell.get("id"), ())]
-        new["cells"] = cells
-        added = sum(map(len, places.values()))
-        left += sum(map(_is_changed_text, older[0]["cells"]))
-    return CarriedOver(new, tuple(answers), added, left)
+        elif id in changed:
+            cell["source"] = changed[id]
+        cells += [cell, *places.get(id, ())]
+    new["cells"] = cells
+    return CarriedOver(new, tuple(answers), left + len(changed.keys() - ids))
 
 
 def _exercise_of(cell: Cell) -> str | None:
@@ -139,10 +138,19 @@ def _with_added(notebook: Notebook) -> Iterator[tuple[Cell, bool]]:
         yield cell, own and _exercise_of(cell) is None
 
 
-def _is_changed_text(cell: Cell) -> bool:
-    """Whether a text or code cell of the course has another text than when it landed."""
-    match = COURSE_ID.fullmatch(cell.get("id", ""))
-    return bool(match and match[2]) and text_digest(cell["cell_type"], source_of(cell)) != match[2]
+def _changed_code(notebook: Notebook) -> dict[str, str]:
+    """Id -> text of the course's code cells whose text is not the one that the id was made of.
+
+    Text cells don't tell: what was measured is written into them when a chapter is built.
+    """
+    changed = {}
+    for cell in notebook["cells"]:
+        match = COURSE_ID.fullmatch(cell.get("id", ""))
+        if match and match[2] and cell["cell_type"] == "code":
+            source = source_of(cell)
+            if source.strip() and text_digest("code", source) != match[2]:
+                changed[cell["id"]] = source
+    return changed
 
 
 def _without_outputs(cell: Cell) -> Cell:

@@ -11,7 +11,7 @@ from minilora.cli import learn as learn_file
 from minilora.cli.app import main
 from minilora.course import notebook
 from minilora.course.exercises import find_exercise
-from minilora.course.progress import FOLDER_VARIABLE, read_progress, update
+from minilora.course.progress import FOLDER_VARIABLE, MANIFEST, read_progress, update
 from minilora.course.source import find_chapters
 
 CHAPTERS = find_chapters()
@@ -53,7 +53,9 @@ def answer(folder, id, source):
 def test_learn_opens_the_chapter_in_a_copy(folder, lab, capsys):
     assert main(["learn", "1"]) == 0
     ((command, cwd, env),) = lab
-    assert command[:4] == [sys.executable, "-m", "jupyterlab", "01_gradients.ipynb"]
+    assert command[:3] == [sys.executable, "-m", "jupyterlab"]
+    assert "--LabApp.default_url=/lab/tree/01_gradients.ipynb" in command
+    assert f"--ServerApp.root_dir={folder}" in command
     assert cwd == folder and env[FOLDER_VARIABLE] == str(folder)
     assert env["OPENBLAS_NUM_THREADS"] == "1"
     assert len(list(folder.glob("*.ipynb"))) == len(CHAPTERS)
@@ -65,7 +67,8 @@ def test_learn_goes_on_where_something_is_left(folder, lab):
     for id in CHAPTERS[0].exercises:
         update(folder, id, passed=True)
     main(["learn"])
-    assert [command[3] for command, _, _ in lab] == ["00_adjustment.ipynb", "01_gradients.ipynb"]
+    opened = [command[4].rpartition("/")[2] for command, _, _ in lab]
+    assert opened == ["00_adjustment.ipynb", "01_gradients.ipynb"]
 
 
 def test_learn_without_opening(folder, lab):
@@ -107,6 +110,44 @@ def test_check_reads_the_learners_cells(folder, capsys):
     assert "✓ 1.1 linear_vjps: correct." in capsys.readouterr().out
     found = read_progress(folder)
     assert found["1.1"].passed and not found["0.3"].passed
+
+
+def test_check_for_a_program(folder, capsys):
+    main(["learn", "--no-open"])
+    entry = find_exercise("0.3")
+    answer(folder, "0.3", entry.solution.replace("    return", "    print('loud')\n    return", 1))
+    answer(folder, "0.4", find_exercise("0.4").wrong[0].source)
+    answer(folder, "0.5", "def flatten(*_):\n    raise KeyError('oops')")
+    capsys.readouterr()
+    assert main(["check", "0", "--json"]) == 1
+    streams = capsys.readouterr()
+    summary = json.loads(streams.out)
+    assert "loud" in streams.err
+    results = {result["id"]: result for result in summary["results"]}
+    assert list(results) == list(CHAPTERS[0].exercises)
+    status = [results[id]["status"] for id in ("0.1", "0.3", "0.4", "0.5")]
+    assert status == ["unwritten", "passed", "failed", "failed"]
+    assert (summary["passed"], summary["exercises"]) == (1, len(results))
+    assert results["0.3"]["chapter"] == 0 and results["0.3"]["title"] == entry.title
+    assert results["0.3"]["seconds"] > 0 and results["0.1"]["diagnosis"]
+    assert "KeyError" in results["0.5"]["diagnosis"]
+    assert main(["check", "0.3", "--json"]) == 0
+    assert main(["check", "0.1", "--json"]) == 1  # one that is asked for by name has to pass
+    assert main(["check", "0.3", "--json", "--hint"]) == 1
+
+
+def test_what_was_carried_over_is_told(folder, capsys):
+    main(["learn", "--no-open"])
+    answer(folder, "0.3", find_exercise("0.3").solution)
+    path = folder / "00_adjustment.ipynb"
+    (folder / MANIFEST).unlink()
+    book = json.loads(path.read_text(encoding="utf-8"))
+    book["cells"].pop()  # an older version of the chapter had a cell less
+    path.write_text(json.dumps(book), encoding="utf-8")
+    capsys.readouterr()
+    main(["learn", "--no-open"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "beside" in line]
+    assert "00_adjustment.v2.ipynb" in line and "0.3" in line
 
 
 def test_hints_and_solution(folder, capsys):

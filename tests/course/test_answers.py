@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 
 import pytest
 
@@ -116,7 +115,6 @@ def test_a_cell_that_is_no_python_is_kept_apart():
     assert answers.names["x"] == 1 and len(answers.unread) == 1
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no alarm clock on this system")
 def test_an_answer_that_never_ends_is_told_and_the_others_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr("minilora.course.checking.TIME_LIMIT", 0.2)
     write(

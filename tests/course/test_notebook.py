@@ -42,6 +42,21 @@ def test_check_notes_tries_but_no_stub(tmp_path):
     assert read_progress(tmp_path) == {"0.3": Record(passed=True, tries=2)}
 
 
+def test_check_finds_the_function_of_the_notebook(tmp_path, capsys):
+    notebook = {"check": check}
+    exec(f"{ENTRY.solution}\ncheck('0.3')", notebook)
+    assert capsys.readouterr().out.startswith("✓") and answer("0.3") is notebook["count_sheet"]
+    assert read_progress(tmp_path) == {"0.3": Record(passed=True, tries=1)}
+
+
+def test_a_deleted_stub_is_one_line_that_says_what_to_write(tmp_path, capsys):
+    exec("check('0.3')", {"check": check})
+    said = capsys.readouterr().out
+    assert said.startswith("○ 0.3 count_sheet: ") and said.count("\n") == 1
+    assert ENTRY.stub.splitlines()[0] in said
+    assert answer("0.3") is ENTRY.reference and read_progress(tmp_path) == {}
+
+
 def test_our_version_is_not_taken_for_yours(tmp_path, capsys):
     check("0.3", answer("0.3"))
     assert "this is our version" in capsys.readouterr().out
