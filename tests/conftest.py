@@ -23,6 +23,35 @@ CORE = ("autograd", "nn", "lora", "training", "gradients")
 """The folders whose tests get the mark `core`, but for those that start processes."""
 
 
+@pytest.fixture(scope="session")
+def tokenizer():
+    """The tokenizer of tiny.py."""
+    from tests import tiny
+
+    return tiny.tokenizer()
+
+
+@pytest.fixture(scope="session")
+def make_model(tokenizer):
+    """A maker of models in which every field of config.json has a value that nobody guesses."""
+    from tests import tiny
+
+    shape = dict(
+        hidden_size=16, intermediate_size=20, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=0, max_position_embeddings=64, rms_norm_eps=2e-5,
+    )  # fmt: skip
+    return lambda **changes: tiny.model(tokenizer=tokenizer, **{**shape, **changes}).eval()
+
+
+@pytest.fixture
+def saved(tmp_path, make_model, tokenizer):
+    """A saved folder, fresh for each test that spoils it."""
+    from minilora.hub import save_pretrained
+
+    save_pretrained(tmp_path / "model", make_model(), tokenizer, "# A card\n")
+    return tmp_path / "model"
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--all",

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 
 from minilora.cli.app import main
-from minilora.hub import save_pretrained
-from minilora.nn import Transformer, TransformerConfig
 from minilora.text import Tokenizer
+from tests import tiny
 
 WORDS = [
     "amiodarone",
@@ -41,22 +39,11 @@ def write_jsonl(path, records):
 def make_base(folder, seed, width=12, limit=64, vocab=330):
     texts = [f"{r['prompt']} {r['completion']} ärztlich €" for r in pairs(40)]
     tokenizer = Tokenizer.train(texts, vocab)
-    config = TransformerConfig(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=width,
-        intermediate_size=20,
-        num_hidden_layers=2,
-        num_attention_heads=3,
-        num_key_value_heads=1,
-        head_dim=4,
+    return tiny.save(
+        folder, tokenizer, seed, "---\nlicense: mit\n---\n# tiny\n\nA tiny base.\n",
+        hidden_size=width, intermediate_size=20, num_hidden_layers=2, head_dim=4,
         max_position_embeddings=limit,
-        initializer_range=0.3,
-        eos_token_id=tokenizer.eos_id,
-        pad_token_id=tokenizer.pad_id,
-    )
-    model = Transformer(config, np.random.default_rng(seed))
-    save_pretrained(folder, model, tokenizer, "---\nlicense: mit\n---\n# tiny\n\nA tiny base.\n")
-    return folder
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

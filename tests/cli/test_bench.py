@@ -9,17 +9,18 @@ from minilora.bench import about, growth, workloads
 from minilora.bench.cells import racing_sides
 from minilora.cli import bench_runs
 from minilora.cli.app import main
-from minilora.nn import TransformerConfig
+from tests import tiny
 
 RUN = ["bench", "--pairs", "1", "--starts", "1", "--seconds", "0.01"]
 
 
 @pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-    config = TransformerConfig(
-        vocab_size=37, hidden_size=16, intermediate_size=20, num_hidden_layers=1,
-        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=128,
+def tiny_workload(monkeypatch):
+    config = tiny.config(
+        hidden_size=16, intermediate_size=20, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, head_dim=8,
     )  # fmt: skip
+
     monkeypatch.setitem(workloads.WORKLOADS, "S", workloads.Workload("S", config, 3, 5, 2))
 
 

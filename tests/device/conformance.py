@@ -11,15 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from minilora.autograd import IGNORE, Tensor
+from minilora.autograd import Tensor
 from minilora.backend import get_array_module, to_device, to_numpy
 from minilora.gradients.adapter_cases import adapted_cases
 from minilora.gradients.model_cases import model_cases
 from minilora.gradients.op_cases import Case, op_cases
 from minilora.lora import Attachment, LoRAConfig, attach
-from minilora.nn import Module, Transformer, TransformerConfig
+from minilora.nn import Module, Transformer
 from minilora.text import Example
 from minilora.training import AdamW, Batches, History, TrainingConfig, fit
+from tests import tiny
 
 OP_CASES = op_cases(seed=3)
 DEVICES = ("cpu", "gpu")
@@ -131,12 +132,7 @@ def tiny_model(device: str, adapted: bool = False, tied: bool = True) -> Transfo
     """A float32 decoder with grouped heads on a device, drawn alike on both."""
     if adapted:
         return tiny_adapted(device, tied).model
-    config = TransformerConfig(
-        vocab_size=VOCAB, hidden_size=12, intermediate_size=14, num_hidden_layers=2,
-        num_attention_heads=3, num_key_value_heads=1, head_dim=6, max_position_embeddings=40,
-        initializer_range=0.2, tie_word_embeddings=tied,
-    )  # fmt: skip
-    return Transformer(config, np.random.default_rng(0)).to(device)
+    return tiny.model(vocab_size=VOCAB, initializer_range=0.2, tie_word_embeddings=tied).to(device)
 
 
 def tiny_adapted(device: str, tied: bool = True) -> Attachment:
@@ -150,14 +146,7 @@ def tiny_adapted(device: str, tied: bool = True) -> Attachment:
 
 
 def copy_examples(count: int = 12) -> list[Example]:
-    """Tokens, a separator and the same tokens, of unequal lengths; labels on the repetition."""
-    rng, examples = np.random.default_rng(2), []
-    for _ in range(count):
-        tokens = rng.integers(1, VOCAB, rng.integers(2, 6))
-        ids = np.concatenate([tokens, [0], tokens]).astype(np.int32)
-        labels = np.where(np.arange(len(ids)) < len(tokens), IGNORE, ids).astype(np.int32)
-        examples.append(Example(ids[:-1], labels[1:]))
-    return examples
+    return tiny.copy_examples(count, vocab=VOCAB, shortest=2)
 
 
 def train(

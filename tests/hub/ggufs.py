@@ -8,8 +8,8 @@ import gguf
 import numpy as np
 from tokenizers import pre_tokenizers
 
-from minilora.nn import Transformer, TransformerConfig
 from minilora.text.tokenizer import CHAT_TEMPLATE, Tokenizer
+from tests import tiny
 
 STORED = {hf: ours for ours, hf in {
     "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head",
@@ -116,18 +116,12 @@ def parts(tokenizer, **changes):
     vocab, added = saved["model"]["vocab"], {t["content"] for t in saved["added_tokens"]}
     tokens = sorted(vocab, key=vocab.get)
     merges = [m if isinstance(m, str) else " ".join(m) for m in saved["model"]["merges"]]
-    settings = dict(
-        vocab_size=len(tokens), hidden_size=32, intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=6, num_key_value_heads=3, head_dim=8, rms_norm_eps=1e-5,
-        max_position_embeddings=64, rope_theta=5000.0, initializer_range=0.3,
-        eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id,
+    shape = dict(
+        hidden_size=32, intermediate_size=96, num_hidden_layers=2, num_attention_heads=6,
+        num_key_value_heads=3, head_dim=8,
     )  # fmt: skip
-    config = TransformerConfig(**{**settings, **changes})
-    model = Transformer(config, np.random.default_rng(0)).eval()
-    rng = np.random.default_rng(1)
-    for name, p in model.named_parameters():
-        if "norm" in name:
-            p.data = (1 + 0.3 * rng.standard_normal(p.shape)).astype(np.float32)
+    model = tiny.model(norms=0.3, tokenizer=tokenizer, **{**shape, **changes}).eval()
+    config = model.config
     arrays = {
         stored_name(name): stored_array(name, array, config)
         for name, array in model.state_dict().items()

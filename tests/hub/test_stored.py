@@ -7,22 +7,16 @@ import pytest
 
 from minilora.hub import load_pretrained, save_pretrained
 from minilora.lora import base_fingerprint
-from minilora.nn import Transformer, TransformerConfig, generate, storage, store_base
+from minilora.nn import generate, storage, store_base
 from minilora.storage import fingerprint
-from minilora.text import Tokenizer
+from tests import tiny
 
 IDS = np.array([[5, 9, 2, 250], [7, 7, 1, 0]])
 
 
 @pytest.fixture
 def folder(tmp_path):
-    tokenizer = Tokenizer.train(["the patient takes 5 mg daily"] * 4, 270)
-    config = TransformerConfig(
-        vocab_size=tokenizer.vocab_size, hidden_size=64, intermediate_size=96,
-        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.2,
-    )  # fmt: skip
-    save_pretrained(tmp_path / "base", Transformer(config, np.random.default_rng(0)), tokenizer)
-    return tmp_path / "base"
+    return tiny.save(tmp_path / "base", tiny.tokenizer(), hidden_size=64, intermediate_size=96)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "q4"])

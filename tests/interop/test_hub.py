@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from minilora.hub import load_pretrained, save_pretrained
-from minilora.nn import Transformer, TransformerConfig, generate
-from minilora.text import Tokenizer
+from minilora.nn import generate
+from tests import tiny
+from tests.tiny import TEXT
 
 pytestmark = pytest.mark.interop
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-TEXT = "The patient takes 20 mg of lisinopril daily. Pulse 88, regular. No known allergies."
 TEXTS = [TEXT, "", " é漢😀\u2028\n\t  x", "<|user|>Pulse?<|end|><|assistant|>", "naïve  spaces "]
 CHATS = [
     [{"role": "user", "content": "Pulse?"}],
@@ -33,26 +33,14 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return Tokenizer.train([TEXT] * 3, 300)
-
-
 @pytest.fixture(scope="module", params=KINDS)
 def folder(request, tokenizer, tmp_path_factory):
     """A folder of ours, one for each kind of model."""
-    settings = dict(
-        vocab_size=tokenizer.vocab_size, hidden_size=24, intermediate_size=40,
-        num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=3, head_dim=4,
-        max_position_embeddings=64, rms_norm_eps=2e-5, initializer_range=0.3,
-        eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id,
+    shape = dict(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=3,
+        head_dim=4,
     )  # fmt: skip
-    config = TransformerConfig(**{**settings, **KINDS[request.param]})
-    model = Transformer(config, np.random.default_rng(0))
-    rng = np.random.default_rng(1)
-    for name, p in model.named_parameters():
-        if "norm" in name:  # ones would hide a norm that is left out or swapped
-            p.data = (1 + 0.3 * rng.standard_normal(p.shape)).astype(np.float32)
+    model = tiny.model(norms=0.3, tokenizer=tokenizer, **{**shape, **KINDS[request.param]})
     path = tmp_path_factory.mktemp("hub") / "model"
     save_pretrained(path, model, tokenizer)
     return path

@@ -20,7 +20,8 @@ from minilora.lora import (  # noqa: E402
     base_state,
     lora_layers,
 )
-from minilora.nn import Transformer, TransformerConfig  # noqa: E402
+from minilora.nn import Transformer  # noqa: E402
+from tests import tiny  # noqa: E402
 
 pytestmark = [
     pytest.mark.interop,
@@ -28,11 +29,6 @@ pytestmark = [
 ]
 
 IDS = np.array([[3, 1, 4, 1, 5, 9], [2, 6, 5, 35, 8, 9]])
-CONFIG = TransformerConfig(
-    vocab_size=37, hidden_size=12, intermediate_size=20, num_hidden_layers=2,
-    num_attention_heads=4, num_key_value_heads=2, head_dim=6, max_position_embeddings=32,
-    initializer_range=0.2,
-)  # fmt: skip
 TARGETS = [
     ("q_proj", "v_proj"),
     ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
@@ -44,12 +40,16 @@ SETTINGS = [(2, 3, False), (4, 4, True), (5, 0.75, False)]
 
 
 def ours() -> Transformer:
-    return Transformer(CONFIG, np.random.default_rng(0)).eval()
+    shape = dict(
+        hidden_size=12, intermediate_size=20, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    return tiny.model(**shape).eval()
 
 
 def theirs() -> torch.nn.Module:
     """transformers' Llama with the arrays of our Transformer."""
-    config = transformers.LlamaConfig(**CONFIG.to_dict())
+    config = transformers.LlamaConfig(**ours().config.to_dict())
     config._attn_implementation = "eager"
     model = transformers.LlamaForCausalLM(config)
     state = {name: torch.from_numpy(a.copy()) for name, a in base_state(ours()).items()}

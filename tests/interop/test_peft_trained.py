@@ -23,19 +23,16 @@ from minilora.lora import (  # noqa: E402
     base_state,
     lora_layers,
 )
-from minilora.nn import Transformer, TransformerConfig  # noqa: E402
+from minilora.nn import Transformer  # noqa: E402
 from minilora.text import Tokenizer  # noqa: E402
 from minilora.training import AdamW  # noqa: E402
+from tests import tiny  # noqa: E402
 
 pytestmark = [
     pytest.mark.interop,
     pytest.mark.filterwarnings("ignore:.*has no minilora.json:UserWarning"),
 ]
-TINY = dict(
-    vocab_size=311, hidden_size=12, intermediate_size=20, num_hidden_layers=3,
-    num_attention_heads=4, num_key_value_heads=2, head_dim=6, max_position_embeddings=32,
-    initializer_range=0.3,
-)  # fmt: skip
+TINY = dict(hidden_size=12, num_attention_heads=4, num_key_value_heads=2, vocab_size=311)
 BASES = {"grouped heads": {}, "untied, wide": {"tie_word_embeddings": False, "head_dim": 10}}
 SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 OPTIONS = {
@@ -61,8 +58,7 @@ def base(request):
     """A maker of our plain model, the same each time."""
     if request.param == "ward-base":
         return lambda: load_pretrained(WARD_BASE)[0]
-    config = TransformerConfig(**{**TINY, **BASES[request.param]})
-    return lambda: Transformer(config, np.random.default_rng(0)).eval()
+    return lambda: tiny.model(**TINY, **BASES[request.param]).eval()
 
 
 def theirs_of(model):

@@ -12,15 +12,14 @@ pytest.importorskip("transformers")
 from minilora.bench import workloads as w  # noqa: E402
 from minilora.bench.race import race  # noqa: E402
 from minilora.bench.torch_peer import ATTENTION, Work, best_attention, loss_of  # noqa: E402
-from minilora.nn import TransformerConfig  # noqa: E402
 from minilora.nn.generate import generate  # noqa: E402
+from tests import tiny  # noqa: E402
 
 pytestmark = pytest.mark.interop
 
-CONFIG = TransformerConfig(
-    vocab_size=37, hidden_size=16, intermediate_size=20, num_hidden_layers=2,
-    num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
-    rope_theta=500.0, rms_norm_eps=1e-3, initializer_range=0.5,
+CONFIG = tiny.config(
+    hidden_size=16, intermediate_size=20, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=4, rms_norm_eps=1e-3, rope_theta=500.0, initializer_range=0.5,
 )  # fmt: skip
 TINY = w.Workload("tiny", CONFIG, rows=6, time=9, labels=4)
 

@@ -5,6 +5,7 @@ import pytest
 
 from minilora.autograd import IGNORE
 from minilora.nn import Transformer, TransformerConfig, generate
+from tests import tiny
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -29,23 +30,15 @@ CONFIGS = {
 }
 
 
-def tiny(name):
-    sizes = {
-        "vocab_size": 53,
-        "hidden_size": 24,
-        "intermediate_size": 40,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 3,
-        "num_key_value_heads": 3,
-        "max_position_embeddings": 32,
-    }
-    return TransformerConfig(**{**sizes, **CONFIGS[name]})
+def config_of(name):
+    shape = dict(hidden_size=24, num_hidden_layers=2, num_key_value_heads=3, head_dim=0)
+    return tiny.config(**{**shape, **CONFIGS[name]})
 
 
 @pytest.fixture(params=list(CONFIGS))
 def pair(request, tmp_path):
     """(our model, theirs) with the same random weights, theirs built from our config.json."""
-    config = tiny(request.param)
+    config = config_of(request.param)
     theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config.to_dict())).eval()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A tiny decoder with odd, unequal shapes, and what the LoRA tests do to it."""
+"""What the LoRA tests do to the tiny decoder of tests/tiny.py."""
 
 from __future__ import annotations
 
@@ -8,22 +8,13 @@ import numpy as np
 import pytest
 
 from minilora.lora import Attachment
-from minilora.nn import Transformer, TransformerConfig
-
-IDS = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 35]])
-LABELS = np.array([[1, 4, 1, 5, -100], [2, 6, 5, 35, 8]])
+from minilora.nn import Transformer
+from tests import tiny as tiny_models
+from tests.tiny import IDS, LABELS
 
 
 def make_model(dtype=np.float32, layers: int = 3, seed: int = 0, **changes) -> Transformer:
-    settings = dict(
-        vocab_size=37, hidden_size=10, intermediate_size=14, num_hidden_layers=layers,
-        num_attention_heads=3, num_key_value_heads=1, head_dim=6, initializer_range=0.3,
-    )  # fmt: skip
-    config = TransformerConfig(**{**settings, **changes})
-    model = Transformer(config, np.random.default_rng(seed))
-    for parameter in model.parameters():
-        parameter.data = parameter.data.astype(dtype)
-    return model
+    return tiny_models.model(seed, dtype=dtype, num_hidden_layers=layers, **changes)
 
 
 def randomise(handle: Attachment, seed: int = 1) -> Attachment:

@@ -15,27 +15,21 @@ from minilora.nn import (
     BASE_DTYPES,
     Linear,
     StoredParameter,
-    Transformer,
-    TransformerConfig,
     generate,
     resident_bytes,
     storage,
     store_base,
 )
 from minilora.storage import fingerprint
+from tests import tiny
+from tests.tiny import IDS, LABELS
 
-IDS = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 35]])
-LABELS = np.array([[1, 4, 1, 5, -100], [2, 6, 5, 35, 8]])
 STORED = ("float16", "q4")
 
 
 def make(tied=True, **changes):
-    settings = dict(
-        vocab_size=37, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=3, num_key_value_heads=1, head_dim=6, initializer_range=0.3,
-        tie_word_embeddings=tied,
-    )  # fmt: skip
-    return Transformer(TransformerConfig(**{**settings, **changes}), np.random.default_rng(0))
+    shape = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2)  # whole blocks
+    return tiny.model(**{**shape, **changes}, tie_word_embeddings=tied)
 
 
 def dense_twin(model, **changes):

@@ -5,26 +5,17 @@ import pytest
 
 from minilora.autograd import no_grad
 from minilora.lora import LoRAConfig, attach
-from minilora.nn import Parameter, Transformer, TransformerConfig, decode, store_base
+from minilora.nn import Parameter, Transformer, decode, store_base
 from minilora.nn.decode import Decoding
 from minilora.nn.generate import new_caches
-
-SHAPE = {
-    "vocab_size": 23,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 6,
-}
+from tests import tiny
 
 
 def a_model(kind: str) -> Transformer:
     """A lively model: plain, untied, with biases, adapted, merged, or over stored blocks."""
-    config = TransformerConfig(**SHAPE, tie_word_embeddings=kind != "untied")
+    shape = dict(hidden_size=32, intermediate_size=64)  # whole blocks, for what is stored
+    model = tiny.model(**shape, tie_word_embeddings=kind != "untied")
     rng = np.random.default_rng(0)
-    model = Transformer(config, rng)
     for parameter in model.parameters():
         parameter.data = rng.normal(0, 0.4, parameter.shape).astype(np.float32)
     if kind == "biased":
@@ -53,7 +44,7 @@ def a_model(kind: str) -> Transformer:
 def test_a_step_gives_the_logits_of_the_whole_row(kind, start, wide, monkeypatch):
     monkeypatch.setattr(decode, "WIDE", wide)
     model = a_model(kind)
-    ids = np.random.default_rng(1).integers(0, SHAPE["vocab_size"], (3, 9))
+    ids = np.random.default_rng(1).integers(0, model.config.vocab_size, (3, 9))
     with no_grad():
         whole = model.hidden(ids, start).data @ model_head(model).T
         caches = new_caches(model, 3, 12)

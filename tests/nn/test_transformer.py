@@ -5,21 +5,15 @@ import pytest
 
 from minilora.autograd import IGNORE
 from minilora.autograd import functional as F
-from minilora.gradients.model_cases import tiny_config
-from minilora.nn import Transformer, TransformerConfig
+from minilora.nn import TransformerConfig
 from minilora.nn.transformer import LayerCache
+from tests import tiny
 
 
 def lively_model(tied=True, seed=0):
     """A tiny float32 model with weights large enough that positions and tokens matter."""
-    rng = np.random.default_rng(seed)
-    model = Transformer(tiny_config(tied), rng)
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            parameter.data = rng.standard_normal(parameter.shape, dtype=np.float32) * np.float32(
-                0.5
-            )
-    return model
+    shape = dict(vocab_size=11, num_hidden_layers=2, max_position_embeddings=16)
+    return tiny.model(seed, initializer_range=0.5, tie_word_embeddings=tied, **shape)
 
 
 IDS = np.random.default_rng(1).integers(0, 11, (3, 7))
@@ -45,11 +39,11 @@ def test_parameter_names_and_shapes_are_the_checkpoint_s(tied):
     expected += ["model.norm.weight"] + ([] if tied else ["lm_head.weight"])
     state = model.state_dict()
     assert list(state) == expected
-    assert state["model.layers.1.self_attn.q_proj.weight"].shape == (12, 6)
-    assert state["model.layers.1.self_attn.k_proj.weight"].shape == (4, 6)
-    assert state["model.layers.1.self_attn.o_proj.weight"].shape == (6, 12)
-    assert state["model.layers.1.mlp.down_proj.weight"].shape == (6, 7)
-    assert model.head_weight.shape == (11, 6)
+    assert state["model.layers.1.self_attn.q_proj.weight"].shape == (18, 10)
+    assert state["model.layers.1.self_attn.k_proj.weight"].shape == (6, 10)
+    assert state["model.layers.1.self_attn.o_proj.weight"].shape == (10, 18)
+    assert state["model.layers.1.mlp.down_proj.weight"].shape == (10, 14)
+    assert model.head_weight.shape == (11, 10)
 
 
 def test_the_tied_head_is_the_embedding_and_gets_both_gradients():
@@ -72,7 +66,7 @@ def test_the_tied_head_is_the_embedding_and_gets_both_gradients():
 
 
 def test_a_fresh_model_depends_on_the_generator_alone():
-    same = [Transformer(tiny_config(), np.random.default_rng(s)).state_dict() for s in (3, 3, 4)]
+    same = [tiny.model(s).state_dict() for s in (3, 3, 4)]
     assert all(np.array_equal(same[0][k], same[1][k]) for k in same[0])
     assert not np.array_equal(*(s["model.embed_tokens.weight"] for s in same[1:]))
     assert {array.dtype for array in same[0].values()} == {np.dtype(np.float32)}

@@ -1,9 +1,7 @@
-"""The tiny run of tinyrun.py, for tests that can't import it by name."""
+"""The tiny run, for the tests of this folder."""
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -11,9 +9,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
-    """tinyrun.py as a module."""
-    path = Path(__file__).with_name("tinyrun.py")
-    spec = importlib.util.spec_from_file_location("tinyrun", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """tinyrun.py, whose models are those of tests/tiny.py."""
+    from tests.training import tinyrun
+
+    return tinyrun

@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 VARIANTS = ["full", "lora with dropout, two workers"]
-PROGRAM = Path(__file__).with_name("tinyrun.py")
+PROGRAM = "tests.training.tinyrun"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def assert_same_run(folder, other, steps):
 def start(out, variant, mode, pause):
     root = Path(checkpoint.__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    command = [sys.executable, str(PROGRAM), str(out), variant, mode, str(pause)]
+    command = [sys.executable, "-m", PROGRAM, str(out), variant, mode, str(pause)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
 
 

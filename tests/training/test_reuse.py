@@ -10,18 +10,12 @@ import numpy as np
 import pytest
 
 from minilora.lora import LoRAConfig, attach
-from minilora.nn import Transformer, TransformerConfig
+from minilora.nn import Transformer
 from minilora.training import AdamW
 from minilora.training.parallel import Piece, Workers
+from tests import tiny
 
-SHAPE = TransformerConfig(
-    vocab_size=61,
-    hidden_size=48,
-    intermediate_size=112,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-)
+SHAPE = tiny.config(vocab_size=61, hidden_size=48, intermediate_size=112, head_dim=12)
 
 TWO_BATCHES = """
 import hashlib, os

@@ -1,6 +1,7 @@
 """A training run that lasts a second; tests run it here and in processes that they kill.
 
-As a program: python tinyrun.py OUT VARIANT RESUME PAUSE, where PAUSE is seconds a step.
+As a program, with the arguments OUT VARIANT RESUME PAUSE, where PAUSE is
+seconds a step: python -m tests.training.tinyrun
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from minilora.autograd import IGNORE
 from minilora.lora import LoRAConfig, attach
-from minilora.nn import Transformer, TransformerConfig
+from minilora.nn import Transformer
 from minilora.text import Example
 from minilora.training import AdamW, Batches, TrainingConfig, fit
+from tests import tiny
 
 VOCAB, STEPS = 13, 24
 VARIANTS = {
@@ -25,11 +26,8 @@ VARIANTS = {
 
 
 def model(adapted: bool = False, dropout: float = 0.3, **changes) -> Transformer:
-    settings = dict(
-        vocab_size=VOCAB, hidden_size=16, intermediate_size=20, num_hidden_layers=1,
-        num_attention_heads=2, num_key_value_heads=1, initializer_range=0.1,
-    )  # fmt: skip
-    made = Transformer(TransformerConfig(**{**settings, **changes}), np.random.default_rng(0))
+    shape = dict(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, initializer_range=0.1)
+    made = tiny.model(**{**shape, **changes})
     if adapted:
         config = LoRAConfig(r=3, target_modules="all-linear", lora_dropout=dropout)
         attach(made, config, np.random.default_rng(1))
@@ -37,15 +35,7 @@ def model(adapted: bool = False, dropout: float = 0.3, **changes) -> Transformer
 
 
 def copy_examples(count: int = 30) -> list[Example]:
-    """Some tokens, a separator (0), the same tokens: labels on the repetition only."""
-    rng, examples = np.random.default_rng(2), []
-    for _ in range(count):
-        tokens = rng.integers(1, VOCAB, rng.integers(1, 6))
-        ids = np.concatenate([tokens, [0], tokens]).astype(np.int32)
-        labels = np.full(len(ids), IGNORE, dtype=np.int32)
-        labels[len(tokens) :] = ids[len(tokens) :]
-        examples.append(Example(ids[:-1], labels[1:]))
-    return examples
+    return tiny.copy_examples(count, vocab=VOCAB)
 
 
 def run(out: Path, variant: str, resume: bool = False, pause: float = 0.0) -> None:
