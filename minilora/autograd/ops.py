@@ -1,5 +1,9 @@
 """Primitive ops with their vjps, and the operators of Tensor.
 
+They are the specification of the fused ops: each fused op has a twin in `gradients/twins.py` that
+is written with these, and must agree with it in value and in every gradient. The model itself runs
+the fused ones (`functional.py`), which make fewer passes over memory.
+
 `unbroadcast` undoes broadcasting: where NumPy repeated an input, its cotangent is summed.
 """
 

@@ -1,8 +1,9 @@
-"""Norms, activations, softmax and dropout: passes over elements, with hand-derived vjps.
+"""Norm, activations and dropout's mask: fused passes over elements, with hand-derived vjps.
 
-Every pass over memory costs, so passes run in place on buffers that the op has just made, and
-where a derivative is cheaper to finish in the forward it is stored there (and only if some input
-needs it). Each op equals its slow twin made of primitives (tests/autograd/test_twins.py).
+Each op here is the fused twin of the op of the same name in `gradients/twins.py`, which says with
+primitives what it computes. Every pass over memory costs, so passes run in place on buffers that
+the op has just made, and a derivative that is cheaper to finish in the forward pass is stored
+there, if some input needs it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from minilora.backend import Array, get_array_module, to_device
 def row_dot(a: Array, b: Array) -> Array:
     """Sum of a * b over the last axis, kept as an axis of length 1.
 
-    NumPy's vecdot reads each operand once and writes no product array; CuPy has no vecdot.
+    NumPy's vecdot reads each operand once and writes no array of products; CuPy has no vecdot.
     """
     if get_array_module(a) is np:
         return np.vecdot(a, b)[..., None]
@@ -62,39 +63,6 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
     )
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    """y = w (x - mean) / sqrt(var + eps) + b over the last axis (Ba et al. 2016, Eq. 3-4).
-
-    With n the normalised x and u = g w:  gx = (u - mean(u) - n mean(u n)) / std,
-    gw = sum(g n),  gb = sum(g).   x (..., C), w and b (C,).
-    """
-    data, w = x.data, weight.data
-    width = data.shape[-1]
-    if w.shape != (width,) or bias.shape != (width,):
-        raise ValueError(
-            f"layer_norm got weight {w.shape} and bias {bias.shape}, expected ({width},) for both"
-        )
-    xp = get_array_module(data)
-    n = data - data.mean(axis=-1, keepdims=True)
-    inv = 1.0 / xp.sqrt(row_dot(n, n) * (1.0 / width) + eps)
-    n *= inv
-
-    def grad_x(g: Array) -> Array:
-        gx = g * w
-        pull = row_dot(gx, n) * (1.0 / width)
-        gx -= gx.mean(axis=-1, keepdims=True)
-        gx -= n * pull
-        gx *= inv
-        return gx
-
-    return Tensor.from_op(
-        n * w + bias.data,
-        (x, grad_x),
-        (weight, lambda g: unbroadcast(g * n, w.shape)),
-        (bias, lambda g: unbroadcast(g, w.shape)),
-    )
-
-
 def _sigmoid(x: Array) -> Array:
     """1 / (1 + e^-x), as (1 + tanh(x/2)) / 2: no overflow, and tanh is NumPy's cheapest curve."""
     xp = get_array_module(x)
@@ -103,16 +71,6 @@ def _sigmoid(x: Array) -> Array:
     s += 1.0
     s *= 0.5
     return s
-
-
-def silu(x: Tensor) -> Tensor:
-    """y = x sigmoid(x).   gx = g s (1 + x (1 - s))   (Elfwing et al. 2017)"""
-    s = _sigmoid(x.data)
-    y = x.data * s
-    if not _needs(x):
-        return Tensor(y)
-    derivative = s + y * (1.0 - s)
-    return Tensor.from_op(y, (x, lambda g: g * derivative), fresh=True)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -164,21 +122,6 @@ def gelu(x: Tensor) -> Tensor:
     return Tensor.from_op(y, (x, lambda g: g * derivative), fresh=True)
 
 
-def softmax(x: Tensor) -> Tensor:
-    """y = e^x / sum(e^x) over the last axis.   gx = y (g - sum(g y))"""
-    xp = get_array_module(x.data)
-    y = x.data - x.data.max(axis=-1, keepdims=True)
-    xp.exp(y, out=y)
-    y /= y.sum(axis=-1, keepdims=True)
-
-    def vjp(g: Array) -> Array:
-        gx = g - row_dot(g, y)
-        gx *= y
-        return gx
-
-    return Tensor.from_op(y, (x, vjp), fresh=True)
-
-
 def dropout_mask(shape: tuple[int, ...], p: float, rng: np.random.Generator, like: Array) -> Array:
     """Zeros with probability p, else 1/(1-p); drawn on the CPU so that every device starts equal.
 
@@ -189,9 +132,3 @@ def dropout_mask(shape: tuple[int, ...], p: float, rng: np.random.Generator, lik
     keep = (rng.random(shape, dtype=np.float32) >= p).astype(like.dtype)
     keep *= 1.0 / (1.0 - p)
     return to_device(keep, "cpu" if get_array_module(like) is np else "gpu")
-
-
-def dropout(x: Tensor, p: float, rng: np.random.Generator) -> Tensor:
-    """y = x * mask with the mask of `dropout_mask`.   gx = g * mask   (Srivastava et al. 2014)"""
-    keep = dropout_mask(x.shape, p, rng, x.data)
-    return Tensor.from_op(x.data * keep, (x, lambda g: g * keep), fresh=True)

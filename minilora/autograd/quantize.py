@@ -38,42 +38,47 @@ def quantize(weight: np.ndarray, format: str) -> StoredArray:
     return StoredArray(format, _FIELDS[format](transposed), weight.shape)
 
 
-def _blocks(wt: np.ndarray) -> np.ndarray:
-    return wt.reshape(-1, BLOCK, wt.shape[1])
+def _in_blocks(transposed: np.ndarray) -> np.ndarray:
+    """W^T (in, out) as (blocks, 32, out)."""
+    return transposed.reshape(-1, BLOCK, transposed.shape[1])
 
 
-def _float16(wt: np.ndarray) -> Fields:
-    return (wt.astype(np.float16),)
+def _to_float16(transposed: np.ndarray) -> Fields:
+    return (transposed.astype(np.float16),)
 
 
-def _q8(wt: np.ndarray) -> Fields:
-    blocks = _blocks(wt)
+def _to_q8(transposed: np.ndarray) -> Fields:
+    blocks = _in_blocks(transposed)
     largest = np.abs(blocks).max(axis=1)
-    d = _step(largest, np.float32(127), np.float32(0))
+    d = _scale_that_reaches(largest, np.float32(127), np.float32(0))
     codes = np.rint(blocks * _inverse(d)[:, None])
     return np.clip(codes, -127, 127).astype(np.int8), d
 
 
-def _q4(wt: np.ndarray) -> Fields:
-    blocks = _blocks(wt)
+def _to_q4(transposed: np.ndarray) -> Fields:
+    blocks = _in_blocks(transposed)
     least, largest = blocks.min(axis=1), blocks.max(axis=1)
     m = least.astype(np.float16)
+    # Codes start at 0, so no number may lie below m: where rounding went up, take the half below.
     m = np.where(m > least, np.nextafter(m, np.float16(-np.inf)), m)
     minimum = m.astype(np.float32)
-    d = _step(largest, np.float32(15), minimum)
+    d = _scale_that_reaches(largest, np.float32(15), minimum)
     codes = np.rint((blocks - minimum[:, None]) * _inverse(d)[:, None])
     codes = np.clip(codes, 0, 15).astype(np.uint8)
-    half = BLOCK // 2
-    return codes[:, :half] | (codes[:, half:] << 4), d, m
+    first, second = codes[:, : BLOCK // 2], codes[:, BLOCK // 2 :]
+    return first | (second << 4), d, m  # two codes a byte, as `stored_array._read_q4` reads them
 
 
-def _step(largest: np.ndarray, codes: np.float32, minimum: np.ndarray) -> np.ndarray:
-    """d in float16: the nearest to (largest - minimum) / codes, or the next above it.
+def _scale_that_reaches(
+    largest: np.ndarray, top_code: np.float32, minimum: np.ndarray
+) -> np.ndarray:
+    """d in float16: the nearest to (largest - minimum) / top_code, or the next above it.
 
-    Up only where the largest number is out of reach: what was stored once keeps its d.
+    The next above is taken only where the nearest would leave the largest number out of reach, so
+    that a matrix which was stored once and read keeps its d when it is stored again.
     """
-    d = ((largest - minimum) / codes).astype(np.float16)
-    reach = d.astype(np.float32) * codes + minimum
+    d = ((largest - minimum) / top_code).astype(np.float16)
+    reach = d.astype(np.float32) * top_code + minimum
     return np.where(reach < largest, np.nextafter(d, np.float16(np.inf)), d)
 
 
@@ -84,10 +89,11 @@ def _inverse(d: np.ndarray) -> np.ndarray:
 
 
 _FIELDS: dict[str, Callable[[np.ndarray], Fields]] = {
-    "float16": _float16,
-    "q8": _q8,
-    "q4": _q4,
+    "float16": _to_float16,
+    "q8": _to_q8,
+    "q4": _to_q4,
 }
+"""Format -> its fields, from W^T (in, out) in float32."""
 
 
 # -- a GGUF file's blocks --------------------------------------------------------------------------
@@ -99,9 +105,9 @@ def from_q4_1_blocks(blocks: np.ndarray, shape: tuple[int, int]) -> StoredArray:
     blocks uint8 (out, in / 32 * 20), each block d and m in float16 and 16 bytes of codes.
     Raises ValueError for another dtype or shape, and for scales that are not finite.
     """
-    cut = _cut(blocks, shape, Q4_1_BYTES, "Q4_1")
-    d, m = _half(cut[..., 0:2], "Q4_1"), _half(cut[..., 2:4], "Q4_1")
-    return StoredArray("q4", (_outputs_last(cut[..., 4:]), d, m), shape)
+    block = _block_bytes(blocks, shape, Q4_1_BYTES, "Q4_1")
+    d, m = _read_halves(block[..., 0:2], "Q4_1"), _read_halves(block[..., 2:4], "Q4_1")
+    return StoredArray("q4", (_outputs_last(block[..., 4:]), d, m), shape)
 
 
 def from_q8_0_blocks(blocks: np.ndarray, shape: tuple[int, int]) -> StoredArray:
@@ -109,13 +115,13 @@ def from_q8_0_blocks(blocks: np.ndarray, shape: tuple[int, int]) -> StoredArray:
 
     Raises ValueError as `from_q4_1_blocks` does.
     """
-    cut = _cut(blocks, shape, Q8_0_BYTES, "Q8_0")
-    codes = _outputs_last(cut[..., 2:]).view(np.int8)
-    return StoredArray("q8", (codes, _half(cut[..., 0:2], "Q8_0")), shape)
+    block = _block_bytes(blocks, shape, Q8_0_BYTES, "Q8_0")
+    codes = _outputs_last(block[..., 2:]).view(np.int8)
+    return StoredArray("q8", (codes, _read_halves(block[..., 0:2], "Q8_0")), shape)
 
 
-def _cut(blocks: np.ndarray, shape: tuple[int, int], size: int, kind: str) -> np.ndarray:
-    """blocks as (out, blocks a row, bytes a block), checked."""
+def _block_bytes(blocks: np.ndarray, shape: tuple[int, int], size: int, kind: str) -> np.ndarray:
+    """The file's bytes as (out, blocks a row, bytes a block), checked."""
     expected = (shape[0], shape[1] // BLOCK * size)
     if blocks.dtype != np.uint8 or blocks.shape != expected or shape[1] % BLOCK:
         raise ValueError(
@@ -125,13 +131,14 @@ def _cut(blocks: np.ndarray, shape: tuple[int, int], size: int, kind: str) -> np
     return blocks.reshape(shape[0], -1, size)
 
 
-def _outputs_last(cut: np.ndarray) -> np.ndarray:
+def _outputs_last(block: np.ndarray) -> np.ndarray:
     """(out, blocks, bytes) -> (blocks, bytes, out), contiguous."""
-    return np.ascontiguousarray(cut.transpose(1, 2, 0))
+    return np.ascontiguousarray(block.transpose(1, 2, 0))
 
 
-def _half(cut: np.ndarray, kind: str) -> np.ndarray:
-    half = np.ascontiguousarray(cut).view("<f2")[..., 0]
-    if not np.isfinite(half).all():
+def _read_halves(pairs: np.ndarray, kind: str) -> np.ndarray:
+    """Two bytes a block, little-endian, (out, blocks, 2) -> float16 (blocks, out)."""
+    halves = np.ascontiguousarray(pairs).view("<f2")[..., 0]
+    if not np.isfinite(halves).all():
         raise ValueError(f"got {kind} blocks with NaN or Inf scales, expected finite ones")
-    return np.ascontiguousarray(half.T, dtype=np.float16)
+    return np.ascontiguousarray(halves.T, dtype=np.float16)

@@ -89,18 +89,6 @@ def _rms_norm_without_pull(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tens
     return x / ops.sqrt((x * x).mean(-1, True) + eps).detach() * weight
 
 
-def _layer_norm_without_pull(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    centred = x - x.mean(-1, True)
-    std = ops.sqrt((centred * centred).mean(-1, True) + eps)
-    return centred / std.detach() * weight + bias
-
-
-def _layer_norm_without_mean(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    centred = x - x.mean(-1, True).detach()
-    std = ops.sqrt((centred * centred).mean(-1, True) + eps)
-    return centred / std * weight + bias
-
-
 def _softmax_without_row_sum(x: Tensor) -> Tensor:
     e = ops.exp(x - Tensor(x.data.max(axis=-1, keepdims=True)))
     return e / e.sum(-1, True).detach()
@@ -170,10 +158,6 @@ def _embedding_without_repeats(weight: Tensor, ids: Array) -> Tensor:
     return Tensor.from_op(weight.data[ids], (weight, vjp))
 
 
-def _dropout_without_mask(x: Tensor, p: float, rng: np.random.Generator) -> Tensor:
-    return Tensor.from_op(F.dropout(x, p, rng).data, (x, lambda g: g))
-
-
 def _rope_turned_forward(x: Tensor, cos: Array, sin: Array) -> Tensor:
     out = F.rope(x, cos, sin).data
     return Tensor.from_op(out, (x, lambda g: F.rope(Tensor(g), cos, sin).data))
@@ -195,7 +179,7 @@ def _cross_entropy_without_normalizer(
     logits: Tensor, labels: Array, normalizer: float | None = None
 ) -> Tensor:
     count = float((labels != F.IGNORE).sum() if normalizer is None else normalizer)
-    return F.cross_entropy(_amplified(logits, count), labels, normalizer)
+    return twins.cross_entropy(_amplified(logits, count), labels, normalizer)
 
 
 def _after_linear(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -207,12 +191,6 @@ def _after_linear(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 FORGETFUL: dict[str, dict[str, Callable[..., Tensor]]] = {
     "rms_norm": {"no pull term": _rms_norm_without_pull},
-    "layer_norm": {
-        "no pull term": _layer_norm_without_pull,
-        "no mean term": _layer_norm_without_mean,
-    },
-    "softmax": {"no row sum": _softmax_without_row_sum},
-    "silu": {"no second term": _silu_without_second_term},
     "swiglu": {"no second term": _swiglu_without_second_term},
     "gelu": {
         "no second term": _gelu_without_second_term,
@@ -228,12 +206,7 @@ FORGETFUL: dict[str, dict[str, Callable[..., Tensor]]] = {
         "gx of W only": _lora_gx_of_base_only,
     },
     "embedding": {"repeats not summed": _embedding_without_repeats},
-    "dropout": {"no mask": _dropout_without_mask},
     "rope": {"turned the wrong way": _rope_turned_forward},
-    "cross_entropy": {
-        "no one-hot": _cross_entropy_without_one_hot,
-        "no normalizer": _cross_entropy_without_normalizer,
-    },
     "linear_cross_entropy": {
         "no one-hot": _after_linear(_cross_entropy_without_one_hot),
         "no normalizer": _after_linear(_cross_entropy_without_normalizer),

@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
-
 from minilora.autograd import functional as F
 from minilora.autograd import ops
 from minilora.autograd.tensor import Tensor
@@ -53,19 +51,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
     return x / ops.sqrt((x * x).mean(-1, True) + eps) * weight
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    """w (x - mean) / sqrt(var + eps) + b."""
-    centred = x - x.mean(-1, True)
-    return centred / ops.sqrt((centred * centred).mean(-1, True) + eps) * weight + bias
-
-
 def sigmoid(x: Tensor) -> Tensor:
-    """1 / (1 + e^-x), which the fused ops keep inside."""
+    """1 / (1 + e^-x), a part of silu."""
     return 1.0 / (ops.exp(-x) + 1.0)
 
 
 def silu(x: Tensor) -> Tensor:
-    """x sigmoid(x)."""
+    """x sigmoid(x), a part of swiglu."""
     return x * sigmoid(x)
 
 
@@ -81,14 +73,9 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def softmax(x: Tensor) -> Tensor:
-    """e^x / sum(e^x), with the row maximum subtracted as a constant."""
+    """e^x / sum(e^x), with the row maximum subtracted as a constant: a part of attention."""
     e = ops.exp(x - Tensor(x.data.max(axis=-1, keepdims=True)))
     return e / e.sum(-1, True)
-
-
-def dropout(x: Tensor, p: float, rng: np.random.Generator) -> Tensor:
-    """x times the mask that the fused op draws from the same generator."""
-    return x * Tensor(F.dropout_mask(x.shape, p, rng, x.data))
 
 
 def rope(x: Tensor, cos: Array, sin: Array) -> Tensor:
@@ -126,7 +113,7 @@ def _repeat(x: Tensor, times: int) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, labels: Array, normalizer: float | None = None) -> Tensor:
-    """-sum(log softmax(logits)[label]) / normalizer with one-hot rows for the labels."""
+    """-sum(log softmax(logits)[label]) / normalizer, with one-hot rows for the labels."""
     known = labels != F.IGNORE
     count = float(known.sum() if normalizer is None else normalizer)
     hot = _one_hot(labels, logits.shape[-1], logits)  # IGNORE matches no column
@@ -150,15 +137,10 @@ TWINS: dict[str, Callable[..., Tensor]] = {
         lora_linear,
         embedding,
         rms_norm,
-        layer_norm,
-        silu,
         swiglu,
         gelu,
-        softmax,
-        dropout,
         rope,
         causal_attention,
-        cross_entropy,
         linear_cross_entropy,
     )
 }

@@ -8,7 +8,7 @@ import numpy as np
 
 from minilora.autograd import Tensor, is_grad_enabled
 from minilora.autograd import functional as F
-from minilora.autograd.stored_array import StoredArray
+from minilora.autograd.products import Matrix, dense
 from minilora.backend import Array, get_array_module, to_device
 from minilora.lora.config import LoRAConfig
 from minilora.nn import Linear, Module, Parameter
@@ -49,7 +49,7 @@ class LoRALinear(Module):
         self.lora_B = Parameter(xp.zeros((self.out_features, config.r), dtype=weight.dtype))
         self.base_layer = base_layer
         self.dropout_rng = np.random.default_rng(int(rng.integers(2**63)))
-        self._original: Array | StoredArray | None = None  # W while the base holds W + ΔW
+        self._original: Matrix | None = None  # W while the base holds W + ΔW
         self.train(base_layer.training)
 
     @property
@@ -63,7 +63,7 @@ class LoRALinear(Module):
         return self._original is not None
 
     @property
-    def base_weight(self) -> Array | StoredArray:
+    def base_weight(self) -> Matrix:
         """W (out, in) as it was before any merge; a StoredArray over a stored base."""
         return self.base_layer.weight.data if self._original is None else self._original
 
@@ -99,10 +99,7 @@ class LoRALinear(Module):
         """
         _require_finite("lora_A", self.lora_A.data)
         _require_finite("lora_B", self.lora_B.data)
-        weight = self.base_weight
-        if isinstance(weight, StoredArray):
-            weight = weight.dense()
-        total = weight + self.delta_weight()
+        total = dense(self.base_weight) + self.delta_weight()
         _require_finite("merged weight", total)
         return total
 

@@ -1,16 +1,17 @@
 """A frozen base kept in fewer bits: `store_base` and what it does with each weight.
 
 The layers stay the same: a Linear or Embedding whose weight holds a `StoredArray` makes the
-numbers it needs in each product (see `autograd.stored`), so only an adapter beside it can train.
+numbers it needs in each product (`autograd/products.py`), so only an adapter beside it can train.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from minilora.autograd.products import Matrix, is_stored
 from minilora.autograd.quantize import quantize
 from minilora.autograd.stored_array import BLOCK, StoredArray
-from minilora.backend import Array, get_array_module, keep_freed_memory, to_numpy
+from minilora.backend import get_array_module, keep_freed_memory, to_numpy
 from minilora.nn.freeze import is_frozen
 from minilora.nn.layers import Embedding, Linear
 from minilora.nn.module import Module, Parameter
@@ -91,7 +92,7 @@ def _check(model: Module, matrices: Mapping[str, Parameter], ready: Mapping) -> 
             "store_base got a model that carries an adapter, expected a plain one; detach or "
             "merge_and_unload it first"
         )
-    held = [name for name, p in matrices.items() if isinstance(p.data, StoredArray)]
+    held = [name for name, p in matrices.items() if is_stored(p.data)]
     if held:
         raise ValueError(
             f"store_base got {len(held)} of {len(matrices)} matrices stored already, as "
@@ -131,8 +132,8 @@ def storage(model: Module) -> dict[str, tuple[int, int]]:
     """How the weights are held: format (or dtype) -> (numbers, bytes), largest first."""
     found: dict[str, tuple[int, int]] = {}
     for parameter in model.parameters():
-        data: Array | StoredArray = parameter.data
-        kind = data.format if isinstance(data, StoredArray) else str(data.dtype)
+        data: Matrix = parameter.data
+        kind = data.format if is_stored(data) else str(data.dtype)
         numbers, held = found.get(kind, (0, 0))
         found[kind] = (numbers + data.size, held + data.nbytes)
     return dict(sorted(found.items(), key=lambda item: -item[1][1]))

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from minilora.autograd import Tensor
 from minilora.autograd import functional as F
 from minilora.autograd.pointwise import row_dot
-from minilora.autograd.stored_array import StoredArray
+from minilora.autograd.products import is_stored, take_rows
 from minilora.backend import Array, get_array_module
 from minilora.nn.layers import Linear, RMSNorm
 from minilora.nn.transformer import Block, LayerCache, Transformer, TransformerConfig
@@ -173,10 +174,9 @@ class Decoding:
         xp, length = get_array_module(like), like.shape[2]
         self.norm, self.caches = _Norm(decoder.norm), caches
         table, self.head = decoder.embed_tokens.weight.data, model.head_weight
-        stored = isinstance(table, StoredArray)
-        self.rows = table.take if stored else table.__getitem__
+        self.rows = partial(take_rows, table)
         head = self.head.data
-        self.logits = None if isinstance(head, StoredArray) else _times(head)
+        self.logits = None if is_stored(head) else _times(head)
         self.config = config
         self.blocks = [_BlockStep(block) for block in decoder.layers]
         heads = config.num_attention_heads + config.num_key_value_heads

@@ -6,7 +6,7 @@ import numpy as np
 
 from minilora.autograd import Tensor
 from minilora.autograd import functional as F
-from minilora.autograd.stored_array import StoredArray
+from minilora.autograd.products import is_stored
 from minilora.backend import Array
 from minilora.nn.module import Module, Parameter
 
@@ -43,7 +43,7 @@ class Linear(Module):
 
     def matrix(self) -> Array | None:
         """The matrix (out, in) that `forward` multiplies by; None where it is not just that."""
-        held_as_numbers = not isinstance(self.weight.data, StoredArray)
+        held_as_numbers = not is_stored(self.weight.data)
         return self.weight.data if self.bias is None and held_as_numbers else None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from minilora.autograd import Tensor
-from minilora.autograd.stored_array import StoredArray
+from minilora.autograd.products import is_stored
 from minilora.backend import Array, get_array_module, to_device, to_numpy
 
 
@@ -112,7 +112,7 @@ class Module:
         weights that are stored in fewer bits.
         """
         own = dict(self.named_parameters())
-        stored = [name for name, p in own.items() if isinstance(p.data, StoredArray)]
+        stored = [name for name, p in own.items() if is_stored(p.data)]
         if stored:
             raise ValueError(
                 f"load_state_dict got a model with {len(stored)} stored weights ({stored[0]}, ...),"

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilora.autograd import stored_array as stored
+from minilora.autograd.products import dense, is_stored, plus, take_rows, times, times_transpose
 from minilora.autograd.quantize import from_q4_1_blocks, from_q8_0_blocks, quantize
-from minilora.autograd.stored_array import StoredArray, times, times_transpose
+from minilora.autograd.stored_array import StoredArray
 
 BITS = {"float16": 16, "q8": 8.5, "q4": 5}
 SHAPE = (7, 96)
@@ -135,8 +136,10 @@ def test_products_are_those_of_the_numbers(format, part_bytes, monkeypatch):
     w = array.dense().astype(np.float64)
     assert np.allclose(times_transpose(x, array), x @ w.T, rtol=1e-12)
     assert np.allclose(times(g, array), g @ w, rtol=1e-12)
-    assert np.allclose(times_transpose(x, array, (b, a)), x @ (w + b @ a).T, rtol=1e-12)
-    assert np.allclose(times(g, array, (b, a)), g @ (w + b @ a), rtol=1e-12)
+    updated = plus(array, b, a)
+    assert is_stored(updated) and is_stored(array)
+    assert np.allclose(times_transpose(x, updated), x @ (w + b @ a).T, rtol=1e-12)
+    assert np.allclose(times(g, updated), g @ (w + b @ a), rtol=1e-12)
     assert np.array_equal(array.dense(), w.astype(np.float32))  # the update stayed outside
     assert times(np.float32(g), array).dtype == np.float32
 
@@ -199,3 +202,19 @@ def test_odd_blocks_are_refused(change, word):
 def test_an_unknown_format_is_refused():
     with pytest.raises(ValueError, match=r"'q3'.*'q4'"):
         StoredArray("q3", (), (1, 1))
+
+
+def test_an_array_of_numbers_goes_through_the_same_products():
+    rng = np.random.default_rng(2)
+    w, x, g = rng.random((5, 3)), rng.random((2, 4, 3)), rng.random((2, 4, 5))
+    b, a = rng.random((5, 2)), rng.random((2, 3))
+    before = w.copy()
+    assert not is_stored(w) and dense(w) is w
+    assert np.allclose(times_transpose(x, w), x @ w.T) and np.allclose(times(g, w), g @ w)
+    assert np.allclose(times(g, plus(w, b, a)), g @ (w + b @ a))
+    ids = np.array([[4, 0], [4, 1]])
+    assert np.array_equal(take_rows(w, ids), w[ids])
+    stored = quantize(matrix(), "q8")
+    assert np.array_equal(take_rows(stored, ids), stored.dense()[ids])
+    assert np.array_equal(dense(stored), stored.dense())
+    assert np.array_equal(w, before)
