@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping
 
 from minilora.backend import device_memory
 from minilora.cli import show
 
 
-class Clock:
-    """Seconds of the parts of a command, from its making on."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        """What has passed since the last lap was the part `name`."""
-        now = time.perf_counter()
-        self.laps[name] = self.laps.get(name, 0.0) + now - self._last
-        self._last = now
-
-    def text(self) -> str:
-        """All of it, and each part."""
-        parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in self.laps.items())
-        return f"{duration(sum(self.laps.values()))} ({parts})"
+def times_text(seconds: Mapping[str, float]) -> str:
+    """All of it, and each part."""
+    parts = ", ".join(f"{name} {duration(taken)}" for name, taken in seconds.items())
+    return f"{duration(sum(seconds.values()))} ({parts})"
 
 
 def duration(seconds: float) -> str:

@@ -12,13 +12,14 @@ import typer
 from rich.console import Console
 
 from minilora.cli import show
-from minilora.cli.adapt_report import comparison
 from minilora.cli.adapters import BASE, base_dtype_of_all, base_of_all, in_turn, named_adapters
-from minilora.cli.cost import Clock, peak_memory_text
+from minilora.cli.cost import peak_memory_text, times_text
 from minilora.cli.options import BASE_DTYPE_HELP, BASE_OF_ADAPTER_HELP, DEVICE_HELP
+from minilora.cli.scores import comparison
 from minilora.evaluation.cases import HOUSE, Case, chat, choose_shots, read_cases
 from minilora.hub.bases import open_base
 from minilora.nn import Transformer
+from minilora.runs.plan import Clock
 from minilora.storage import atomic_write, sha256_file
 from minilora.text import Tokenizer
 from minilora.text.answers import answers, check_lengths, prompt_ids
@@ -84,7 +85,7 @@ def evaluate(
             results.append({**result, "adapter": str(one.folder or "")})
             clock.lap(variant.name)
     show_table(console, data, cases, results)
-    show.say(console, f"Took {clock.text()}. Peak memory: {peak_memory_text(device)}.")
+    show.say(console, f"Took {times_text(clock.laps)}. Peak memory: {peak_memory_text(device)}.")
     if json_file is not None:
         about = {"data": data.name, "sha256": sha256_file(data), "rows": len(cases)}
         about |= {"base": name, "base_dtype": dtype, "variants": results}

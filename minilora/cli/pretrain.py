@@ -6,12 +6,12 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from minilora.runs.pretrain import PretrainConfig
-from minilora.runs.pretrain import pretrain as train_base
+from minilora.cli import show
+from minilora.cli.scores import percent
+from minilora.runs import PretrainPlan, Reporter, run
 
-DEFAULT = PretrainConfig()
+DEFAULT = PretrainPlan(out=Path("base"))
 MOST_DOCUMENTS, WIDEST, MOST_LAYERS = 10_000_000, 4096, 100
 """Far beyond what NumPy trains in a day; a mistyped number beyond them would end without memory."""
 
@@ -36,25 +36,26 @@ def pretrain(
     resume: bool = typer.Option(False, "--resume", help="Continue from OUT.run."),
 ) -> None:
     """Pretrain the ward's base on synthetic notes, and write it as a Hugging Face folder."""
-    head = 32
-    config = PretrainConfig(
+    plan = PretrainPlan.of_width(
+        hidden_size,
+        out=out,
         documents=documents,
-        hidden_size=hidden_size,
-        intermediate_size=3 * hidden_size,
         layers=layers,
-        heads=max(1, hidden_size // head),
         steps=steps,
         batch_size=batch_size,
         lr=lr,
         seed=seed,
         workers=workers,
         start=str(start) if start else "",
+        resume=resume,
     )
-    score, history = train_base(out, config, resume=resume)
-    table = Table("group", "exact", "prompts", title="held-out cases")
-    for group, exact in score.groups.items():
-        table.add_row(group, f"{exact:.1%}", str(score.counts[group]))
-    table.add_row("all", f"{score.exact:.1%}", str(score.count))
-    Console().print(table)
-    minutes = sum(r["seconds"] for r in history.records) / 60
-    typer.echo(f"{len(history.records)} steps in {minutes:.1f} minutes; written to {out}")
+    reporter = Reporter()
+    reporter.bars = True
+    result = run(plan, reporter)
+    score = result.after.suite
+    rows = [(group, percent(x), str(score.counts[group])) for group, x in score.groups.items()]
+    rows.append(("all", percent(score.exact), str(score.count)))
+    headings = ("group", "exact", "prompts")
+    show.grid(Console(), "held-out cases", headings, rows, right=(1, 2))
+    minutes = sum(step["seconds"] for step in result.history) / 60
+    typer.echo(f"{len(result.history)} steps in {minutes:.1f} minutes; written to {out}")

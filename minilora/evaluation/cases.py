@@ -24,11 +24,8 @@ class Case:
     messages: tuple[dict, ...]
     expected: str
     house: dict | None
-
-    @property
-    def ward(self) -> str | None:
-        """The ward whose house format is asked for."""
-        return house_of(self.house)
+    ward: str | None
+    """The ward whose house format is asked for."""
 
 
 def read_cases(path: Path, most: int | None = None) -> tuple[list[Case], list[Problem]]:
@@ -50,9 +47,14 @@ def read_cases(path: Path, most: int | None = None) -> tuple[list[Case], list[Pr
             problems.append(Problem(record.source, "nothing is asked before the answer"))
             continue
         value = json.loads(lines[int(record.source.rpartition(":")[2]) - 1])
-        house = value if house_of(value) else None
+        try:
+            ward = house_of(value)
+        except ValueError as error:
+            problems.append(Problem(record.source, str(error)))
+            continue
         answer = record.messages[last]["content"]
-        cases.append(Case(record.source, record.messages[:last], answer, house))
+        house = value if ward else None
+        cases.append(Case(record.source, record.messages[:last], answer, house, ward))
     if not cases:
         first = f"; the first line left out is {problems[0]}" if problems else ""
         raise ValueError(f"{path} has no prompt with a completion to compare with{first}")

@@ -17,7 +17,7 @@ BATCH, SMALL_BATCH = 16, 2
 notes made 94 of 100 validation notes exact; 50 steps of 4 made 38 of 50 held-out ones exact."""
 BIG_WIDTH = 512
 """From here on a base is big: it takes few steps, so every layer learns in each of them."""
-TARGETS, BIG_TARGETS = "q_proj,v_proj", ALL_LINEAR
+TARGETS, BIG_TARGETS = ("q_proj", "v_proj"), ALL_LINEAR
 LR_TIMES_WIDTH, BIG_LR_TIMES_WIDTH, HIGHEST_LR = 1.92, 1.152, 0.015
 TRAINING_COST = 6.3e12
 """Parameters times tokens that a run trains on at most, unless the fewest steps take more."""
@@ -53,8 +53,8 @@ def default_steps(parameters: int, examples: Sequence[Example], batch_size: int)
     return max(FEWEST_STEPS, min(passes, MOST_STEPS, affordable))
 
 
-def default_targets(width: int) -> str:
-    """q_proj,v_proj, the paper's, or all-linear on a big base."""
+def default_targets(width: int) -> tuple[str, ...] | str:
+    """q_proj and v_proj, the paper's, or all-linear on a big base."""
     return BIG_TARGETS if width >= BIG_WIDTH else TARGETS
 
 

@@ -1,38 +1,93 @@
-"""The folder of a run, beside what the run makes."""
+"""The folder of a run, beside what the run makes: its settings, its state, and who writes there."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
-from collections.abc import Collection
+import socket
+from collections.abc import Collection, Iterator
+from datetime import datetime
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from minilora.storage import atomic_write
 from minilora.training.checkpoint import checkpoints
 
 RUNNING, DIVERGED, FINISHED = "running", "diverged", "finished"
+LOCK, HOLDER = "lock", "holder.json"
+
+
+class RunHeldError(ValueError):
+    """Another process writes into this run's folder."""
 
 
 class RunFolder:
     """`OUT.run`: run.json (settings, state), history.jsonl, loss.png, and checkpoints meanwhile.
 
-    It lies beside the adapter, so that the adapter's folder appears whole and holds only what
-    PEFT reads.
+    It lies beside what the run makes, so that this appears whole and holds only what others read.
+    Where OUT is a symbolic link, beside the folder that it points to: there is the room, and two
+    links to one folder are one place.
+
+    suffix: what the folder's name has after ".run". The folder of a run before it began has only
+    the lock in it, and goes with the lock.
     """
 
-    def __init__(self, out: Path) -> None:
-        self.path = out.with_name(out.name + ".run")
+    def __init__(self, out: Path, suffix: str = "") -> None:
+        out = real_place(out)
+        self.path = out.with_name(f"{out.name}.run{suffix}")
         self.checkpoints = self.path / "checkpoints"
         self._about = self.path / "run.json"
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """This process alone writes here meanwhile; the system lets go when it ends or is killed.
+
+        Raises RunHeldError, at once, naming the process that holds it.
+        """
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / LOCK)
+        holder = self.path / HOLDER
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise RunHeldError(
+                f"{self.path} is being written by {_holder_text(holder)}; expected it to end "
+                "first, or another --out"
+            ) from None
+        try:
+            since = datetime.now().astimezone().isoformat(timespec="seconds")
+            about = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+            atomic_write(holder, json.dumps(about).encode())
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            _let_go(lock, self.path / LOCK)
+            with contextlib.suppress(OSError):  # a run began, and its files are here
+                for folder in made:
+                    folder.rmdir()
+
     def read(self) -> dict | None:
-        """The run that the folder holds, None without a folder. ValueError for another folder."""
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        """The run that the folder holds, None without one. ValueError for another folder.
+
+        "settings" is None for a run that was begun before run.json was written.
+        """
+        if not self.path.is_dir():
+            if self.path.exists():
+                raise ValueError(f"{self.path} is a file, expected the folder of a run")
             return None
+        names = {entry.name for entry in self.path.iterdir()} - {LOCK, HOLDER}
+        if not names:
+            return None
+        if names <= {"history.jsonl", "checkpoints"}:
+            return {"settings": None, "state": RUNNING}
         try:
             about = json.loads(self._about.read_text("utf-8"))
             return {"settings": about["settings"], "state": about["state"]}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             raise ValueError(
                 f"{self.path} is where this run's history goes, and it holds something else; "
                 "choose another --out"
@@ -40,32 +95,39 @@ class RunFolder:
 
     def check(self, resume: bool) -> None:
         """Raise ValueError unless a run may begin here, or with `resume` continue."""
-        found = self.read()
+        run = self.read()
         if not resume:
             saved = checkpoints(self.checkpoints)
-            if found and found["state"] == RUNNING and saved:
+            if run and run["state"] == RUNNING and saved:
                 raise ValueError(
                     f"{self.path} holds a run that was stopped after {saved[-1].name}; continue it "
                     "with --resume, or delete the folder to begin anew"
                 )
-        elif found is None:
+        elif run is None:
             raise ValueError(f"got --resume, but there is no run to continue in {self.path}")
-        elif found["state"] != RUNNING:
+        elif run["state"] != RUNNING:
             raise ValueError(
-                f"got --resume, but the run in {self.path} has {found['state']}; leave --resume "
+                f"got --resume, but the run in {self.path} has {run['state']}; leave --resume "
                 "out to begin anew"
             )
 
-    def begin(self, settings: dict, resume: bool) -> None:
-        """Make the folder ready. Raises ValueError to resume with other settings."""
-        settings = json.loads(json.dumps(settings))
-        if resume:
-            old = self.read()["settings"]
-            odd = sorted(k for k in old.keys() | settings.keys() if old.get(k) != settings.get(k))
-            if odd:
-                told = ", ".join(f"{k}: {old.get(k)} then, {settings.get(k)} now" for k in odd)
-                raise ValueError(f"got --resume with other settings than the run's: {told}")
+    def is_running(self) -> bool:
+        """Whether a run began here that has neither finished nor diverged."""
+        run = self.read()
+        return run is not None and run["state"] == RUNNING
+
+    def check_settings(self, settings: dict) -> None:
+        """Raise ValueError where the run that is to be resumed had other settings than these."""
+        settings, old = json.loads(json.dumps(settings)), self.read()["settings"]
+        if old is None:
             return
+        odd = sorted(k for k in old.keys() | settings.keys() if old.get(k) != settings.get(k))
+        if odd:
+            pairs = ", ".join(f"{k}: {old.get(k)} then, {settings.get(k)} now" for k in odd)
+            raise ValueError(f"got --resume with other settings than the run's: {pairs}")
+
+    def begin(self, settings: dict) -> None:
+        """Make the folder ready for a new run; one that was here before goes."""
         if self.read() is not None:  # a run that is over, or stopped before a checkpoint
             for name in ("history.jsonl", "loss.png"):
                 (self.path / name).unlink(missing_ok=True)
@@ -81,6 +143,34 @@ class RunFolder:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
+def real_place(out: Path) -> Path:
+    """`out`, or what it points to where it is a symbolic link, also one that leads nowhere yet."""
+    return Path(os.path.realpath(out)) if out.is_symlink() else out
+
+
+def _holder_text(holder: Path) -> str:
+    """The process that holds the lock, in words."""
+    try:
+        about = json.loads(holder.read_text("utf-8"))
+        return f"process {about['pid']} on {about['host']} since {about['since']}"
+    except (OSError, ValueError, KeyError, TypeError):  # it is just beginning, or ending
+        return "another process"
+
+
+def _let_go(lock: FileLock, path: Path) -> None:
+    """Release the lock and remove its file.
+
+    POSIX lets the file go while it is held, so that nobody finds a free lock on a file that is
+    about to go; Windows removes no open file, and no file that another has opened.
+    """
+    if os.name != "nt":
+        path.unlink(missing_ok=True)
+    lock.release()
+    if os.name == "nt":
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
 def require_free(out: Path, mark: str, files: Collection[str], kind: str) -> None:
     """Raise ValueError unless `out` is absent, empty, or a folder of this kind to be replaced.
 
@@ -93,9 +183,9 @@ def require_free(out: Path, mark: str, files: Collection[str], kind: str) -> Non
     if not out.is_dir():
         raise ValueError(f"got --out {out}, which is a file; expected a folder to make")
     names = sorted(entry.name for entry in out.iterdir())
-    odd = [name for name in names if name not in files] or names
-    if names and (mark not in names or odd != names):
+    foreign = [name for name in names if name not in files] or names
+    if names and (mark not in names or foreign != names):
         raise ValueError(
-            f"got --out {out}, which holds {odd[0]!r}; expected a folder that is absent, empty or "
-            f"{kind}"
+            f"got --out {out}, which holds {foreign[0]!r}; expected a folder that is absent, empty "
+            f"or {kind}"
         )

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from minilora.evaluation.judge import Judge
 from minilora.hub import load_pretrained, save_pretrained
 from minilora.nn import Transformer, TransformerConfig
+from minilora.runs.driver import Job, OpenPlan, Trained
+from minilora.runs.folder import RunFolder, real_place, require_free
+from minilora.runs.plan import Clock, Reporter, Result, Sizes
 from minilora.text import Example, Record, Tokenizer, encode_record
-from minilora.text.answers import answers
-from minilora.training import Batches, History, TrainingConfig, fit
-from minilora.training import evaluate as mean_loss
+from minilora.training import History, TrainingConfig
 from minilora.ward.corpus import Document, general_documents, regression_suite
-from minilora.ward.score import RegressionScore, score_regression
+from minilora.ward.score import RegressionScore
 
 HELD_OUT_SEED = 10_007
 """Seed of the held-out cases that the model card reports; no training case is drawn with it."""
+HEAD_WIDTH = 32
+FILES = ("README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
-@dataclass(frozen=True)
-class PretrainConfig:
-    """Size of the base, of its corpus, and of its run."""
+@dataclass(frozen=True, kw_only=True)
+class PretrainPlan(OpenPlan):
+    """Where the base goes, its size, that of its corpus, and its run.
+
+    start: a base to train further, on documents of another seed; its own sizes and tokenizer hold.
+    """
 
     documents: int = 200_000
     vocab_size: int = 2816
@@ -36,10 +43,91 @@ class PretrainConfig:
     steps: int = 11_000
     batch_size: int = 32
     lr: float = 3e-3
-    seed: int = 0
-    workers: int = 0
     start: str = ""
-    """A base to train further, on documents of another seed; its own sizes and tokenizer hold."""
+
+    @classmethod
+    def of_width(cls, hidden_size: int, **settings: object) -> PretrainPlan:
+        """A base of this width with the MLP three times as wide, and heads of 32."""
+        return cls(
+            hidden_size=hidden_size,
+            intermediate_size=3 * hidden_size,
+            heads=max(1, hidden_size // HEAD_WIDTH),
+            **settings,
+        )
+
+    @property
+    def folder(self) -> RunFolder:
+        """OUT.run, with the seed after it where it is not 0: each round keeps its own."""
+        return RunFolder(self.out, str(self.seed or ""))
+
+    def check(self) -> None:
+        """Raise ValueError for an `out` that holds anything but a model."""
+        require_free(self.out, "config.json", FILES, "a model of minilora's to replace")
+
+    def open(self, reporter: Reporter) -> PretrainJob:
+        """Make corpus, tokenizer and base, or open the base to go on with."""
+        documents = list(general_documents(self.seed, self.documents))
+        if self.start:
+            model, tokenizer = load_pretrained(self.start)
+            earlier = (Path(self.start) / "README.md").read_text("utf-8")
+        else:
+            tokenizer = Tokenizer.train(corpus_texts(documents[:8000]), self.vocab_size)
+            model, earlier = new_base(self, tokenizer), ""
+        examples = [encode_record(tokenizer, document_record(d)) for d in documents]
+        examples = [e for e in examples if len(e) <= model.config.max_position_embeddings]
+        watched = watching_judge(tokenizer, 24)
+
+        def watch(step: int) -> dict:
+            exact = watched.suite_score(model).groups
+            return {"exact": exact, "heldout_loss": watched.loss(model)}
+
+        suite = regression_suite("heldout", 200, HELD_OUT_SEED)
+        return PretrainJob(
+            model=model,
+            tokenizer=tokenizer,
+            examples=examples,
+            batch_size=self.batch_size,
+            training=training_config(self),
+            judge=Judge(tokenizer, suite=suite, bars=reporter.bars),
+            settings={k: v for k, v in asdict(self).items() if k not in ("out", "resume")},
+            label="pretraining",
+            watch=watch,
+            judges_before=False,
+            earlier=earlier,
+        )
+
+
+@dataclass(kw_only=True)
+class PretrainJob(Job):
+    """A pretraining with everything open; earlier: the card of the base that is trained further."""
+
+    earlier: str
+
+    def finish(self, plan: PretrainPlan, trained: Trained, clock: Clock) -> Result:
+        """Write the base and its card."""
+        history, score = trained.history, trained.after.suite
+        card = model_card(plan, self.model, self.examples, history, score, self.earlier)
+        save_pretrained(real_place(plan.out), self.model, self.tokenizer, card)
+        clock.lap("judging and saving")
+        size = sum(p.size for p in self.model.parameters())
+        return Result(
+            plan=plan,
+            folder=plan.folder.path,
+            before=None,
+            after=trained.after,
+            history=history.records,
+            seconds=clock.laps,
+            sizes=Sizes(size, size, self.optimizer.state_bytes),
+        )
+
+
+def watching_judge(tokenizer: Tokenizer, per_group: int) -> Judge:
+    """Asks a small suite and takes its loss during the run: other cases than the card's."""
+    suite = regression_suite("heldout", per_group, HELD_OUT_SEED + 1)
+    documents = [Document((example,)) for example in suite]
+    return Judge(
+        tokenizer, [encode_record(tokenizer, document_record(d)) for d in documents], suite=suite
+    )
 
 
 def document_record(document: Document, source: str = "") -> Record:
@@ -60,93 +148,37 @@ def corpus_texts(documents: Iterable[Document]) -> Iterable[str]:
             yield from (turn.prompt, turn.completion)
 
 
-def new_base(config: PretrainConfig, tokenizer: Tokenizer) -> Transformer:
+def new_base(plan: PretrainPlan, tokenizer: Tokenizer) -> Transformer:
     """A freshly initialised base: linear maps N(0, 1/width), so that attention starts awake."""
     shape = TransformerConfig(
         vocab_size=tokenizer.vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.heads,
-        max_position_embeddings=config.max_length,
-        initializer_range=round(config.hidden_size**-0.5, 4),
+        hidden_size=plan.hidden_size,
+        intermediate_size=plan.intermediate_size,
+        num_hidden_layers=plan.layers,
+        num_attention_heads=plan.heads,
+        num_key_value_heads=plan.heads,
+        max_position_embeddings=plan.max_length,
+        initializer_range=round(plan.hidden_size**-0.5, 4),
         eos_token_id=tokenizer.eos_id,
         pad_token_id=tokenizer.pad_id,
     )
-    return Transformer(shape, np.random.default_rng([config.seed, 1]))
+    return Transformer(shape, np.random.default_rng([plan.seed, 1]))
 
 
-def training_config(config: PretrainConfig) -> TrainingConfig:
+def training_config(plan: PretrainPlan) -> TrainingConfig:
     """The run's settings: AdamW, short warm-up, cosine to 2 % of the peak rate."""
     return TrainingConfig(
-        steps=config.steps,
-        lr=config.lr,
-        warmup=min(200, config.steps // 10),
+        steps=plan.steps,
+        lr=plan.lr,
+        warmup=min(200, plan.steps // 10),
         final_lr=0.02,
         betas=(0.9, 0.98),
         weight_decay=0.01,
-        seed=config.seed,
-        workers=config.workers,
-        eval_every=max(1, config.steps // 16),
-        checkpoint_every=max(1, config.steps // 16),
+        seed=plan.seed,
+        workers=plan.workers,
+        eval_every=max(1, plan.steps // 16),
+        checkpoint_every=max(1, plan.steps // 16),
     )
-
-
-def regression_score(
-    model: Transformer, tokenizer: Tokenizer, suite: Sequence, progress: str = ""
-) -> RegressionScore:
-    """Exact answers of a model on a regression suite."""
-    prompts = [example.prompt for example in suite]
-    return score_regression(suite, answers(model, tokenizer, prompts, progress=progress))
-
-
-def pretrain(
-    out: Path | str, config: PretrainConfig, *, resume: bool = False, progress: bool = True
-) -> tuple[RegressionScore, History]:
-    """Train a base on the general corpus and write it to `out` as a Hugging Face folder.
-
-    History and checkpoints go to `out`.run (with a seed other than 0: `out`.runSEED), from which
-    `resume` continues. Returns the score on held-out cases and the history.
-    """
-    out, settings = Path(out), training_config(config)  # what is odd is refused before the work
-    documents = list(general_documents(config.seed, config.documents))
-    if config.start:
-        model, tokenizer = load_pretrained(config.start)
-        earlier = (Path(config.start) / "README.md").read_text("utf-8")
-    else:
-        tokenizer = Tokenizer.train(corpus_texts(documents[:8000]), config.vocab_size)
-        model, earlier = new_base(config, tokenizer), ""
-    examples = [encode_record(tokenizer, document_record(d)) for d in documents]
-    examples = [e for e in examples if len(e) <= model.config.max_position_embeddings]
-    watched, watched_examples = _held_out(tokenizer, 24)
-
-    def on_eval(step: int) -> dict:
-        score = regression_score(model, tokenizer, watched)
-        return {"exact": score.groups, "heldout_loss": mean_loss(model, watched_examples)}
-
-    history = fit(
-        model,
-        Batches(examples, config.batch_size, config.seed, tokenizer.pad_id),
-        settings,
-        out_dir=out.with_name(f"{out.name}.run{config.seed or ''}"),
-        resume=resume,
-        on_eval=on_eval,
-        progress=progress,
-        label="pretraining",
-    )
-    suite = regression_suite("heldout", 200, HELD_OUT_SEED)
-    score = regression_score(model, tokenizer, suite, "held-out cases" if progress else "")
-    card = model_card(config, model, examples, history, score, earlier)
-    save_pretrained(out, model, tokenizer, card)
-    return score, history
-
-
-def _held_out(tokenizer: Tokenizer, per_group: int) -> tuple[list, list[Example]]:
-    """A small suite to watch during the run: other cases than the card's."""
-    suite = regression_suite("heldout", per_group, HELD_OUT_SEED + 1)
-    documents = [Document((example,)) for example in suite]
-    return suite, [encode_record(tokenizer, document_record(d)) for d in documents]
 
 
 ROUND = """    {command}
@@ -194,7 +226,7 @@ diagnosis-drug pairs never occurred together in training:
 
 
 def model_card(
-    config: PretrainConfig,
+    plan: PretrainPlan,
     model: Transformer,
     examples: Sequence[Example],
     history: History,
@@ -207,7 +239,7 @@ def model_card(
     """
     groups = list(score.groups)
     rows = [f"| {g} | {score.groups[g]:.1%} | {score.counts[g]} |" for g in groups]
-    rounds = [_round(config, examples, history)]
+    rounds = [_round(plan, examples, history)]
     log = list(_log_rows(history, groups))
     if earlier:
         made = earlier.partition("## How it was made\n\n")[2].partition("\n\n## What it can do")[0]
@@ -229,19 +261,19 @@ def model_card(
     )
 
 
-def _round(config: PretrainConfig, examples: Sequence[Example], history: History) -> str:
+def _round(plan: PretrainPlan, examples: Sequence[Example], history: History) -> str:
     return ROUND.format(
-        command=command_line(config),
+        command=command_line(plan),
         documents=len(examples),
-        seed=config.seed,
+        seed=plan.seed,
         tokens=sum(r["tokens"] for r in history.records),
-        steps=config.steps,
-        batch=config.batch_size,
-        epochs=config.steps * config.batch_size / len(examples),
+        steps=plan.steps,
+        batch=plan.batch_size,
+        epochs=plan.steps * plan.batch_size / len(examples),
         minutes=sum(r["seconds"] for r in history.records) / 60,
-        workers=f"{config.workers} processes" if config.workers else "a process a core",
-        lr=config.lr,
-        warmup=training_config(config).warmup,
+        workers=f"{plan.workers} processes" if plan.workers else "a process a core",
+        lr=plan.lr,
+        warmup=training_config(plan).warmup,
     )
 
 
@@ -257,13 +289,13 @@ def _log_rows(history: History, groups: Sequence[str]) -> Iterable[str]:
             losses = []
 
 
-def command_line(config: PretrainConfig) -> str:
+def command_line(plan: PretrainPlan) -> str:
     """The `minilora pretrain` call that repeats this run."""
-    sizes = f"--hidden-size {config.hidden_size} --layers {config.layers}"
-    if config.start:
+    sizes = f"--hidden-size {plan.hidden_size} --layers {plan.layers}"
+    if plan.start:
         sizes = "--continue-from data/ward-base"
     return (
-        f"minilora pretrain --out data/ward-base {sizes} --documents {config.documents} "
-        f"--steps {config.steps} --batch-size {config.batch_size} --lr {config.lr} "
-        f"--seed {config.seed}"
+        f"minilora pretrain --out data/ward-base {sizes} --documents {plan.documents} "
+        f"--steps {plan.steps} --batch-size {plan.batch_size} --lr {plan.lr} "
+        f"--seed {plan.seed}"
     )

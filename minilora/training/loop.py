@@ -129,20 +129,29 @@ def split_batch(batch: Batch, pieces: int, seed: tuple[int, ...]) -> list[Piece]
 
 
 def evaluate(
-    model: Transformer, examples: Sequence[Example], batch_size: int = 32, pad_id: int = 0
+    model: Transformer,
+    examples: Sequence[Example],
+    batch_size: int = 32,
+    pad_id: int = 0,
+    progress: str = "",
 ) -> float:
-    """Mean cross-entropy in nats a label over all examples, without gradients."""
+    """Mean cross-entropy in nats a label over all examples, without gradients.
+
+    progress: the name of a bar over the examples, "" for none.
+    """
     if not examples:
         raise ValueError("evaluate got no examples, expected at least one")
     total, count, was_training = 0.0, 0, model.training
     model.eval()
+    bar = tqdm(total=len(examples), desc=progress, unit="example", disable=not progress)
     try:
-        with no_grad(), _quiet():
+        with no_grad(), _quiet(), bar:
             for i in range(0, len(examples), batch_size):
                 batch = pad_examples(examples[i : i + batch_size], np.arange(0), pad_id)
                 if batch.tokens:
                     total += model.loss(batch.ids, batch.labels, normalizer=1.0).item()
                     count += batch.tokens
+                bar.update(len(batch.ids))
     finally:
         model.train(was_training)
     if count == 0:

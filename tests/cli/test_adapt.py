@@ -9,16 +9,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from minilora.cli import adapt as command
 from minilora.cli.app import main
 from minilora.cli.cost import duration
 from minilora.hub import bases, load_pretrained
 from minilora.lora import Adapter, attach, lora_layers
-from minilora.runs import defaults
+from minilora.runs import AdaptPlan, defaults, driver
+from minilora.runs import adapt as adapting
+from minilora.runs.data import File, read_file
 from minilora.storage import sha256_file
 from minilora.text import Example
 from minilora.training import DivergedError, fit
@@ -44,7 +46,7 @@ def quick(request, monkeypatch):
     """No waiting for the disk, and no plot unless a test asks for it."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     if "loss_png" not in request.fixturenames:
-        monkeypatch.setattr(command, "plot_loss", lambda history, path: None)
+        monkeypatch.setattr(adapting, "plot_loss", lambda history, path: None)
 
 
 @pytest.fixture
@@ -170,14 +172,15 @@ def test_steps_and_rate_have_defaults_from_data_and_base(base, data, tmp_path, c
 @pytest.mark.parametrize(("count", "steps"), [(300, 51), (9000, 1000)])
 def test_default_steps_are_three_passes_within_bounds(base, data, tmp_path, count, steps):
     model, tokenizer = load_pretrained(base)
-    file = command.read_file(data, tokenizer, 64)
-    examples = file.examples * (count // 30)
-    big = command.File(file.path, "", examples, file.records, [])
-    numbers = (None, 16, None, 64, 0, 1, None)
-    plan = command.make_plan("b", command.LoRAConfig(), [big], model, numbers)
-    assert len(plan.held_out) == count // 10
-    assert not {id(e) for e in plan.train} & {id(e) for e in plan.held_out} or count > 30
-    assert plan.training.steps == steps
+    file = read_file(data, tokenizer, 64)
+    examples = [replace(e) for e in file.examples * (count // 30)]  # each an object of its own
+    plan = AdaptPlan(data=data, out=tmp_path / "out", batch_size=16)
+    decided = adapting.decide(plan, model, File(data, "", examples, file.records, []), None)
+    assert len(decided.held_out) == count // 10
+    everyone = {id(e) for e in decided.train} | {id(e) for e in decided.held_out}
+    assert everyone == {id(e) for e in examples}
+    assert len(decided.train) + len(decided.held_out) == count
+    assert decided.training.steps == steps
 
 
 def examples_of(length, count):
@@ -219,8 +222,8 @@ def test_rows_to_judge(parameters, asked, rows):
 
 @pytest.mark.parametrize(
     ("width", "targets", "lr"),
-    [(12, "q_proj,v_proj", 0.015), (128, "q_proj,v_proj", 0.015), (256, "q_proj,v_proj", 0.0075),
-     (576, "all-linear", 0.002)],
+    [(12, ("q_proj", "v_proj"), 0.015), (128, ("q_proj", "v_proj"), 0.015),
+     (256, ("q_proj", "v_proj"), 0.0075), (576, "all-linear", 0.002)],
 )  # fmt: skip
 def test_targets_and_rate_follow_the_width(width, targets, lr):
     assert (defaults.default_targets(width), defaults.default_lr(width)) == (targets, lr)
@@ -363,7 +366,7 @@ def test_house_records_are_scored_before_and_after(tmp_path, capsys):
 # -- what it refuses, with nothing written ---------------------------------------------------------
 
 REFUSED = [
-    (("--eval-rows", "0"), "--eval-rows 0"),
+    (("--eval-rows", "0"), "eval_rows 0"),
     (("--r", "0"), "r 0"),
     (("--r", "9"), "expected at most 4"),
     (("--alpha", "-1"), "lora_alpha"),
@@ -386,7 +389,7 @@ REFUSED = [
     (("--lr", "nan"), "lr nan"),
     (("--workers", "-1"), "workers -1"),
     (("--max-length", "65"), "limit 64"),
-    (("--max-length", "0"), "--max-length 0"),
+    (("--max-length", "0"), "max_length 0"),
     (("--base", "no/such"), "no/such"),
     (("--data", "no.jsonl"), "no.jsonl"),
     (("--eval", "no.jsonl"), "no.jsonl"),
@@ -435,7 +438,7 @@ def test_text_that_is_not_utf8_is_refused(base, tmp_path, capsys):
 def test_a_folder_that_holds_something_else_is_refused_first(
     base, data, tmp_path, capsys, monkeypatch, name
 ):
-    monkeypatch.setattr(command, "open_base", None)  # refused before anything is opened
+    monkeypatch.setattr(adapting, "open_base", None)  # refused before anything is opened
     out = tmp_path / "out"
     out.mkdir()
     (out / name).write_text("mine")
@@ -495,7 +498,7 @@ def stop_after(monkeypatch, steps, error):
         batches.batch = batch
         return fit(model, batches, config, **options)
 
-    monkeypatch.setattr(command, "fit", stopping)
+    monkeypatch.setattr(driver, "fit", stopping)
 
 
 def test_a_stopped_run_leaves_no_adapter_and_resumes_to_the_same_bytes(
@@ -598,7 +601,7 @@ def explode_at(monkeypatch, step):
         batches.batch = batch
         return fit(model, batches, config, **options)
 
-    monkeypatch.setattr(command, "fit", exploding)
+    monkeypatch.setattr(driver, "fit", exploding)
 
 
 def test_a_loss_that_is_not_finite_at_the_end_is_refused(base, data, tmp_path, capsys, monkeypatch):
@@ -607,7 +610,7 @@ def test_a_loss_that_is_not_finite_at_the_end_is_refused(base, data, tmp_path, c
         next(iter(lora_layers(model).values())).lora_B.data[:] = np.nan
         return history
 
-    monkeypatch.setattr(command, "fit", spoiled)
+    monkeypatch.setattr(driver, "fit", spoiled)
     assert adapt(base, data, tmp_path / "out") == 1
     assert "the loss after training is nan" in only_error(capsys)
     assert not (tmp_path / "out").exists()

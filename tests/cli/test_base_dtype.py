@@ -8,12 +8,13 @@ import re
 import numpy as np
 import pytest
 
-from minilora.cli import adapt as command
 from minilora.cli.app import main
 from minilora.hub import load_pretrained
 from minilora.hub.bases import base_dtype_of
 from minilora.lora import Adapter, BaseMismatchError, attach
 from minilora.nn import storage
+from minilora.runs import adapt as adapting
+from minilora.runs import driver
 from tests.cli.conftest import make_base, pairs, write_jsonl
 
 FLAGS = ("--steps", "4", "--workers", "1", "--r", "2", "--batch-size", "4", "--lr", "0.02")
@@ -23,7 +24,7 @@ STORED = ("float16", "q4")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr(command, "plot_loss", lambda history, path: None)
+    monkeypatch.setattr(adapting, "plot_loss", lambda history, path: None)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_a_dtype_that_is_not_there_is_refused_first(wide_base, data, tmp_path, c
 
 
 def test_a_run_is_not_resumed_with_another_dtype(wide_base, data, tmp_path, capsys, monkeypatch):
-    out, real = tmp_path / "out", command.fit
+    out, real = tmp_path / "out", driver.fit
 
     def stopped(*args, **more):
         def on_eval(step):
@@ -93,9 +94,9 @@ def test_a_run_is_not_resumed_with_another_dtype(wide_base, data, tmp_path, caps
 
         return real(*args, **{**more, "on_eval": on_eval})
 
-    monkeypatch.setattr(command, "fit", stopped)
+    monkeypatch.setattr(driver, "fit", stopped)
     assert adapt(wide_base, data, out, "--base-dtype", "q4", "--steps", "30") == 130
-    monkeypatch.setattr(command, "fit", real)
+    monkeypatch.setattr(driver, "fit", real)
     assert adapt(wide_base, data, out, "--resume", "--steps", "30") == 1
     assert "base_dtype: q4 then, float32 now" in capsys.readouterr().err
     assert adapt(wide_base, data, out, "--base-dtype", "q4", "--resume", "--steps", "30") == 0

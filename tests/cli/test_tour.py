@@ -5,10 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from minilora.cli import app, tour
+from minilora.cli import app
+from minilora.evaluation.merging import logits
 from minilora.hub import load_pretrained
 from minilora.hub.bases import WARD, open_base
 from minilora.lora import Adapter, LoRAConfig, attach, base_fingerprint
+from minilora.runs import TourPlan
+from minilora.runs import tour as touring
+from minilora.runs.tour import check_promises
 
 SHORT = ["--steps", "3", "--workers", "1"]
 
@@ -18,7 +22,7 @@ def short_tour(tmp_path_factory):
     """One tour of three steps on a dozen prompts: (folder, what it printed)."""
     out = tmp_path_factory.mktemp("tour") / "t"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
-        patch.setattr(tour, "CHECK_ROWS", 24)
+        patch.setattr(touring, "CHECK_ROWS", 24)
         raise SystemExit(app.main(["tour", "--out", str(out), *SHORT]))
     assert stop.value.code == 0
     return out
@@ -51,7 +55,7 @@ def test_tour_may_replace_an_earlier_tour_but_nothing_else(short_tour, tmp_path,
     assert app.main(["tour", "--out", str(tmp_path), *SHORT]) == 1
     assert "mine.txt" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.txt"]
-    tour.require_free(short_tour, tour.MARK, tour.FILES, "an earlier tour to replace")
+    TourPlan(out=short_tour).check()
 
 
 def test_unknown_ward_is_one_error(tmp_path, capsys):
@@ -63,26 +67,23 @@ def test_unknown_ward_is_one_error(tmp_path, capsys):
 
 @pytest.mark.parametrize("lr", ["0", "-1", "nan", "inf"])
 def test_a_rate_that_is_none_is_refused_before_the_base_is_asked(lr, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(tour, "open_base", None)
+    monkeypatch.setattr(touring, "open_base", None)
     assert app.main(["tour", "--lr", lr, "--out", str(tmp_path / "t")]) == 1
     assert capsys.readouterr().err == (
         f"error: got lr {float(lr)}, expected a finite number above 0\n"
     )
 
 
-def test_merged_logits_that_are_no_numbers_are_no_agreement():
+def attached():
     model, tokenizer = open_base(WARD)
-    handle = attach(model, LoRAConfig(), np.random.default_rng(0))
-    spoiled = model.model.norm.weight
-    spoiled.data = spoiled.data * np.float32(np.nan)
-    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="differ by nan"):
-        tour.check_promises(handle, tokenizer, "What does AF stand for?", base_fingerprint(model))
+    ids = np.array([tokenizer.encode_prompt("What does AF stand for?")])
+    plain, fingerprint = logits(model, ids), base_fingerprint(model)
+    return attach(model, LoRAConfig(), np.random.default_rng(0)), ids, plain, fingerprint
 
 
 def test_a_changed_base_is_noticed():
-    model, tokenizer = open_base(WARD)
-    before = base_fingerprint(model)
-    handle = attach(model, LoRAConfig(), np.random.default_rng(0))
-    model.model.norm.weight.data = model.model.norm.weight.data * np.float32(1.001)
+    handle, ids, plain, before = attached()
+    norm = handle.model.model.norm.weight
+    norm.data = norm.data * np.float32(1.001)
     with pytest.raises(ValueError, match="changed"):
-        tour.check_promises(handle, tokenizer, "What does AF stand for?", before)
+        check_promises(handle, ids, plain, before)

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from minilora import backend
-from minilora.cli import adapt as adapt_file
 from minilora.cli import cost
 from minilora.cli.app import main
 from minilora.lora import Adapter
+from minilora.runs import adapt as adapting
 from tests.cli.conftest import make_base, pairs, write_jsonl
 from tests.device.strict_cupy import syncs
 
 
 @pytest.fixture
 def paths(tmp_path, monkeypatch):
-    monkeypatch.setattr(adapt_file, "plot_loss", lambda history, path: None)
+    monkeypatch.setattr(adapting, "plot_loss", lambda history, path: None)
     # The stand-in has arrays and no memory pool; tests/gpu asks a real one.
     held = backend.DeviceMemory(1, 3 << 20, None)
     monkeypatch.setattr(cost, "device_memory", lambda device: held)

@@ -2,23 +2,20 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from minilora.evaluation import Judge
 from minilora.hub import load_pretrained
-from minilora.runs.pretrain import (
-    HELD_OUT_SEED,
-    PretrainConfig,
-    command_line,
-    document_record,
-    pretrain,
-    regression_score,
-)
+from minilora.runs import PretrainPlan, run
+from minilora.runs.pretrain import HELD_OUT_SEED, command_line, document_record
 from minilora.ward import general_documents, regression_suite
 
 BASE = Path(__file__).resolve().parents[2] / "data" / "ward-base"
-TINY = PretrainConfig(
+TINY = PretrainPlan(
+    out=Path("base"),
     documents=200,
     vocab_size=400,
     hidden_size=16,
@@ -33,13 +30,16 @@ TINY = PretrainConfig(
 
 
 def test_pretraining_writes_a_folder_that_loads_and_a_run_that_can_go_on(tmp_path):
-    score, history = pretrain(tmp_path / "base", TINY, progress=False)
+    plan = replace(TINY, out=tmp_path / "base")
+    result = run(plan)
+    score = result.after.suite
     model, tokenizer = load_pretrained(tmp_path / "base")
     assert model.config.vocab_size == tokenizer.vocab_size == 400
-    assert len(history.records) == TINY.steps
+    assert len(result.history) == TINY.steps
     card = (tmp_path / "base" / "README.md").read_text()
     assert command_line(TINY) in card and f"| all | {score.exact:.1%} |" in card
-    assert (tmp_path / "base.run" / "checkpoints").is_dir()
+    names = sorted(entry.name for entry in (tmp_path / "base.run").iterdir())
+    assert names == ["history.jsonl", "run.json"]
 
 
 def test_documents_become_chats_and_notes_alone_become_text():
@@ -76,4 +76,4 @@ def shipped_scores():
     """The shipped base on a fresh held-out suite."""
     model, tokenizer = load_pretrained(BASE)
     suite = regression_suite("heldout", 30, HELD_OUT_SEED + 2)
-    return regression_score(model, tokenizer, suite)
+    return Judge(tokenizer, suite=suite).suite_score(model)

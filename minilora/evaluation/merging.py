@@ -1,0 +1,85 @@
+"""Merged equals adapted: the same logits from W + ΔW as from W and the adapter beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from minilora.autograd import no_grad
+from minilora.backend import to_numpy
+from minilora.lora import Attachment
+from minilora.nn import Transformer
+
+TOLERANCE = 1e-4
+"""Largest difference from rounding, as a share of the largest adapted logit."""
+
+
+@dataclass(frozen=True)
+class MergeCheck:
+    """Largest differences of merged logits, in logits, and the largest adapted logit.
+
+    from_base: None where the base's logits were not given.
+    """
+
+    from_adapted: float
+    from_base: float | None
+    largest: float
+
+
+def probe(model: Transformer) -> np.ndarray:
+    """Token ids (3, T) that depend on nothing but the model's sizes."""
+    config = model.config
+    length = min(32, config.max_position_embeddings)
+    return np.random.default_rng(0).integers(0, config.vocab_size, (3, length))
+
+
+def logits(model: Transformer, ids: np.ndarray) -> np.ndarray:
+    """The model's logits as a host array, without gradients."""
+    with no_grad():
+        return to_numpy(model(ids).data)
+
+
+def check_merge(
+    attachment: Attachment, ids: np.ndarray, plain: np.ndarray | None = None
+) -> MergeCheck:
+    """Merge the adapter and unmerge it again, and compare the logits of `ids` (B, T) on the way.
+
+    plain: the base's logits of `ids`, taken before the adapter was attached. Raises ValueError
+    where merged and adapted logits differ by more than rounding, where unmerging does not give the
+    adapted logits back bit for bit, or where merged and plain logits differ by no more than
+    rounding; MergeError as `Attachment.merge`.
+    """
+    model = attachment.model
+    adapted = logits(model, ids)
+    attachment.merge()
+    try:
+        merged = logits(model, ids)
+    finally:
+        attachment.unmerge()
+    restored = logits(model, ids)
+    largest = float(np.abs(adapted).max())
+    gap, allowed = _difference(merged, adapted), TOLERANCE * max(1.0, largest)
+    if not gap <= allowed:
+        raise ValueError(
+            f"merged logits differ from the adapted ones by {gap:.2e}, expected at most "
+            f"{allowed:.2e}"
+        )
+    if not np.array_equal(restored, adapted):
+        raise ValueError(
+            f"unmerged logits differ from the adapted ones by {_difference(restored, adapted):.2e},"
+            " expected the same bits"
+        )
+    if plain is None:
+        return MergeCheck(gap, None, largest)
+    change = _difference(merged, plain)
+    if not change > gap:
+        raise ValueError(
+            f"merged logits differ from the base's by {change:.2e}, no more than rounding "
+            f"({gap:.2e}): the adapter changes nothing"
+        )
+    return MergeCheck(gap, change, largest)
+
+
+def _difference(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one - other).max())

@@ -1,0 +1,350 @@
+"""Adapting: a LoRA adapter on the user's data, judged before and after, saved as PEFT's folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from minilora.evaluation.house import house_records, read_house
+from minilora.evaluation.judge import Judge
+from minilora.hub.bases import WARD, open_base, public_name
+from minilora.lora import (
+    Attachment,
+    LoRAConfig,
+    attach,
+    base_fingerprint,
+    trainable_parameters,
+)
+from minilora.lora.peft_format import CONFIG, SIDECAR, TENSORS
+from minilora.nn import Transformer, storage
+from minilora.runs import defaults
+from minilora.runs.data import SMALLEST_TO_SPLIT, File, UnusableDataError, read_file, split
+from minilora.runs.driver import Job, OpenPlan, Trained
+from minilora.runs.folder import real_place, require_free
+from minilora.runs.plan import Clock, Reporter, Result, Sizes
+from minilora.runs.plots import plot_loss
+from minilora.runs.samples import Sample, answer_samples, pick_samples
+from minilora.text import Example, Problem, Tokenizer
+from minilora.training import TrainingConfig
+
+LONGEST, CHECKPOINTS = 1024, 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptPlan(OpenPlan):
+    """All that decides an adaptation.
+
+    eval_data: judged on; None for a tenth of `data`, held out. eval_rows: how many of these are
+    judged. target_modules: names, or "all-linear". max_length: tokens of an example. None for
+    these and for steps, batch_size and lr: chosen from the data and the base, see `defaults`.
+    """
+
+    data: Path
+    eval_data: Path | None = None
+    eval_rows: int | None = None
+    base: str = WARD
+    base_dtype: str = "float32"
+    device: str = "cpu"
+    r: int = 8
+    lora_alpha: float = 16
+    target_modules: tuple[str, ...] | str | None = None
+    lora_dropout: float = 0.0
+    use_rslora: bool = False
+    max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.lora(0)
+        for name in ("eval_rows", "max_length"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"got {name} {number}, expected at least 1")
+
+    def lora(self, width: int) -> LoRAConfig:
+        """The adapter's config on a base of this width, which may choose the targets."""
+        targets = self.target_modules
+        if targets is None:
+            targets = defaults.default_targets(width)
+        return LoRAConfig(self.r, self.lora_alpha, targets, self.lora_dropout, self.use_rslora)
+
+    def check(self) -> None:
+        """Raise ValueError for an `out` that holds anything but an adapter of minilora's."""
+        files = (CONFIG, TENSORS, SIDECAR)
+        require_free(self.out, CONFIG, files, "an adapter of minilora's to replace")
+
+    def open(self, reporter: Reporter) -> AdaptJob:
+        """Read base and data, fill in the defaults, attach the adapter."""
+        model, tokenizer = open_base(self.base, self.base_dtype, self.device)
+        length = self.longest(model)
+        data = read_reported(self.data, tokenizer, length, reporter)
+        eval_data, house_lines = None, []
+        if self.eval_data is not None:
+            eval_data = read_reported(self.eval_data, tokenizer, length, reporter)
+            house_lines, unscorable = read_house(self.eval_data)
+            eval_data = without(eval_data, unscorable, reporter)
+        decided = decide(self, model, data, eval_data)
+        judged = [line for line in house_lines if line.number <= decided.lines]
+        houses = house_records(judged, tokenizer, model.config.max_position_embeddings)
+        rows = len(decided.held_out)
+        if houses:
+            rows = defaults.loss_rows(decided.size, decided.held_out)
+        judge = Judge(tokenizer, decided.held_out[:rows], houses, bars=reporter.bars)
+        lora = self.lora(model.config.hidden_size)
+        settings = self.settings(lora, decided, base_fingerprint(model), length)
+        held = storage(model)
+        # Attached before judging, as that checks the targets; B = 0 leaves every output as it was.
+        attachment = attach(model, lora, np.random.default_rng(self.seed))
+        watched = defaults.watched_rows(decided.training.steps, decided.batch_size)
+        job = AdaptJob(
+            model=model,
+            tokenizer=tokenizer,
+            examples=decided.train,
+            batch_size=decided.batch_size,
+            training=decided.training,
+            judge=judge,
+            settings=settings,
+            label="adapting",
+            watch=lambda step: {"eval_loss": judge.loss(model, watched)},
+            attachment=attachment,
+            decided=decided,
+            max_length=length,
+        )
+        reporter.planned(job.planned(self, held))
+        return job
+
+    def longest(self, model: Transformer) -> int:
+        """The longest example in tokens. Raises ValueError beyond what the base can read."""
+        limit = model.config.max_position_embeddings
+        if self.max_length is None:
+            return min(limit, LONGEST)
+        if self.max_length > limit:
+            raise ValueError(
+                f"got max_length {self.max_length}, expected 1 to the base's limit {limit}"
+            )
+        return self.max_length
+
+    def settings(self, lora: LoRAConfig, decided: Decided, base: str, length: int) -> dict:
+        """What must be equal to continue a stopped run, JSON-ready."""
+        training = decided.training
+        return {
+            "base_fingerprint": base,
+            "base_dtype": self.base_dtype,
+            "device": self.device,
+            "data_sha256": decided.data.sha256,
+            "eval_sha256": decided.eval_data.sha256 if decided.eval_data else None,
+            **asdict(lora),
+            **{k: getattr(training, k) for k in ("steps", "lr", "seed", "warmup")},
+            "batch_size": decided.batch_size,
+            "max_length": length,
+        }
+
+
+def read_reported(path: Path, tokenizer: Tokenizer, length: int, reporter: Reporter) -> File:
+    """A data file; what in it can't be used goes to the reporter, also where too much can't."""
+    try:
+        file = read_file(path, tokenizer, length)
+    except UnusableDataError as error:
+        reporter.left_out(error.path, error.problems)
+        raise
+    if file.problems:
+        reporter.left_out(path, file.problems)
+    return file
+
+
+def without(file: File, unscorable: Sequence[Problem], reporter: Reporter) -> File:
+    """The file without these lines, which go to the reporter. Raises ValueError if none is left."""
+    if not unscorable:
+        return file
+    reporter.left_out(file.path, unscorable)
+    sources = {problem.source for problem in unscorable}
+    examples = [example for example in file.examples if example.source not in sources]
+    if not examples:
+        raise ValueError(f"{file.path}: no example can be judged; the first is {unscorable[0]}")
+    return replace(file, examples=examples, problems=[*file.problems, *unscorable])
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The data of a run, and every number that was left to be chosen.
+
+    held_out: those that are judged, the first of `held_out_of`. size: the base's parameters.
+    """
+
+    training: TrainingConfig
+    batch_size: int
+    train: list[Example]
+    held_out: list[Example]
+    held_out_of: int
+    size: int
+    data: File
+    eval_data: File | None
+
+    @property
+    def lines(self) -> float:
+        """Lines of the eval file that are judged, from its first on; infinite for all of them."""
+        number = self.held_out[-1].source.rpartition(":")[2] if self.held_out else ""
+        if len(self.held_out) == self.held_out_of or not number.isdigit():
+            return math.inf
+        return int(number)
+
+    @property
+    def judged_on(self) -> str:
+        """In words, what the evaluation is taken on."""
+        judged, of = len(self.held_out), self.held_out_of
+        if self.eval_data:
+            name = self.eval_data.path.name
+            return name if judged == of else f"the first {judged} of {of} examples of {name}"
+        if judged:
+            count = f"{judged}" if judged == of else f"{judged} of {of}"
+            return f"{count} examples of {self.data.path.name} held out (a tenth)"
+        return f"nothing: fewer than {SMALLEST_TO_SPLIT} examples, too few to hold some out"
+
+
+def decide(plan: AdaptPlan, model: Transformer, data: File, eval_data: File | None) -> Decided:
+    """Split the data where nothing else is judged on, and choose what the plan leaves open."""
+    train, held_out = data.examples, eval_data.examples if eval_data else []
+    if eval_data is None:
+        train, held_out = split(data.examples, plan.seed)
+    size = sum(count for count, _ in storage(model).values())
+    batch_size, steps, lr = plan.batch_size, plan.steps, plan.lr
+    if batch_size is None:
+        batch_size = defaults.default_batch(size, train)
+    if steps is None:
+        steps = defaults.default_steps(size, train, batch_size)
+    if lr is None:
+        lr = defaults.default_lr(model.config.hidden_size)
+    watchings = defaults.watchings(steps, batch_size)
+    training = TrainingConfig(
+        steps=steps,
+        lr=lr,
+        warmup=min(20, steps // 10),
+        workers=plan.workers,
+        seed=plan.seed,
+        eval_every=max(1, steps // watchings) if held_out else 0,
+        checkpoint_every=max(1, steps // CHECKPOINTS),
+    )
+    judged = defaults.judged_rows(size, held_out, plan.eval_rows)
+    return Decided(
+        training, batch_size, train, held_out[:judged], len(held_out), size, data, eval_data
+    )
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Examples, their tokens, and the tokens that a loss is taken at."""
+
+    examples: int
+    tokens: int
+    learnt: int
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An adaptation as it is about to begin, in numbers.
+
+    held: how the base is kept: format -> (numbers, bytes). passes: over the training data.
+    house: by ward, how many answers are scored, and how many records are too long for it.
+    """
+
+    plan: AdaptPlan
+    lora: LoRAConfig
+    training: TrainingConfig
+    batch_size: int
+    passes: float
+    held: Mapping[str, tuple[int, int]]
+    layers: int
+    adapter_bytes: int
+    sizes: Sizes
+    train: Counts
+    judged_on: str
+    house: Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptResult(Result):
+    """Of an adaptation. samples: some of what was judged on, with the adapted model's answers."""
+
+    judged_on: str
+    samples: Sequence[tuple[Sample, str]]
+
+
+@dataclass(kw_only=True)
+class AdaptJob(Job):
+    """An adaptation with everything open."""
+
+    attachment: Attachment
+    decided: Decided
+    max_length: int
+
+    @property
+    def sizes(self) -> Sizes:
+        """Of base, adapter and optimizer."""
+        trained = trainable_parameters(self.model)
+        return Sizes(self.decided.size, trained, self.optimizer.state_bytes)
+
+    def planned(self, plan: AdaptPlan, held: Mapping[str, tuple[int, int]]) -> Planned:
+        """The job in numbers."""
+        train = self.decided.train
+        learnt = sum(int((e.labels >= 0).sum()) for e in train)
+        return Planned(
+            plan=plan,
+            lora=self.attachment.config,
+            training=self.training,
+            batch_size=self.batch_size,
+            passes=self.training.steps * self.batch_size / len(train),
+            held=held,
+            layers=len(self.attachment.layers),
+            adapter_bytes=sum(p.data.nbytes for p in self.model.parameters() if p.requires_grad),
+            sizes=self.sizes,
+            train=Counts(len(train), sum(map(len, train)), learnt),
+            judged_on=self.decided.judged_on,
+            house={h.ward: (len(h.records), h.too_long) for h in self.judge.houses},
+        )
+
+    def finish(self, plan: AdaptPlan, trained: Trained, clock: Clock) -> AdaptResult:
+        """Answer samples, draw the loss, and write the adapter."""
+        decided, limit = self.decided, self.model.config.max_position_embeddings
+        file = decided.eval_data or decided.data
+        examples = decided.held_out or decided.train
+        samples = pick_samples(self.tokenizer, examples, file.records, limit)
+        answered = answer_samples(self.model, self.tokenizer, samples, self.judge.given)
+        plot_loss(trained.history, plan.folder.path / "loss.png")
+        provenance = self.provenance(plan, trained)
+        adapter = self.attachment.adapter(base_name=public_name(plan.base), provenance=provenance)
+        adapter.write(real_place(plan.out))
+        clock.lap("judging after and saving")
+        return AdaptResult(
+            plan=plan,
+            folder=plan.folder.path,
+            before=trained.before,
+            after=trained.after,
+            history=trained.history.records,
+            seconds=clock.laps,
+            sizes=self.sizes,
+            provenance=provenance,
+            judged_on=decided.judged_on,
+            samples=answered,
+        )
+
+    def provenance(self, plan: AdaptPlan, trained: Trained) -> dict:
+        """What the adapter's sidecar says of its making."""
+        decided = self.decided
+        return {
+            "base_dtype": plan.base_dtype,
+            "device": plan.device,
+            "data": decided.data.about(),
+            "eval": decided.eval_data.about() if decided.eval_data else None,
+            "held_out": decided.held_out_of if decided.eval_data is None else 0,
+            "judged": len(decided.held_out),
+            "training": {**asdict(self.training), "batch_size": self.batch_size},
+            "max_length": self.max_length,
+            "evaluation": {
+                "before": trained.before.to_dict(),
+                "after": trained.after.to_dict(),
+                "on": decided.judged_on,
+            },
+        }

@@ -1,0 +1,41 @@
+"""Samples: a few prompts whose answers a run shows beside what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+
+from minilora.backend import blas_threads, recommended_blas_threads
+from minilora.nn import Transformer, generate
+from minilora.runs.data import Sample, sample_of
+from minilora.text import Example, Record, Tokenizer
+from minilora.text.answers import stop_ids
+
+SAMPLES = 2
+
+
+def pick_samples(
+    tokenizer: Tokenizer, examples: Iterable[Example], records: Mapping[str, Record], limit: int
+) -> list[Sample]:
+    """The first samples that the examples give; limit: positions that the base can read."""
+    made = (sample_of(tokenizer, e, records[e.source], limit) for e in examples)
+    return list(islice(filter(None, made), SAMPLES))
+
+
+def answer_samples(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    samples: Sequence[Sample],
+    known: Mapping[tuple[int, ...], str],
+) -> list[tuple[Sample, str]]:
+    """Each sample with the model's greedy answer; known: those given already, by prompt ids."""
+    stops = stop_ids(model, tokenizer)
+
+    def answer(sample: Sample) -> str:
+        text = known.get(tuple(sample.ids))
+        if text is not None:
+            return text
+        return tokenizer.decode(generate(model, [sample.ids], sample.room, stop_ids=stops)[0])
+
+    with blas_threads(recommended_blas_threads(model.config.hidden_size)):
+        return [(sample, answer(sample)) for sample in samples]
