@@ -34,7 +34,7 @@ HOST_FILES = {
 HOST_CALLS = {
     # Tables and masks of positions, which are host integers; moved by the caller.
     "autograd/attention.py: rope_tables": {"arange", "asarray", "concatenate", "cos", "sin"},
-    "autograd/attention.py: _causal_keep": {"tri"},
+    "autograd/attention.py: _causal_mask": {"tri"},
     # Under `xp is np`: what CuPy lacks.
     "autograd/functional.py: embedding": {"add", "argsort", "diff", "flatnonzero"},
     "autograd/pointwise.py: row_dot": {"vecdot"},

@@ -1,7 +1,8 @@
 """Rotary positions and causal grouped-query attention, each with its backward by hand.
 
-Layout is (B, T, H, dh), as the projections write it. Heads are reached by strided views, on which
-`matmul` calls BLAS slice by slice without a copy.
+Both are fused twins of the ops of the same names in `gradients/twins.py`, which say with
+primitives what they compute. Layout is (B, T, H, dh), as the projections write it. Heads are
+reached by strided views, on which `matmul` calls BLAS slice by slice without a copy.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import functools
 import math
 from itertools import pairwise
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,20 +40,20 @@ def rope_tables(
 
 
 def _turn(x: Array, cos: Array, sin: Array) -> tuple[Array, Array]:
-    """x * cos, and x with the halves of its heads swapped, * sin: both (B, T, H, dh) and fresh.
+    """x * cos, and x with the halves of its heads swapped, * sin: two new arrays (B, T, H, dh).
 
-    The swap is two copies; everything else runs along a row of all heads. Loops over half a head
-    (16 numbers in the ward's base) made this 3.4 times slower.
+    The swap is two copies; everything else runs along all heads of a position at once, because
+    NumPy is slow where its innermost loop is as short as half a head.
     """
     xp, half = get_array_module(x), x.shape[-1] // 2
-    row = (*x.shape[:2], -1)
+    heads_joined = (*x.shape[:2], -1)
     width = x.shape[2] * x.shape[3]
     cos, sin = cos[..., :width], sin[..., :width]
     straight, swapped = xp.empty(x.shape, x.dtype), xp.empty(x.shape, x.dtype)
     swapped[..., :half], swapped[..., half:] = x[..., half:], x[..., :half]
-    xp.multiply(x.reshape(row), cos, out=straight.reshape(row))
-    flat = swapped.reshape(row)
-    flat *= sin
+    xp.multiply(x.reshape(heads_joined), cos, out=straight.reshape(heads_joined))
+    swapped_joined = swapped.reshape(heads_joined)
+    swapped_joined *= sin
     return straight, swapped
 
 
@@ -60,8 +63,8 @@ def rope(x: Tensor, cos: Array, sin: Array) -> Tensor:
     y1 = x1 cos - x2 sin,  y2 = x2 cos + x1 sin;  the vjp is the turn by the opposite angle.
     x (B, T, H, dh); cos, sin (T, H dh) or (B, T, H dh) from `rope_tables`, or for more heads.
     """
-    size = (x.shape[1], x.shape[2] * x.shape[3]) if x.ndim == 4 else (0, 0)
-    if x.ndim != 4 or cos.shape[-2] != size[0] or cos.shape[-1] < size[1] or x.shape[3] % 2:
+    positions, width = (x.shape[1], x.shape[2] * x.shape[3]) if x.ndim == 4 else (0, 0)
+    if x.ndim != 4 or cos.shape[-2] != positions or cos.shape[-1] < width or x.shape[3] % 2:
         raise ValueError(
             f"rope got x {x.shape} and cos {cos.shape}, expected (B, T, H, dh) and (..., T, H dh)"
         )
@@ -76,67 +79,79 @@ def rope(x: Tensor, cos: Array, sin: Array) -> Tensor:
     return Tensor.from_op(y, (x, vjp), fresh=True)
 
 
-@functools.lru_cache(maxsize=64)
-def _causal_keep(queries: int) -> np.ndarray:
-    """Boolean (T, T): the key at s is visible to the query at t."""
-    return np.tri(queries, dtype=bool)
-
-
 QUERY_BLOCK = 64
 """Queries of about this many positions look at the keys up to their own last position only."""
 
 
-def _blocks(queries: int, keys: int, xp: object) -> list[tuple[slice, slice]]:
-    """Runs of queries, each with the keys that any of them may see, the queries being the last.
+class _Block(NamedTuple):
+    """A run of queries, and the keys that any of them may see."""
 
-    Half of all scores lie above the diagonal; with runs of 64 most of them are never computed
-    (attention forward and backward: 1.35 times faster at T 256, 1.2 at T 150, none at T 64). A
-    device has one run, as each costs it a launch.
+    queries: slice
+    keys: slice
+
+
+def _blocks(queries: int, keys: int, xp: ModuleType) -> list[_Block]:
+    """All queries in runs; they are the last of the positions that have keys.
+
+    Half of all scores lie above the diagonal, and with short runs most of those are never
+    computed. On a device all queries are one run, as each run costs it a launch.
     """
     count = max(1, round(queries / QUERY_BLOCK)) if xp is np else 1
     edges = [queries * i // count for i in range(count + 1)]
-    return [(slice(a, b), slice(keys - queries + b)) for a, b in pairwise(edges)]
+    return [_Block(slice(a, b), slice(keys - queries + b)) for a, b in pairwise(edges)]
 
 
-def _visible(queries: int, keys: int, start: Array | None, xp: object) -> Array | None:
-    """What may be seen, as 0/1 booleans broadcastable to (B, Hkv, rep, T, S); None for all.
+@functools.lru_cache(maxsize=64)
+def _causal_mask(queries: int) -> np.ndarray:
+    """Boolean (T, T): the key at s is visible to the query at t."""
+    return np.tri(queries, dtype=bool)
 
-    Where nothing is padded, of the last T keys only: all before them are seen. A row padded on
-    the left hides its first start[b] keys; a padding query still sees itself, so that no row of
-    weights is empty.
+
+def _visible(queries: int, keys: int, start: Array | None, xp: ModuleType) -> Array | None:
+    """Which keys each query sees: booleans that broadcast to (B, Hkv, rep, T, S), or None for all.
+
+    Without padding the answer is about the last T keys only, since every query sees all before
+    them. A row that is padded on the left hides its first start[b] keys; a padding query still
+    sees itself, so that no row of weights is empty.
     """
     if start is None:
         if queries == 1:
             return None
-        return _causal_keep(queries) if xp is np else xp.tri(queries, dtype=bool)
+        return _causal_mask(queries) if xp is np else xp.tri(queries, dtype=bool)
     key = xp.arange(keys)
     query = xp.arange(keys - queries, keys)[:, None]
-    keep = (key <= query) & ((key >= xp.asarray(start)[:, None, None]) | (key == query))
-    return keep[:, None, None]
+    visible = (key <= query) & ((key >= xp.asarray(start)[:, None, None]) | (key == query))
+    return visible[:, None, None]
 
 
-def _weights(scores: Array, keep: Array | None) -> tuple[Array, Array]:
-    """exp(scores - row shift) with hidden keys at 0, in place, and its row sums (..., T, 1).
+def _exp_(scores: Array, visible: Array | None) -> Array:
+    """exp(scores - a shift per row) with hidden keys at 0, in place.
 
-    `keep` is about the last keys, as many as it has columns.
-    The shift cancels in the division by the row sum, so it is skipped when the whole array is
-    inside +-SAFE_EXPONENT (two cheap flat reductions in place of a row maximum and a subtraction).
+    `visible` is about the last keys, as many as it has columns. The shift is there against
+    overflow and cancels in the division by the row sum, so it is left out where no score can
+    overflow: looking for the least and the largest score costs less than a maximum per row and a
+    subtraction.
     """
     xp = get_array_module(scores)
-    flat_ok = xp is np and scores.min() > -SAFE_EXPONENT and scores.max() < SAFE_EXPONENT
-    last = None if keep is None else scores[..., -keep.shape[-1] :]
-    if not flat_ok:
-        if last is not None:
-            last += xp.where(keep, 0.0, -math.inf).astype(scores.dtype)
-        scores -= scores.max(axis=-1, keepdims=True)
-    xp.exp(scores, out=scores)
-    if last is not None and flat_ok:
-        last *= keep
-    ones = xp.ones((scores.shape[-1], 1), dtype=scores.dtype)
-    return scores, xp.matmul(scores, ones)  # a matrix-vector product beats sum(axis=-1)
+    last_keys = None if visible is None else scores[..., -visible.shape[-1] :]
+    if xp is np and scores.min() > -SAFE_EXPONENT and scores.max() < SAFE_EXPONENT:
+        xp.exp(scores, out=scores)
+        if last_keys is not None:
+            last_keys *= visible
+        return scores
+    if last_keys is not None:
+        last_keys += xp.where(visible, 0.0, -math.inf).astype(scores.dtype)
+    scores -= scores.max(axis=-1, keepdims=True)
+    return xp.exp(scores, out=scores)
 
 
-def _heads(x: Array, groups: int) -> Array:
+def _row_sums(e: Array) -> Array:
+    """(..., T, S) -> (..., T, 1), as a product with ones: faster than a sum over the last axis."""
+    xp = get_array_module(e)
+    return xp.matmul(e, xp.ones((e.shape[-1], 1), dtype=e.dtype))
+
+
+def _by_head(x: Array, groups: int) -> Array:
     """(B, T, H, dh) as a strided view (B, groups, H/groups, T, dh)."""
     batch, time, heads, dim = x.shape
     return x.reshape(batch, time, groups, heads // groups, dim).transpose(0, 2, 3, 1, 4)
@@ -152,46 +167,6 @@ def _check_attention(q: Tensor, k: Tensor, v: Tensor) -> None:
         )
 
 
-def _attend(
-    queries: Array, keys: Array, values: Array, out: Array, blocks: list, start: Array | None
-) -> tuple[list[Array], list[Array]]:
-    """Write softmax(q k^T) v into out; E and its row sums l of every block."""
-    xp = get_array_module(out)
-    weights, totals = [], []
-    for some, seen in blocks:
-        scores = queries[..., some, :] @ keys[..., seen, :].swapaxes(-1, -2)
-        e, total = _weights(scores, _visible(*scores.shape[-2:], start, xp))
-        rows = out[..., some, :]
-        xp.matmul(e, values[..., seen, :], out=rows)
-        rows /= total
-        weights.append(e)
-        totals.append(total)
-    return weights, totals
-
-
-def _grouped(x: Array) -> Array:
-    """(B, groups, rep, T, n) as (B, groups, rep * T, n): the heads of a group end to end."""
-    return x.reshape(*x.shape[:2], -1, x.shape[-1])
-
-
-def _over_queries(blocks: list, left: list[Array], right: list[Array], shape: tuple) -> Array:
-    """Sum over blocks, queries and the heads of a group of left^T right, as (B, S, Hkv, dh).
-
-    The last block sees every key, so it writes where the others add.
-    """
-    xp = get_array_module(left[0])
-    out = xp.empty(shape, dtype=left[0].dtype)
-    keys = _heads(out, shape[2])[:, :, 0]
-    for i in reversed(range(len(blocks))):
-        transposed, factor = _grouped(left[i]).swapaxes(-1, -2), _grouped(right[i])
-        if i == len(blocks) - 1:
-            xp.matmul(transposed, factor, out=keys)
-        else:
-            some = keys[..., blocks[i][1], :]
-            some += xp.matmul(transposed, factor)
-    return out
-
-
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, start: Array | None = None) -> Tensor:
     """o = softmax(q k^T / sqrt(dh), causal) v per head (Vaswani et al. 2017, Eq. 1).
 
@@ -205,38 +180,82 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, start: Array | None = None
     """
     _check_attention(q, k, v)
     xp, groups = get_array_module(q.data), k.shape[2]
-    scale = 1.0 / math.sqrt(q.shape[3])
-    queries = _heads(q.data * scale, groups)
-    keys, values = _heads(k.data, groups), _heads(v.data, groups)
     q_shape, k_shape = q.shape, k.shape
-    blocks = _blocks(q.shape[1], k.shape[1], xp)
+    scale = 1.0 / math.sqrt(q.shape[3])
     out = xp.empty(q.shape, dtype=q.dtype)
-    out_heads = _heads(out, groups)
-    weights, totals = _attend(queries, keys, values, out_heads, blocks, start)
+    # Everything by head: (B, Hkv, H/Hkv, T or S, dh), where H/Hkv is 1 for keys and values.
+    queries, outputs = _by_head(q.data * scale, groups), _by_head(out, groups)
+    keys, values = _by_head(k.data, groups), _by_head(v.data, groups)
+
+    blocks = _blocks(q.shape[1], k.shape[1], xp)
+    exps, row_sums = [], []  # E and l of each block
+    for block in blocks:
+        scores = queries[..., block.queries, :] @ keys[..., block.keys, :].swapaxes(-1, -2)
+        e = _exp_(scores, _visible(*scores.shape[-2:], start, xp))
+        total = _row_sums(e)
+        o = outputs[..., block.queries, :]
+        xp.matmul(e, values[..., block.keys, :], out=o)
+        o /= total
+        exps.append(e)
+        row_sums.append(total)
 
     def prepare(g: Array) -> tuple[list[Array], list[Array]]:
-        g_heads, shares, pulls = _heads(g, groups), [], []
-        for (some, seen), e, total in zip(blocks, weights, totals, strict=True):
-            gh = g_heads[..., some, :] / total
-            ds = gh @ values[..., seen, :].swapaxes(-1, -2)
-            ds -= row_dot(gh, out_heads[..., some, :])
-            ds *= e
-            shares.append(gh)
-            pulls.append(ds)
-        return shares, pulls
+        """g' and dS of each block."""
+        g_by_head = _by_head(g, groups)
+        scaled_gs, score_gs = [], []
+        for block, e, total in zip(blocks, exps, row_sums, strict=True):
+            scaled_g = g_by_head[..., block.queries, :] / total
+            score_g = scaled_g @ values[..., block.keys, :].swapaxes(-1, -2)
+            score_g -= row_dot(scaled_g, outputs[..., block.queries, :])
+            score_g *= e
+            scaled_gs.append(scaled_g)
+            score_gs.append(score_g)
+        return scaled_gs, score_gs
 
-    def grad_q(s: tuple[list[Array], list[Array]]) -> Array:
+    def grad_q(prepared: tuple[list[Array], list[Array]]) -> Array:
+        _, score_gs = prepared
         gq = xp.empty(q_shape, dtype=out.dtype)
-        gq_heads = _heads(gq, groups)
-        for (some, seen), ds in zip(blocks, s[1], strict=True):
-            xp.matmul(ds, keys[..., seen, :], out=gq_heads[..., some, :])
+        gq_by_head = _by_head(gq, groups)
+        for block, score_g in zip(blocks, score_gs, strict=True):
+            gq_block = gq_by_head[..., block.queries, :]
+            xp.matmul(score_g, keys[..., block.keys, :], out=gq_block)
         gq *= scale
         return gq
 
-    def grad_k(s: tuple[list[Array], list[Array]]) -> Array:
-        return _over_queries(blocks, s[1], [queries[..., some, :] for some, _ in blocks], k_shape)
+    def grad_k(prepared: tuple[list[Array], list[Array]]) -> Array:
+        _, score_gs = prepared
+        query_rows = [queries[..., block.queries, :] for block in blocks]
+        return _sum_over_queries(blocks, score_gs, query_rows, k_shape)
 
-    def grad_v(s: tuple[list[Array], list[Array]]) -> Array:
-        return _over_queries(blocks, weights, s[0], k_shape)
+    def grad_v(prepared: tuple[list[Array], list[Array]]) -> Array:
+        scaled_gs, _ = prepared
+        return _sum_over_queries(blocks, exps, scaled_gs, k_shape)
 
     return Tensor.from_op(out, (q, grad_q), (k, grad_k), (v, grad_v), prepare=prepare, fresh=True)
+
+
+def _sum_over_queries(
+    blocks: list[_Block], factors: list[Array], rows: list[Array], shape: tuple[int, ...]
+) -> Array:
+    """For every key, the sum over all queries t of factor[t, key] * rows[t]: (B, S, Hkv, dh).
+
+    factors: per block, one number per query and key; rows: per block, dh numbers per query.
+    Queries of all heads that share a key are summed as well.
+    """
+    xp = get_array_module(factors[0])
+    out = xp.empty(shape, dtype=factors[0].dtype)
+    by_head = _by_head(out, shape[2])[:, :, 0]  # (B, Hkv, S, dh), a view of out
+    last = len(blocks) - 1
+    for i in range(last, -1, -1):  # the last block sees every key: it writes, the others add
+        transposed, right = _heads_joined(factors[i]).swapaxes(-1, -2), _heads_joined(rows[i])
+        if i == last:
+            xp.matmul(transposed, right, out=by_head)
+        else:
+            seen = by_head[..., blocks[i].keys, :]
+            seen += xp.matmul(transposed, right)
+    return out
+
+
+def _heads_joined(x: Array) -> Array:
+    """(B, Hkv, rep, T, n) as (B, Hkv, rep * T, n): the query heads of a group end to end."""
+    return x.reshape(*x.shape[:2], -1, x.shape[-1])
