@@ -11,8 +11,9 @@ from pathlib import Path
 import typer
 
 from minilora.hub.bases import base_dtype_of, base_of, find_base, public_name
-from minilora.lora import Adapter, Attachment, attach
+from minilora.lora import Adapter, Attachment, BaseMark, attach, mark_base
 from minilora.nn import Transformer
+from minilora.text import Tokenizer
 
 BASE = "__base__"
 """The name of "no adapter"."""
@@ -99,7 +100,7 @@ def base_dtype_of_all(dtype: str | None, chosen: Sequence[NamedAdapter]) -> str:
 
 
 def in_turn(
-    model: Transformer, chosen: Sequence[NamedAdapter], base: str
+    model: Transformer, tokenizer: Tokenizer, chosen: Sequence[NamedAdapter], base: str
 ) -> Iterator[NamedAdapter]:
     """Each adapter while it is on the model, and the model plain again after the last.
 
@@ -108,9 +109,11 @@ def in_turn(
     does.
     """
     several = len(chosen) > 1
+    if any(one.folder is not None for one in chosen):
+        mark = mark_base(model, public_name(base), tokenizer)
     for one in chosen if several else ():
         if one.folder is not None:
-            open_adapter(model, one.folder, base).detach()
+            open_adapter(model, one.folder, mark).detach()
     for one in chosen:
         if one.folder is None:
             yield one
@@ -118,21 +121,21 @@ def in_turn(
         if several:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # told above
-                handle = attach(model, Adapter.read(one.folder))
+                handle = attach(model, Adapter.read(one.folder), base=mark)
         else:
-            handle = open_adapter(model, one.folder, base)
+            handle = open_adapter(model, one.folder, mark)
         yield one
         handle.detach()
 
 
-def open_adapter(model: Transformer, folder: Path, base: str) -> Attachment:
+def open_adapter(model: Transformer, folder: Path, base: BaseMark) -> Attachment:
     """Attach a saved adapter to a plain model; what it can't check is noted on stderr.
 
-    base: the model's name. Raises ValueError naming both bases where the adapter is of another.
+    base: the model's mark. Raises ValueError naming both bases where the adapter is of another.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        handle = attach(model, Adapter.read(folder), base_name=public_name(base))
+        handle = attach(model, Adapter.read(folder), base=base)
     for warning in caught:
         typer.echo(f"note: {warning.message}", err=True)
     return handle

@@ -79,7 +79,7 @@ def evaluate(
     check(variants, cases, model, tokenizer, room)
     clock.lap("opening")
     results = []
-    for one in in_turn(model, chosen, name):
+    for one in in_turn(model, tokenizer, chosen, name):
         for variant in variants if one.folder is None else [Variant(one.name)]:
             result = score(model, tokenizer, cases, variant, room)
             results.append({**result, "adapter": str(one.folder or "")})

@@ -54,7 +54,7 @@ def generate(
         raise ValueError(f"got a prompt of {len(ids)} tokens, expected fewer than {limit}")
     count = min(MOST_TOKENS, room) if max_new_tokens is None else max_new_tokens
     with blas_threads(recommended_blas_threads(model.config.hidden_size)):
-        for number, one in enumerate(in_turn(model, chosen, name)):
+        for number, one in enumerate(in_turn(model, tokenizer, chosen, name)):
             stream = Stream(tokenizer, heading(one.name, number) if len(chosen) > 1 else "")
             continue_prompts(
                 model,

@@ -15,9 +15,16 @@ from minilora.cli.app import describe
 from minilora.cli.merge import MARK
 from minilora.cli.options import BASE_HELP
 from minilora.hub import GGUFFile, load_pretrained
-from minilora.hub.bases import NAMES, find_base, is_model_path, open_base
+from minilora.hub.bases import (
+    NAMES,
+    base_dtype_of,
+    find_base,
+    is_model_path,
+    open_base,
+    public_name,
+)
 from minilora.hub.smollm import known_model
-from minilora.lora import Adapter
+from minilora.lora import Adapter, mark_base
 from minilora.lora.peft_format import CONFIG
 from minilora.lora.peft_options import shared_scaling
 from minilora.storage import fingerprint
@@ -81,13 +88,15 @@ def about_adapter(path: Path, base: str | None) -> dict:
         "fingerprint": adapter.fingerprint,
         "base": adapter.base_name or None,
         "base_fingerprint": adapter.base_fingerprint,
+        "base_adapted_fingerprint": adapter.base.adapted,
+        "base_config": adapter.base.config,
         "minilora_version": adapter.minilora_version,
         "provenance": adapter.provenance,
     }
     if base is not None:
-        model, _ = open_base(base)
+        model, tokenizer = open_base(base, base_dtype_of(path))
         try:
-            open_adapter(model, path, base)
+            open_adapter(model, path, mark_base(model, public_name(base), tokenizer))
             told["fits"] = True
         except ValueError as error:
             told["fits"], told["misfit"] = False, describe(error)
@@ -167,10 +176,16 @@ def _adapter_rows(told: dict) -> list[tuple[str, object]]:
     ]
 
 
+def _base_weights(told: dict) -> str:
+    if told["base_fingerprint"] is None and told["base_adapted_fingerprint"] is not None:
+        return f"{told['base_adapted_fingerprint']} (the adapted ones alone)"
+    return told["base_fingerprint"] or "not said (no minilora.json)"
+
+
 def _origin_rows(told: dict) -> list[tuple[str, object]]:
     rows = [
         ("base", told["base"] or "not said"),
-        ("base weights", told["base_fingerprint"] or "not said (no minilora.json)"),
+        ("base weights", _base_weights(told)),
     ]
     if told["minilora_version"]:
         rows.append(("written by", f"minilora {told['minilora_version']}"))

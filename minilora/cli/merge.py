@@ -15,8 +15,8 @@ from minilora.cli import show
 from minilora.cli.adapters import PATTERNS, open_adapter, pattern_text, scaling_text
 from minilora.cli.options import BASE_OF_ADAPTER_HELP
 from minilora.hub import save_pretrained
-from minilora.hub.bases import base_dtype_of, base_of, open_base
-from minilora.lora import Adapter, base_fingerprint
+from minilora.hub.bases import base_dtype_of, base_of, open_base, public_name
+from minilora.lora import Adapter, BaseMark, mark_base
 from minilora.lora.peft_format import dump_json
 from minilora.lora.peft_options import shared_scaling
 from minilora.nn import Transformer
@@ -47,15 +47,16 @@ def merge(
     require_free(out, MARK, (*FILES, MARK), "a merged model of minilora's")
     read, name = Adapter.read(adapter), base_of(base, adapter)
     model, tokenizer = open_base(name, base_dtype_of(adapter))
+    mark = mark_base(model, public_name(name), tokenizer)
     about = {
         "format_version": 1,
         "minilora_version": __version__,
         "base": name,
-        "base_fingerprint": base_fingerprint(model),
+        "base_fingerprint": mark.fingerprint,
         "adapter": Path(adapter).name,
         "adapter_fingerprint": read.fingerprint,
     }
-    check = checked_merge(model, adapter, name)
+    check = checked_merge(model, adapter, mark)
     about["merged_fingerprint"] = fingerprint(model.state_dict())
     about["probe"] = {"from_adapted": check.from_adapted, "from_base": check.from_base}
     about["provenance"] = read.provenance
@@ -70,7 +71,7 @@ def merge(
     show.pairs(console, f"Wrote {out}", rows)
 
 
-def checked_merge(model: Transformer, adapter: Path, base: str) -> Check:
+def checked_merge(model: Transformer, adapter: Path, base: BaseMark) -> Check:
     """Attach the base's adapter, merge it in place, and compare logits on a fixed random probe.
 
     Raises ValueError when the merged model differs from the adapted one by more than rounding, or

@@ -1,7 +1,8 @@
 """LoRA around a model that does not know of it, and the Adapter, which needs no model."""
 
-from minilora.lora.adapter import Adapter, BaseMark
+from minilora.lora.adapter import Adapter
 from minilora.lora.attach import Attachment, attach
+from minilora.lora.base import BaseMark, mark_base
 from minilora.lora.config import ALL_LINEAR, LoRAConfig
 from minilora.lora.fitting import AttachError, BaseMismatchError
 from minilora.lora.layer import LoRALinear, MergeError
@@ -35,6 +36,7 @@ __all__ = [
     "base_state",
     "is_adapted",
     "lora_layers",
+    "mark_base",
     "merged_state",
     "trainable_parameters",
 ]

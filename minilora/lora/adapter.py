@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
 from minilora.backend import Array, to_numpy
+from minilora.lora.base import BaseMark
 from minilora.lora.config import LoRAConfig
 from minilora.lora.peft_format import (
     CONFIG,
     SIDECAR,
+    TENSORS,
     AdapterError,
     dump_json,
     read_folder,
@@ -25,16 +26,14 @@ from minilora.lora.peft_options import in_plain_names, shared_scaling
 from minilora.lora.targets import names_target
 from minilora.storage import fingerprint
 
-
-@dataclass(frozen=True)
-class BaseMark:
-    """Which base an adapter was made for. A base is known by its weights, not by its name.
-
-    fingerprint: "sha256:..." of the weights, None where nothing is known of them.
-    """
-
-    name: str = field(default="", compare=False)
-    fingerprint: str | None = None
+MARKS = {
+    "fingerprint": "base_fingerprint",
+    "config": "base_config",
+    "adapted": "base_adapted_fingerprint",
+    "tokenizer": "tokenizer_fingerprint",
+    "template": "template_fingerprint",
+}
+"""Field of BaseMark -> its key in minilora.json."""
 
 
 class Adapter:
@@ -99,16 +98,17 @@ class Adapter:
         """
         parts = read_folder(folder)
         sidecar = parts.sidecar or {}
+        marks = {name: sidecar.get(key) for name, key in MARKS.items()}
         adapter = cls(
             parts.config,
             parts.factors,
-            base=BaseMark(parts.base_name, sidecar.get("base_fingerprint")),
+            base=BaseMark(parts.base_name, **marks),
             provenance=sidecar.get("provenance"),
             source=str(folder),
             minilora_version=sidecar.get("minilora_version"),
             rule=parts.rule,
         )
-        _check_scaling(adapter, sidecar)
+        _check_sidecar(adapter, sidecar)
         return adapter
 
     def write(self, folder: str | Path) -> Path:
@@ -120,7 +120,8 @@ class Adapter:
         tensors = {f"{name}.{leaf}": x for name, leaf, x in self._named_arrays()}
         sidecar = {
             "base_name": self.base.name,
-            "base_fingerprint": self.base.fingerprint,
+            **{key: getattr(self.base, name) for name, key in MARKS.items()},
+            "adapter_fingerprint": self.fingerprint,
             "scaling": shared_scaling(self.config, self.modules),
             "provenance": self.provenance,
         }
@@ -174,7 +175,7 @@ class Adapter:
 
     @property
     def base_fingerprint(self) -> str | None:
-        """ "sha256:..." of the base's weights, None where nothing is known."""
+        """ "sha256:..." of all the base's weights, None where that is not known."""
         return self.base.fingerprint
 
     @property
@@ -269,11 +270,19 @@ def _check_factors(
                 raise AdapterError(f"{where} got NaN or infinity, expected finite numbers")
 
 
-def _check_scaling(adapter: Adapter, sidecar: Mapping) -> None:
+def _check_sidecar(adapter: Adapter, sidecar: Mapping) -> None:
+    """Raise AdapterError unless config and tensors are those that minilora.json was written for."""
     scaling = shared_scaling(adapter.config, adapter.modules)
-    if not sidecar or sidecar.get("scaling") == scaling:
-        return
-    raise AdapterError(
-        f"{adapter.source}: {CONFIG} gives scaling {scaling}, but {SIDECAR} was written for "
-        f"{sidecar.get('scaling')!r}; expected r, lora_alpha, use_rslora and the patterns unchanged"
-    )
+    if sidecar and sidecar.get("scaling") != scaling:
+        raise AdapterError(
+            f"{adapter.source}: {CONFIG} gives scaling {scaling}, but {SIDECAR} was written for "
+            f"{sidecar.get('scaling')!r}; expected r, lora_alpha, use_rslora and the patterns "
+            "unchanged"
+        )
+    expected = sidecar.get("adapter_fingerprint")
+    if expected is not None and adapter.fingerprint != expected:
+        raise AdapterError(
+            f"{adapter.source}: the tensors are {adapter.fingerprint}, but {SIDECAR} was written "
+            f"for {expected}: {TENSORS} is damaged, or was changed since; delete {SIDECAR} to use "
+            "it unchecked"
+        )

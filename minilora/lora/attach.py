@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
 
 from minilora.backend import get_array_module
-from minilora.lora.adapter import Adapter, BaseMark
+from minilora.lora.adapter import Adapter
+from minilora.lora.base import BaseMark, mark_base
 from minilora.lora.config import LoRAConfig
 from minilora.lora.fitting import AttachError, attachable, config_for
 from minilora.lora.layer import LoRALinear, MergeError
-from minilora.lora.state import adapted_fingerprint, merged_weights
+from minilora.lora.state import merged_weights
 from minilora.nn import Module
 from minilora.nn.freeze import Freeze
+from minilora.text import Tokenizer
 
 
 def attach(
@@ -24,6 +27,7 @@ def attach(
     *,
     trainable: bool | None = None,
     base_name: str = "",
+    base: BaseMark | None = None,
 ) -> Attachment:
     """Wrap Linears of a plain model in LoRALinears, in place, and freeze all there was before.
 
@@ -31,15 +35,17 @@ def attach(
     stay bit-identical; each layer has the rank and alpha that `config.at` gives its name. Or an
     Adapter, whose A and B are copied in. trainable: whether A and B ask for gradients; by default
     a fresh adapter's do and an Adapter's don't. rng also seeds dropout. base_name: the model's,
-    for messages.
+    for messages. base: `mark_base` of this model, name included, where it is known already (every
+    weight is hashed otherwise) or its tokenizer is to be compared too.
 
     Base parameters get requires_grad False, lose their gradients, and their host arrays refuse
     writes, until the Attachment that is returned gives them back. All is checked before anything
     changes. Raises AttachError for a model that carries an adapter, TargetError for targets and
     pattern keys that fit nothing, ValueError for a rank above a layer's or a missing rng. For an
-    Adapter: BaseMismatchError naming both bases where the model is another than the one it was
-    made for, AdapterError for tensors that don't fit. An Adapter that has no fingerprint of its
-    base is attached with a warning where its shapes fit.
+    Adapter: BaseMismatchError naming both bases where a weight of the model, or a number of its
+    config that changes what it computes, is not that of the base it was made for; AdapterError
+    for tensors that don't fit. Warns of another tokenizer or chat template, and of what an
+    Adapter that says little of its base leaves unchecked.
     """
     fresh = isinstance(what, LoRAConfig)
     if not fresh and not isinstance(what, Adapter):
@@ -51,7 +57,7 @@ def attach(
         rng = np.random.default_rng(0)
     if not isinstance(rng, np.random.Generator):
         raise ValueError(f"got rng {rng!r}, expected a numpy.random.Generator")
-    config = what if fresh else config_for(model, what, base_name)
+    config = what if fresh else config_for(model, what, base_name, base)
     chosen = attachable(model, config)
     layers = {name: LoRALinear(linear, config.at(name), rng) for name, linear in chosen.items()}
     for name, layer in layers.items():
@@ -101,13 +107,18 @@ class Attachment:
         return self._freeze is not None
 
     def adapter(
-        self, *, base_name: str | None = None, provenance: Mapping | None = None
+        self,
+        *,
+        base_name: str | None = None,
+        provenance: Mapping | None = None,
+        tokenizer: Tokenizer | None = None,
     ) -> Adapter:
         """The adapter as it is now, as a value; merged or not, it is the same.
 
-        base_name: the model's. provenance: where it came from, as JSON values. None for either
-        means what the Adapter said that was attached, and nothing for one that was trained here.
-        Raises ValueError for A or B that is not finite, or provenance that is not JSON.
+        base_name: the model's. provenance: where it came from, as JSON values. tokenizer: the one
+        that it was trained with. None for any of them means what the Adapter said that was
+        attached, and nothing for one that was trained here. Raises ValueError for A or B that is
+        not finite, or provenance that is not JSON.
         """
         self._require_attached("adapter")
         for name, layer in self._layers.items():
@@ -121,11 +132,13 @@ class Attachment:
             base_name = "" if source is None else source.base_name
         if provenance is None:
             provenance = {} if source is None else source.provenance
-        weights = {name: layer.base_weight for name, layer in self._layers.items()}
+        base = mark_base(self.model, base_name, tokenizer)
+        if tokenizer is None and source is not None:
+            base = replace(base, tokenizer=source.base.tokenizer, template=source.base.template)
         return Adapter(
             self.config,
             {name: (x.lora_A.data, x.lora_B.data) for name, x in self._layers.items()},
-            base=BaseMark(base_name, adapted_fingerprint(weights)),
+            base=base,
             provenance=provenance,
         )
 

@@ -10,10 +10,11 @@ from dataclasses import replace
 import numpy as np
 
 from minilora.lora.adapter import Adapter
+from minilora.lora.base import BaseMark, computing_config, config_differences
 from minilora.lora.config import LoRAConfig
 from minilora.lora.layer import check_rank
 from minilora.lora.peft_format import SIDECAR, AdapterError
-from minilora.lora.state import adapted_fingerprint, is_adapted, lora_layers
+from minilora.lora.state import adapted_fingerprint, base_fingerprint, is_adapted, lora_layers
 from minilora.lora.targets import TargetError, linears_by_rule, select_linears
 from minilora.nn import Linear, Module
 from minilora.nn.freeze import is_frozen
@@ -24,7 +25,7 @@ class AttachError(ValueError):
 
 
 class BaseMismatchError(AdapterError):
-    """The adapter was made for another base: other weights or shapes in the places it adapts."""
+    """The adapter was made for another base: other weights, shapes, or numbers of the config."""
 
 
 def require_plain(model: Module) -> None:
@@ -56,27 +57,29 @@ def attachable(model: Module, config: LoRAConfig) -> dict[str, Linear]:
     return chosen
 
 
-def config_for(model: Module, adapter: Adapter, base_name: str) -> LoRAConfig:
+def config_for(
+    model: Module, adapter: Adapter, base_name: str, base: BaseMark | None
+) -> LoRAConfig:
     """The config to attach `adapter` with, after every check that needs the model.
 
-    Whether this is the base comes first: on another one, what else does not fit says nothing.
+    base: the model's mark, where it is known already. Whether this is the base comes first: on
+    another one, what else does not fit says nothing.
     """
     require_plain(model)
     config = _without_idle_keys(adapter)
+    if base is not None:
+        base_name = base.name
+    known = adapter.base.fingerprint or adapter.base.adapted
     with _naming_both(adapter, base_name):
+        _check_numbers(model, adapter, base_name)
         _check_rule(model, adapter)
         chosen = select_linears(model, config.target_modules)
-        if adapter.base_fingerprint is None:  # then the shapes are all there is to judge by
+        if not known:  # then the shapes are all there is to judge by
             _check_fit(model, config, adapter)
-    if adapter.base_fingerprint is None:
-        warnings.warn(
-            f"{adapter.source} has no {SIDECAR}: whether the adapter was made for this base is "
-            "not checked",
-            stacklevel=3,
-        )
-    else:
-        _check_base(model, adapter, chosen, base_name)
+    if known:
+        _check_weights(model, adapter, chosen, base_name, base)
         _check_fit(model, config, adapter)
+    _warn_of_the_rest(adapter, base)
     return config
 
 
@@ -151,36 +154,80 @@ def _without_idle_keys(adapter: Adapter) -> LoRAConfig:
     """The config less the keys of patterns that fit no module, of which PEFT warns as well."""
     config = adapter.config
     for pattern, idle in config.idle_keys(adapter.modules).items():
-        warnings.warn(
-            f"{adapter.source}: {pattern} {', '.join(map(repr, idle))} fit no adapted module and "
-            "change nothing",
-            stacklevel=4,
-        )
+        _warn(f"{adapter.source}: {pattern} {', '.join(map(repr, idle))} fit no adapted module "
+              "and change nothing")  # fmt: skip
         kept = {key: x for key, x in getattr(config, pattern).items() if key not in idle}
         config = replace(config, **{pattern: kept})
     return config
 
 
-def _check_base(
-    model: Module, adapter: Adapter, chosen: Mapping[str, Linear], base_name: str
+def _check_numbers(model: Module, adapter: Adapter, base_name: str) -> None:
+    """Raise BaseMismatchError for a config that computes something else with equal weights."""
+    if adapter.base.config is None:
+        return
+    different = config_differences(computing_config(model), adapter.base.config)
+    if different:
+        listed = "; ".join(f"{name} {a!r}, expected {b!r}" for name, (a, b) in different.items())
+        raise BaseMismatchError(f"{_both_bases(adapter, base_name)}: config.json got {listed}")
+
+
+def _check_weights(
+    model: Module,
+    adapter: Adapter,
+    chosen: Mapping[str, Linear],
+    base_name: str,
+    base: BaseMark | None,
 ) -> None:
-    """Raise BaseMismatchError unless the weights are those that the adapter was trained on.
+    """Raise BaseMismatchError unless the weights are those that the adapter was trained on."""
+    expected = adapter.base.fingerprint
+    if expected is not None:
+        got = base_fingerprint(model) if base is None else base.fingerprint
+        fits = got == expected
+    else:
+        fits, got = _has_adapted_weights(model, adapter, chosen)
+    if not fits:
+        raise BaseMismatchError(
+            f"{_both_bases(adapter, base_name)}: the weights are {got}, expected "
+            f"{expected or adapter.base.adapted} (another model, the same one kept in another "
+            "dtype, or one that an adapter was merged into)"
+        )
+
+
+def _has_adapted_weights(
+    model: Module, adapter: Adapter, chosen: Mapping[str, Linear]
+) -> tuple[bool, str]:
+    """Whether the adapted weights are those of an adapter that knows no others; what they are.
 
     Its own tensors say where as well as its config does: where the two differ, one was changed,
     and that is told as such on the right base.
     """
-    expected = adapter.base_fingerprint
+    expected = adapter.base.adapted
     linears = {n: m for n, m in model.named_modules() if isinstance(m, Linear)}
     got = _fingerprint_of(chosen)
     named = {name: linears[name] for name in adapter.modules if name in linears}
-    if got == expected or (named.keys() != chosen.keys() and _fingerprint_of(named) == expected):
-        return
-    raise BaseMismatchError(
-        f"{_both_bases(adapter, base_name)}: the adapted weights are {got}, expected {expected} "
-        "(another model, the same one kept in another dtype, or one that an adapter was merged "
-        "into)"
-    )
+    other = named.keys() != chosen.keys() and _fingerprint_of(named) == expected
+    return got == expected or other, got
 
 
 def _fingerprint_of(linears: Mapping[str, Linear]) -> str:
     return adapted_fingerprint({name: linear.weight.data for name, linear in linears.items()})
+
+
+def _warn_of_the_rest(adapter: Adapter, base: BaseMark | None) -> None:
+    """Warn of what could not be checked, and of what changes texts and no number."""
+    own = adapter.base
+    if own.fingerprint is None and own.adapted is None:
+        _warn(f"{adapter.source} says nothing of its base's weights (no {SIDECAR}): whether the "
+              "adapter was made for this base is not checked")  # fmt: skip
+    elif own.fingerprint is None:
+        _warn(f"{adapter.source} was written when {SIDECAR} held the adapted weights alone: the "
+              "base's other weights and its config are not checked")  # fmt: skip
+    for field, word in (("tokenizer", "tokenizer"), ("template", "chat template")):
+        expected, got = getattr(own, field), getattr(base, field, None)
+        if None not in (expected, got) and expected != got:
+            _warn(f"{adapter.source} was trained with another {word} than the base's: the same "
+                  "text may mean something else to the adapter")  # fmt: skip
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=5)  # of the caller of attach

@@ -26,8 +26,16 @@ CONFIG, TENSORS, SIDECAR, PICKLE = (
     "minilora.json",
     "adapter_model.bin",
 )
-FORMAT_VERSION = 1
-"""Of minilora.json."""
+FORMAT_VERSION = 2
+"""Of minilora.json. Version 1 knew the base by its adapted weights alone."""
+
+FINGERPRINTS = (
+    "base_fingerprint",
+    "base_adapted_fingerprint",
+    "adapter_fingerprint",
+    "tokenizer_fingerprint",
+    "template_fingerprint",
+)
 
 _TENSOR_NAME = re.compile(r"base_model\.model\.(.+)\.(lora_[AB])\.weight")
 
@@ -127,18 +135,25 @@ def _read_factors(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def _read_sidecar(path: Path) -> dict:
+    """minilora.json, as one of FORMAT_VERSION says it."""
     sidecar = _read_json(path / SIDECAR)
     version = sidecar.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in (1, FORMAT_VERSION) or isinstance(version, bool):
         raise AdapterError(
-            f"{path / SIDECAR} got format_version {version!r}, expected {FORMAT_VERSION}"
+            f"{path / SIDECAR} got format_version {version!r}, expected 1 or {FORMAT_VERSION}"
         )
-    mark = sidecar.get("base_fingerprint")
-    if not isinstance(mark, str) or not mark.startswith("sha256:"):
-        raise AdapterError(f"{path / SIDECAR} got base_fingerprint {mark!r}, expected 'sha256:...'")
-    provenance = sidecar.setdefault("provenance", {})
-    if not isinstance(provenance, dict):
-        raise AdapterError(f"{path / SIDECAR} got provenance {provenance!r}, expected an object")
+    needed = "base_fingerprint" if version == 1 else "adapter_fingerprint"
+    for key in FINGERPRINTS:
+        mark = sidecar.get(key)
+        is_mark = isinstance(mark, str) and mark.startswith("sha256:")
+        if not is_mark and (key == needed or mark is not None):
+            raise AdapterError(f"{path / SIDECAR} got {key} {mark!r}, expected 'sha256:...'")
+    for key in ("provenance", "base_config"):
+        value = sidecar.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise AdapterError(f"{path / SIDECAR} got {key} {value!r}, expected an object")
+    if version == 1:
+        sidecar["base_adapted_fingerprint"] = sidecar.pop("base_fingerprint")
     return sidecar
 
 

@@ -314,7 +314,9 @@ class AdaptJob(Job):
         answered = answer_samples(self.model, self.tokenizer, samples, self.judge.given)
         plot_loss(trained.history, plan.folder.path / "loss.png")
         provenance = self.provenance(plan, trained)
-        adapter = self.attachment.adapter(base_name=public_name(plan.base), provenance=provenance)
+        adapter = self.attachment.adapter(
+            base_name=public_name(plan.base), provenance=provenance, tokenizer=self.tokenizer
+        )
         adapter.write(real_place(plan.out))
         clock.lap("judging after and saving")
         return AdaptResult(

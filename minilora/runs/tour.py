@@ -193,7 +193,9 @@ class TourJob(Job):
         provenance = {"data": data.name, "data_sha256": sha256_file(data), "evaluation": figures}
         out = real_place(plan.out)
         out.mkdir(parents=True, exist_ok=True)
-        adapter = self.attachment.adapter(base_name=WARD, provenance=provenance)
+        adapter = self.attachment.adapter(
+            base_name=WARD, provenance=provenance, tokenizer=self.tokenizer
+        )
         adapter.write(out / "adapter")
         card = f"# ward-base with the tour's {plan.ward} adapter merged in\n"
         merged = self.attachment.merge_and_unload()

@@ -219,10 +219,10 @@ def test_a_note_is_told_once_and_the_model_is_left_plain(
 ):
     silent = shutil.copytree(peds, tmp_path / "silent")
     (silent / "minilora.json").unlink()
-    model, _ = load_pretrained(base)
+    model, tokenizer = load_pretrained(base)
     before = base_fingerprint(model)
-    seen = []
-    for one in in_turn(model, named_adapters([str(silent), "__base__", str(adapter)]), str(base)):
+    seen, chosen = [], named_adapters([str(silent), "__base__", str(adapter)])
+    for one in in_turn(model, tokenizer, chosen, str(base)):
         seen.append((one.name, is_adapted(model)))
     assert seen == [("silent", True), ("__base__", False), ("out", True)]
     assert not is_adapted(model) and base_fingerprint(model) == before

@@ -109,7 +109,7 @@ def test_another_base_is_refused_by_both_names_wherever_an_adapter_is_given(
     other = make_base(tmp_path / "other", 1, width=width)
     data = write_jsonl(tmp_path / "my.jsonl", pairs(2))
     given = ["--base", str(other), "--adapter", str(adapter)]
-    told = f"{adapter} was made for base {str(base)!r}, got base {str(other)!r}: the adapted"
+    told = f"{adapter} was made for base {str(base)!r}, got base {str(other)!r}: "
     for argv in (
         ["merge", *given, "--out", str(tmp_path / "merged")],
         ["generate", *given, "--prompt", "Dose?"],

@@ -25,7 +25,7 @@ from tests import tiny  # noqa: E402
 
 pytestmark = [
     pytest.mark.interop,
-    pytest.mark.filterwarnings("ignore:.*has no minilora.json:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*not checked:UserWarning"),
 ]
 
 IDS = np.array([[3, 1, 4, 1, 5, 9], [2, 6, 5, 35, 8, 9]])

@@ -30,7 +30,7 @@ from tests import tiny  # noqa: E402
 
 pytestmark = [
     pytest.mark.interop,
-    pytest.mark.filterwarnings("ignore:.*has no minilora.json:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*not checked:UserWarning"),
 ]
 TINY = dict(hidden_size=12, num_attention_heads=4, num_key_value_heads=2, vocab_size=311)
 BASES = {"grouped heads": {}, "untied, wide": {"tie_word_embeddings": False, "head_dim": 10}}

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import pickle
+import shutil
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,13 +22,24 @@ from minilora.lora import (
     TargetError,
     adapter_state,
     attach,
+    base,
+    base_fingerprint,
+    base_state,
+    fitting,
     is_adapted,
+    mark_base,
     trainable_parameters,
 )
-from minilora.storage import read_safetensors, write_safetensors
+from minilora.nn import Transformer, TransformerConfig
+from minilora.storage import fingerprint, read_safetensors, write_safetensors
 
 TARGETS = ("v_proj", "down_proj")
+CONFIG = LoRAConfig(r=3, lora_alpha=4, target_modules=TARGETS)
 STEM = "base_model.model.model.layers"
+
+
+def rng():
+    return np.random.default_rng(2)
 
 
 def adapted(tiny, dtype=np.float32, **settings):
@@ -51,9 +65,23 @@ def edit_json(path, **changes):
 
 
 def edit_tensors(folder, change):
+    """Change the tensors, and let the sidecar say that they are its own."""
     arrays, metadata = read_safetensors(folder / "adapter_model.safetensors")
     change(arrays)
     write_safetensors(folder / "adapter_model.safetensors", arrays, metadata)
+    plain = {n.removeprefix("base_model.model.").removesuffix(".weight"): arrays[n] for n in arrays}
+    edit_json(folder / "minilora.json", adapter_fingerprint=fingerprint(plain))
+
+
+def as_written_before(folder, model):
+    """The folder with the sidecar of version 1, which knew the adapted weights alone."""
+    names = {f"{name}.weight" for name in Adapter.read(folder).modules}
+    mark = fingerprint({name: array for name, array in base_state(model).items() if name in names})
+    path = folder / "minilora.json"
+    sidecar = json.loads(path.read_text())
+    kept = {key: sidecar[key] for key in ("base_name", "minilora_version", "provenance", "scaling")}
+    path.write_text(json.dumps({**kept, "format_version": 1, "base_fingerprint": mark}))
+    return folder
 
 
 def refuse(tiny, folder, error, match, model=None):
@@ -135,7 +163,12 @@ def test_the_files_are_pefts(tiny, tmp_path):
     assert arrays[f"{STEM}.2.mlp.down_proj.lora_B.weight"].shape == (10, 3)
     sidecar = json.loads((tmp_path / "a" / "minilora.json").read_text())
     assert sidecar["base_name"] == "tiny/base" and sidecar["provenance"] == {"seed": 7}
-    assert sidecar["format_version"] == 1 and sidecar["minilora_version"] == __version__
+    assert sidecar["format_version"] == 2 and sidecar["minilora_version"] == __version__
+    adapter, base = Adapter.read(tmp_path / "a"), mark_base(tiny.model())
+    assert sidecar["adapter_fingerprint"] == adapter.fingerprint
+    assert sidecar["base_fingerprint"] == base.fingerprint == base_fingerprint(tiny.model())
+    assert sidecar["base_config"] == base.config and base.config["head_dim"] == 6
+    assert sidecar["tokenizer_fingerprint"] is sidecar["template_fingerprint"] is None
 
 
 def test_all_linear_is_saved_as_the_modules_it_meant(tiny, tmp_path):
@@ -335,7 +368,7 @@ def test_another_base_is_told_by_both_names_before_any_shape(tiny, saved, settin
                 assert is_adapted(load(model, saved, base_name="other"))
             return
     before = tiny.snapshot(model)
-    with pytest.raises(BaseMismatchError, match=f"{told}{'the adapted weights' * sidecar}"):
+    with pytest.raises(BaseMismatchError, match=f"{told}{'(the weights|config.json)' * sidecar}"):
         load(model, saved, base_name="other")
     assert tiny.same(model, before)
 
@@ -355,13 +388,207 @@ def test_a_base_that_the_adapter_was_merged_into_is_refused(tiny, saved):
     load(adapted(tiny).detach(), saved)
 
 
-def test_only_the_adapted_weights_of_the_base_count(tiny, saved):
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_weight_of_the_base_counts(tiny, tied):
+    adapter = attach(tiny.model(tie_word_embeddings=tied), CONFIG, rng()).adapter()
+    names = [name for name, _ in tiny.model(tie_word_embeddings=tied).named_parameters()]
+    assert ("lm_head.weight" in names) != tied
+    for name in names:
+        model = tiny.model(tie_word_embeddings=tied)
+        array = dict(model.named_parameters())[name].data
+        array.view(np.uint32).reshape(-1)[-1] ^= 1  # the last bit of the last number
+        before = tiny.snapshot(model)
+        with pytest.raises(BaseMismatchError):
+            attach(model, adapter)
+        assert tiny.same(model, before), name
+    attach(tiny.model(tie_word_embeddings=tied), adapter)
+
+
+def test_rows_of_the_embedding_in_another_order_are_another_base(tiny, saved):
+    model = tiny.model()
+    model.model.embed_tokens.weight.data = model.model.embed_tokens.weight.data[::-1].copy()
+    refuse(tiny, saved, BaseMismatchError, "weights", model)
+
+
+COMPUTING = {
+    "rms_norm_eps": 1e-6, "rope_theta": 4000.0, "num_key_value_heads": 3, "head_dim": 12,
+}  # fmt: skip
+SILENT = {"max_position_embeddings": 64, "initializer_range": 0.5, "eos_token_id": (3, 4)}
+
+
+def with_config(model, **changes):
+    """The model's weights under another config, as an edited config.json gives them."""
+    other = Transformer(replace(model.config, **changes), None)
+    for (_, own), (_, their) in zip(
+        other.named_parameters(), model.named_parameters(), strict=True
+    ):
+        own.data = their.data
+    return other
+
+
+@pytest.mark.parametrize("name", COMPUTING)
+def test_numbers_of_the_config_that_change_what_is_computed_count(tiny, saved, name):
+    model = with_config(tiny.model(), **{name: COMPUTING[name]})
+    before = tiny.snapshot(model)
+    expected = getattr(tiny.model().config, name)
+    with pytest.raises(BaseMismatchError) as error:
+        attach(model, Adapter.read(saved), base_name="tiny")
+    for told in (name, repr(COMPUTING[name]), repr(expected)):
+        assert told in str(error.value)
+    assert tiny.same(model, before)
+
+
+def test_every_field_of_the_config_is_either_silent_or_counts(tiny):
+    fields = {field.name for field in dataclasses.fields(TransformerConfig)}
+    assert fields == set(mark_base(tiny.model()).config) | set(base.SILENT)
+    assert not set(mark_base(tiny.model()).config) & set(base.SILENT)
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_numbers_that_change_no_logit_do_not_count(tiny, saved, name):
+    model = with_config(tiny.model(), **{name: SILENT[name]})
+    expected = load(tiny.model(), saved).eval()(tiny.ids).data
+    assert load(model, saved).eval()(tiny.ids).data.tobytes() == expected.tobytes()
+
+
+def test_numbers_are_compared_as_the_float32_that_is_computed_with(tiny, saved):
+    eps = float(np.float32(tiny.model().config.rms_norm_eps))
+    assert eps != tiny.model().config.rms_norm_eps
+    assert is_adapted(load(with_config(tiny.model(), rms_norm_eps=eps), saved))
+
+
+def test_a_field_that_came_later_than_the_file_has_its_default(tiny, tmp_path):
+    plain = tiny.model(rope_theta=TransformerConfig.rope_theta)
+    saved = attach(plain, CONFIG, rng()).adapter().write(tmp_path / "a")
+    path = saved / "minilora.json"
+    config = json.loads(path.read_text())["base_config"]
+    edit_json(path, base_config={k: x for k, x in config.items() if k != "rope_theta"})
+    assert is_adapted(load(tiny.model(rope_theta=TransformerConfig.rope_theta), saved))
+    model = with_config(tiny.model(), rope_theta=4000.0)
+    refuse(tiny, saved, BaseMismatchError, "rope_theta", model)
+    edit_json(path, base_config={**config, "a_later_field": 3})
+    refuse(tiny, saved, BaseMismatchError, "a_later_field")
+
+
+def test_an_adapter_written_before_knows_the_adapted_weights_alone(tiny, saved):
+    expected = load(tiny.model(), saved).eval()(tiny.ids).data
+    folder = as_written_before(saved, tiny.model())
+    adapter = Adapter.read(folder)
+    assert adapter.base_fingerprint is None and adapter.base.adapted.startswith("sha256:")
+    with pytest.warns(UserWarning, match="not checked"):
+        model = load(tiny.model(), folder)
+    assert model.eval()(tiny.ids).data.tobytes() == expected.tobytes()
     model = tiny.model()
     model.model.layers[0].self_attn.q_proj.weight.data[0, 0] += 1
-    assert is_adapted(load(model, saved))
+    with pytest.warns(UserWarning, match="not checked"):
+        assert is_adapted(load(model, folder))
     model = tiny.model()
     model.model.layers[0].self_attn.v_proj.weight.data[0, 0] += 1e-6
-    refuse(tiny, saved, BaseMismatchError, "made for base", model)
+    refuse(tiny, folder, BaseMismatchError, "weights", model)
+
+
+@pytest.mark.filterwarnings("ignore:.*not checked:UserWarning")
+def test_an_adapter_written_before_is_written_as_it_was_or_with_all_that_is_known(tiny, saved):
+    adapter = Adapter.read(as_written_before(saved, tiny.model()))
+    assert Adapter.read(adapter.write(saved)) == adapter
+    refuse(tiny, saved, BaseMismatchError, "weights", tiny.model(seed=1))
+    again = attach(tiny.model(), adapter).adapter()
+    assert again.base_fingerprint == base_fingerprint(tiny.model())
+    assert again.base.adapted is None
+
+
+class Words:
+    """As much of a Tokenizer as a mark of it reads."""
+
+    def __init__(self, words="a b c", eos=1, template="{{ x }}", upper=False) -> None:
+        self.words, self.eos_id, self.pad_id, self.upper = words.split(), eos, 0, upper
+        self.backend, self.config = self, {"chat_template": template}
+
+    def get_vocab(self, with_added_tokens):
+        return {word: i for i, word in enumerate(self.words)}
+
+    def encode(self, text):
+        return [ord(char) for char in (text.upper() if self.upper else text)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, []),
+        ({"words": "a c b"}, ["tokenizer"]),
+        ({"eos": 2}, ["tokenizer"]),
+        ({"upper": True}, ["tokenizer"]),
+        ({"template": "{{ y }}"}, ["chat template"]),
+        ({"template": None}, ["chat template"]),
+        ({"template": "", "words": "a"}, ["tokenizer", "chat template"]),
+    ],
+)
+def test_another_tokenizer_or_template_is_a_warning(tiny, tmp_path, recwarn, changes, words):
+    folder = adapted(tiny).adapter(tokenizer=Words()).write(tmp_path / "a")
+    model = tiny.model()
+    handle = attach(model, Adapter.read(folder), base=mark_base(model, "", Words(**changes)))
+    told = [str(warning.message) for warning in recwarn]
+    assert len(told) == len(words) and all(w in t for w, t in zip(words, told, strict=True))
+    kept = handle.adapter().base  # untrained since, so with the tokenizer that the file told of
+    assert kept.tokenizer == Adapter.read(folder).base.tokenizer != None  # noqa: E711
+    assert kept.template == Adapter.read(folder).base.template
+
+
+def test_a_mark_that_is_known_is_not_taken_again(tiny, saved, monkeypatch):
+    mark = mark_base(tiny.model(), "tiny")
+    monkeypatch.setattr(fitting, "base_fingerprint", None)
+    assert is_adapted(load(tiny.model(), saved, base=mark))
+    other = mark_base(tiny.model(), "other")
+    with pytest.raises(BaseMismatchError, match="'tiny', got base 'other'"):
+        load(tiny.model(), saved, base=replace(other, fingerprint="sha256:0"))
+
+
+# --------------------------------------------------------------------------- the adapter's own bits
+
+
+def bytes_of(folder):
+    path = folder / "adapter_model.safetensors"
+    return path, bytearray(path.read_bytes())
+
+
+def test_any_flipped_bit_of_the_numbers_is_refused(tiny, saved):
+    path, data = bytes_of(saved)
+    start = 8 + int.from_bytes(data[:8], "little")
+    rng = np.random.default_rng(0)
+    for place in [start, len(data) - 1, *rng.integers(start, len(data), 20)]:
+        changed = data.copy()
+        changed[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(changed)
+        with pytest.raises(AdapterError):
+            Adapter.read(saved)
+    path.write_bytes(data)
+    assert is_adapted(load(tiny.model(), saved))
+
+
+def test_exchanged_offsets_are_refused(saved):
+    """Two tensors of one shape that have each other's numbers."""
+    path, data = bytes_of(saved)
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    one, two = (header[f"{STEM}.{i}.self_attn.v_proj.lora_A.weight"] for i in (0, 1))
+    assert one["shape"] == two["shape"]
+    one["data_offsets"], two["data_offsets"] = two["data_offsets"], one["data_offsets"]
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+    with pytest.raises(AdapterError, match=r"minilora\.json"):
+        Adapter.read(saved)
+
+
+def test_exchanged_folders_are_refused(tiny, tmp_path):
+    """The tensors of one adapter beside the sidecar of another."""
+    first, second = (
+        tiny.randomise(adapted(tiny), seed).adapter().write(tmp_path / str(seed)) for seed in (1, 2)
+    )
+    shutil.copy(second / "adapter_model.safetensors", first)
+    with pytest.raises(AdapterError, match=r"minilora\.json"):
+        Adapter.read(first)
+    (first / "minilora.json").unlink()
+    assert Adapter.read(first).fingerprint == Adapter.read(second).fingerprint
 
 
 @pytest.mark.parametrize("merged", [False, True])
@@ -534,6 +761,8 @@ def test_bfloat16_is_cast_up(tiny, saved):
     text = json.dumps(header).encode()
     path = saved / "adapter_model.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    edit_tensors(saved, lambda arrays: None)  # which says that these are its own
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
     state = adapter_state(load(tiny.model(), saved))
     for name, original in adapter_state(adapted(tiny).model).items():
         cut = (original.view(np.uint32) & 0xFFFF0000).view(np.float32)
@@ -567,10 +796,17 @@ def test_json_that_is_damaged_is_refused(tiny, saved, name, text):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"format_version": 2}, "format_version 2, expected 1"),
+        ({"format_version": 3}, "format_version 3, expected 1 or 2"),
         ({"format_version": None}, "format_version None"),
-        ({"base_fingerprint": None}, "base_fingerprint None"),
+        ({"format_version": True}, "format_version True"),
+        ({"format_version": 1, "base_fingerprint": None}, "base_fingerprint None"),
+        ({"adapter_fingerprint": None}, "adapter_fingerprint None"),
         ({"base_fingerprint": "abc"}, "base_fingerprint 'abc'"),
+        ({"base_adapted_fingerprint": 3}, "base_adapted_fingerprint 3"),
+        ({"tokenizer_fingerprint": ["sha256:1"]}, "tokenizer_fingerprint"),
+        ({"template_fingerprint": {}}, "template_fingerprint"),
+        ({"base_config": [1]}, "base_config"),
+        ({"provenance": "x"}, "provenance 'x'"),
     ],
 )
 def test_a_sidecar_that_is_not_ours_is_refused(tiny, saved, changes, match):
@@ -579,7 +815,7 @@ def test_a_sidecar_that_is_not_ours_is_refused(tiny, saved, changes, match):
 
 
 def test_another_architecture_is_refused(tiny, saved):
-    refuse(tiny, saved, BaseMismatchError, "made for base", tiny.model(intermediate_size=15))
+    refuse(tiny, saved, BaseMismatchError, "intermediate_size", tiny.model(intermediate_size=15))
     (saved / "minilora.json").unlink()  # then its shapes are all there is to judge by
     refuse(tiny, saved, AdapterError, r"v_proj|down_proj", tiny.model(intermediate_size=15))
     refuse(tiny, saved, AdapterError, "missing tensors", tiny.model(layers=4))
