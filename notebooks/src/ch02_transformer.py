@@ -14,27 +14,100 @@
 # note. And she asks for one thing more: what would a pocket calculator reach on the same text?
 
 # %%
+from minilora.course import pictures
 
-import math
-import pydoc_data.topics
-import re
-from collections import Counter
-from unittest.mock import patch
-
-import matplotlib.pyplot as plt
-import numpy as np
-
-from minilora.autograd import IGNORE, Tensor, no_grad, ops
-from minilora.autograd import functional as F
-from minilora.course import answer, check, claim, hint, refuted, slider, solution, style
-from minilora.gradients.gradcheck import check_gradients
-from minilora.nn import Transformer, TransformerConfig, generate
-from minilora.text import Example
-from minilora.training import Batches, TrainingConfig, evaluate, fit
-
-style()
+pictures.block()
 
 # %% [markdown]
+# This is one *block*. A model is a stack of such blocks, all alike: ward-base, which you will
+# adapt, has four of them, and SmolLM2 has thirty. We go through it twice, first forwards, to see
+# what it computes, and then backwards, part by part.
+#
+# ## Forwards: what happens to a text
+#
+# **Tokens.** A text is cut into pieces, the *tokens*, and each has a number, its id. Below a token
+# is one character; in a real model it is a word or a part of one. There are $V$ different tokens,
+# the *vocabulary*. A text of $T$ tokens is a list of $T$ ids.
+#
+# **Embedding.** The model has a table with one row of $C$ numbers for each token of the vocabulary.
+# The rows of the text's tokens are looked up, one under the other: $T$ rows of $C$ numbers. These
+# numbers are learned like all others. $C$ is called the *width*.
+#
+# **Residual stream.** These $T$ rows are carried through the whole model, from the bottom of the
+# picture to its top. No part ever replaces them. It reads them, computes something, and *adds* what
+# it found. So a row begins as "this token, wherever it stands" and collects, block by block, what
+# matters about it here. At the end it has to know which token comes next.
+#
+# **Norm.** Before a part reads a row, the row is brought to one length, so that sums that have
+# grown large don't shout down the others.
+#
+# **Attention** is the only part where a row sees other rows. From its normed row $n_t$ each token
+# makes three shorter vectors, each with a learned matrix:
+#
+# - a *query* $q_t = W_q n_t$: what am I looking for?
+# - a *key* $k_t = W_k n_t$: what can be found with me?
+# - a *value* $v_t = W_v n_t$: what do I hand over to whoever looks for it?
+#
+# The dot product of my query with another token's key says how well they fit. The fits are turned
+# into shares that add up to 1, and I receive the values of all tokens, mixed in these shares. A
+# fourth matrix $W_o$ turns the mixture into what is added to my row. Only my own place and earlier
+# ones may be looked at, because what comes later is what the model has to guess.
+
+# %%
+pictures.attention_head()
+
+# %% [markdown]
+# **Heads.** One such look-up is called a *head*. Attention has $H$ of them, each with $D = C / H$
+# numbers for its queries, keys and values, so that one head can look for the verb while another
+# looks at the character before.
+#
+# **MLP.** After that each row is worked on alone. It is mapped to a larger width $F$, bent by a
+# function that is not linear, and mapped back to $C$. Without the bend two maps in a row would be
+# one.
+#
+# **Logits.** After the last block each row is compared with every row of the embedding table, by a
+# dot product. That gives one number for each token of the vocabulary, the *logits*. The softmax
+# turns them into probabilities of the next token.
+#
+# | array | shape | what it is |
+# | --- | --- | --- |
+# | ids | (B, T) | a batch of B texts of T tokens |
+# | x | (B, T, C) | the residual stream: C numbers for each token |
+# | q, k, v | (B, H, T, D) | queries, keys and values of H heads, C = H D |
+# | scores, shares | (B, H, T, T) | how well query t fits key s, and which part it gets |
+# | what a head found | (B, H, T, D) | shares times values; side by side, (B, T, C) again |
+# | gate, up | (B, T, F) | the larger width inside the MLP |
+# | logits | (B, T, V) | one number for each possible next token |
+#
+# ## One head with pencil and paper
+#
+# Three tokens, vectors of two numbers. Let the normed rows be $(1, 0)$, $(0, 1)$ and $(1, 1)$, and
+# let the matrices be the simplest there are: $q_t = n_t$, $k_t = n_t$, and $v_t = 10\, n_t$. What
+# does the third token get? Its query $(1, 1)$ has the dot products $1$, $1$ and $2$ with the three
+# keys. They are divided by $\sqrt{D} = \sqrt 2$, which gives $0.71$, $0.71$ and $1.41$. Powers of
+# $e$: $2.0$, $2.0$ and $4.1$, together $8.2$. So the shares are about $0.25$, $0.25$ and $0.5$, and
+# the mixture of the values is
+#
+# $$0.25\,(10, 0) + 0.25\,(0, 10) + 0.5\,(10, 10) = (7.5,\ 7.5).$$
+#
+# The first token may look at nobody but itself and gets $(10, 0)$. The second looks at two. Here is
+# all of it as arrays, with $-\infty$ where a token may not look ($e^{-\infty} = 0$):
+
+# %%
+import numpy as np
+
+n = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+q, k, v = n, n, 10 * n
+scores = q @ k.T / np.sqrt(2)
+scores[np.triu_indices(3, 1)] = -np.inf
+shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+print(np.round(shares, 2))
+print(np.round(shares @ v, 1))
+
+# %% [markdown]
+# That is all there is to attention. The parts that follow add what training needs: the way back
+# through each of them.
+#
 # ## A part and its way back
 #
 # On this page a *part* is a function of arrays that returns its result and a second function. The
@@ -42,6 +115,10 @@ style()
 # vjps of chapter 1 at once. `recorded` makes an operation on Tensors of it.
 
 # %%
+from minilora.autograd import Tensor
+from minilora.course import answer, check, claim, hint, predict, refuted, reveal, solution, style
+
+style()
 
 
 def recorded(part):
@@ -57,9 +134,12 @@ def recorded(part):
 
 # %% [markdown]
 # And every part is examined twice: by finite differences, which know nothing of our derivation,
-# and by the library's own operation, which does the same in fewer passes over memory.
+# and by the library's own operation, which does the same in fewer passes over memory. You need not
+# read the next cell closely; it is the examiner.
 
 # %%
+from minilora.gradients.gradcheck import check_gradients
+
 examined = {}
 
 
@@ -99,7 +179,7 @@ def examine(name, op, library, *shapes):
 #
 # $$r = \sqrt{\tfrac{1}{C} \sum_i x_i^2 + \epsilon}, \qquad n = \frac{x}{r}, \qquad y = w\,n .$$
 #
-# Going back, $x_j$ matters in two ways: as the entry $j$, and as a part of the length $r$ that
+# *Backwards.* $x_j$ matters in two ways: as the entry $j$, and as a part of the length $r$ that
 # divides the whole row. The first gives $u_j / r$ with $u = g\,w$. The second is the chain rule
 # through $r$, with $\partial r / \partial x_j = x_j / (C r) = n_j / C$:
 #
@@ -109,6 +189,7 @@ def examine(name, op, library, *shapes):
 # %% exercise 2.1
 
 # %%
+from minilora.autograd import functional as F
 
 
 def rms_norm(x, w, eps=1e-5):
@@ -147,10 +228,10 @@ print(f"along the row: {np.mean(kept):.1g}, without the mean term {np.mean(forgo
 #
 # ## Rotary positions: a place is an angle
 #
-# Attention compares queries with keys by dot products, and a dot product has no idea of order. So
-# each vector is turned by an angle that grows with its position $t$. Its entries are taken in pairs
-# $(x_i, x_{i + d/2})$, and pair $i$ turns with its own speed, the first ones fast and the last ones
-# slowly:
+# Attention compares queries with keys by dot products, and a dot product knows nothing of order:
+# the same two vectors give the same number wherever they stand. So each vector is turned by an
+# angle that grows with its position $t$. Its entries are taken in pairs $(x_i, x_{i + d/2})$, and
+# pair $i$ turns with its own speed, the first ones fast and the last ones slowly:
 #
 # $$\begin{pmatrix} y_1 \\ y_2 \end{pmatrix} =
 # \begin{pmatrix} \cos\phi & -\sin\phi \\ \sin\phi & \cos\phi \end{pmatrix}
@@ -187,6 +268,8 @@ def rope(x, angle):
 # digits, so we make them ourselves.
 
 # %%
+from minilora.autograd import ops
+
 heads, time, dim = 3, 7, 4
 angle = angles(np.arange(time), dim)
 cos = np.concatenate([np.cos(angle)] * 2 * heads, axis=-1)
@@ -216,6 +299,8 @@ def score(q, k, m, n):
     turned_k, _ = rope(k[None], angles([n], k.size))
     return float((turned_q * turned_k).sum())
 
+
+import matplotlib.pyplot as plt
 
 rng = np.random.default_rng(0)
 q, k = rng.standard_normal((2, 32))
@@ -254,8 +339,9 @@ plt.show()
 #
 # ## Attention: what may I look at?
 #
-# Every position $t$ asks with a query $q_t$. Every position $s$ answers to a key $k_s$, and hands
-# over a value $v_s$. One head computes
+# Once more in symbols. Position $t$ asks with its query $q_t$; position $s$ can be found by its key
+# $k_s$ and hands over its value $v_s$. With the rows of all positions below each other, one head
+# computes the scores $Z$, the shares $P$ and the output $o$:
 #
 # $$Z = \frac{q\,k^\top}{\sqrt{d_h}}, \qquad
 # P = \mathrm{softmax}(Z \text{ where } s \le t), \qquad o = P\,v .$$
@@ -357,8 +443,16 @@ axis.legend()
 plt.show()
 
 # %% [markdown]
-# Far to the left the gate is all but shut, far to the right it lets everything through. Its slope
-# is zero at a single place, so a shut gate can still learn to open.
+# Far to the left the gate is all but shut, far to the right it lets everything through. Can a shut
+# gate learn to open again? Look at the slope. It is zero at one place, near $-1.28$, where silu has
+# its lowest value. To the right of it the slope is positive, and training can push a gate either
+# way. To the left of it the slope is *negative* and small: a gradient that wants more comes to a
+# gate at $-3$ with the wrong sign and pushes it further shut, a little.
+#
+# > **Claim.** silu has its lowest value between -1.30 and -1.25, and left of it its slope is
+# > negative.
+#
+# > **Claim.** A shut gate can always learn to open: its slope at -3 is positive.
 #
 # ## The loss: softmax minus one-hot
 #
@@ -376,6 +470,9 @@ plt.show()
 # %% exercise 2.6
 
 # %%
+
+
+from minilora.autograd import IGNORE
 
 
 def cross_entropy(logits, labels):
@@ -463,6 +560,9 @@ def by_hand(model, ids):
 # %%
 
 
+from minilora.nn import Transformer, TransformerConfig
+
+
 def new_model(vocab, seed, *, width=64, inner=192, layers=2, heads=4):
     """An untrained Transformer."""
     config = TransformerConfig(
@@ -522,6 +622,11 @@ print(f"loss and gradients by hand and by the library differ by {np.mean(whole):
 # To know what was learned and not memorised, some text must be held out. But look first:
 
 # %%
+import math
+import pydoc_data.topics
+import re
+from collections import Counter
+
 topics = re.sub(r"\d", "#", "\n\n".join(pydoc_data.topics.topics.values()))
 paragraphs = [p.strip("\n") for p in re.split(r"\n\s*\n", topics) if p.strip()]
 copies = Counter(paragraphs)
@@ -603,6 +708,9 @@ print(f"uniform {uniform:.3g} nats a character; counts of 1 to 6:", *(f"{x:.3g}"
 # blocks of width 64, three seeds, 300 steps each.
 
 # %%
+from minilora.text import Example
+from minilora.training import Batches, TrainingConfig, evaluate, fit
+
 WINDOW, STEPS = 128, 300
 
 
@@ -650,7 +758,11 @@ parameters = sum(parameter.data.size for parameter in model.parameters())
 entries = sum(len(followers) for followers, _ in table.values())
 print(f"the model has {parameters:,} numbers, the counts of up to 6 have {entries:,}")
 
+# %% predict
+predict("counts", "Tables of 1, 2, 3, 4 or 5 characters: the best that the model beats is?", None)
+
 # %%
+reveal("counts", sum(loss > max(reached.values()) for loss in counted))
 _, axis = plt.subplots(figsize=(6.8, 3.8))
 for seed, (_, history) in trained.items():
     steps, losses = history.series("loss")
@@ -687,15 +799,20 @@ plt.show()
 # > by more than 0.1 nats.
 #
 # Maya's question was worth asking. On half a megabyte of text, a table of counts is hard to beat.
-# It holds more numbers than the model does, and every one of them is right at once. Our model has
-# read each page about twice. But counts stop at what they have seen literally. The model goes on
-# improving with text, size and steps, and the next chapter opens one that had more of all three.
+# It holds more numbers than the model does, and each of them is as good as it gets after a single
+# reading, because it was only counted. A weight has to be moved in many small steps before it is
+# worth anything, and our model has read each page about twice. But counts stop at what they have
+# seen literally. The model goes on improving with text, size and steps, and the next chapter opens
+# one that had more of all three.
 #
 # ## What it writes, and where it ends
 #
 # Three openings, continued by drawing from the model's own probabilities, a little sharpened:
 
 # %%
+
+
+from minilora.nn import generate
 
 
 def write(model, openings, seed=0):
@@ -750,6 +867,11 @@ print("read from the middle", *(f"{x:.3g}" for x in from_middle))
 # %%
 
 
+from unittest.mock import patch
+
+from minilora.autograd import no_grad
+
+
 def weights_of(model, ids):
     """P of every layer, (B, H, T, T)."""
     seen, real = [], F.causal_attention
@@ -774,7 +896,11 @@ for seed, (model, _) in trained.items():
 print("seed 0, weight on the character before, by head:", *(f"{s:.2f}" for s in before[0]))
 print("how many characters a head looks back on average:", *(f"{d:.2g}" for d in reach[0]))
 
+# %% predict
+predict("heads", "Of 8 heads, how many give most of their weight to the character before?", None)
+
 # %%
+reveal("heads", int((before[0] > 0.5).sum()))
 phrase = "raise an exception if the value is not"
 P = np.concatenate(weights_of(trained[0][0], encode(phrase)[None]), axis=1)[0]
 nearest, widest = int(np.argmax(before[0])), int(np.argmax(reach[0]))
@@ -868,8 +994,9 @@ for text in write(peeking[0][0], ["The statement ", "If the object "]):
 # > by more than 0.2 nats.
 #
 # The curve is a dream, and so is the held-out loss, for the bug sits in the model and cheats there
-# too. What gives it away is that the number is too good. People who guess English letter by letter
-# are left with a surprise of 0.4 to 0.9 nats (Shannon, 1951). When a loss is far below what counts
+# too. What gives it away is that the number is too good. Shannon (1951) let people guess English
+# letter by letter, and from how often they were wrong he computed their loss: 0.4 to 0.9 nats a
+# letter. A small model will not be better than people. When a loss is far below what counts
 # reach, look for the leak before you celebrate.
 #
 # ## The claims, measured
@@ -904,6 +1031,23 @@ claim(
     above=0.7,
 )
 claim("With the root it gives less than 30 % to any.", scaled, below=0.3)
+fine = np.linspace(-8, 2, 10_001)
+slope = answer("2.5")(1.0, fine, 1.0)[0]
+lowest = float(fine[np.argmin(swiglu(fine, 1.0)[0])])
+claim(
+    "silu has its lowest value between -1.30 and -1.25, and left of it its slope is negative.",
+    lowest,
+    above=-1.30,
+    below=-1.25,
+)
+assert (slope[fine < lowest - 0.01] < 0).all() and (slope[fine > lowest + 0.01] > 0).all()
+refuted(
+    "A shut gate can always learn to open: its slope at -3 is positive.",
+    float(answer("2.5")(1.0, np.array(-3.0), 1.0)[0]),
+    below=0,
+    because="Left of -1.28 the slope is negative; only what the rest of the model does to the "
+    "gate's input can bring it back.",
+)
 claim(
     "The 5 parts agree with finite differences to better than a millionth.",
     max(error for error, _ in examined.values()),

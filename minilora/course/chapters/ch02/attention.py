@@ -84,6 +84,7 @@ def _over_queries(scores: np.ndarray, keep: np.ndarray) -> np.ndarray:
     "What may be seen",
     minutes=12,
     difficulty=2,
+    importance=3,
     check=check_causal_weights,
     statement=r"""
     Write `causal_weights(scores)`. `scores`, $Z$ in the formula, has shape `(..., T, S)`: a row for
@@ -207,6 +208,10 @@ def _attention_misses(
         * (gP - gP.sum(axis=-1, keepdims=True)),
     }
     scale = q.shape[-1] ** -0.5
+    diagonal = (
+        "that treats the softmax as if each weight had a score of its own, P (1 - P): raising "
+    )
+    wrong[diagonal + "one score also lowers all other weights of its row."] = P * (1 - P) * gP
     return {
         "q": {text: scale * gZ @ k for text, gZ in wrong.items()},
         "k": {text: scale * gZ.swapaxes(-1, -2) @ q for text, gZ in wrong.items()},
@@ -219,6 +224,7 @@ def _attention_misses(
     "Attention, backwards",
     minutes=20,
     difficulty=3,
+    importance=2,
     check=check_attention_vjps,
     statement=r"""
     Write `attention_vjps(g, P, q, k, v)` and return `gq, gk, gv`. `q` is `(..., T, dh)`, `k` is
@@ -256,6 +262,11 @@ def _attention_misses(
             "past the softmax",
             "goes past the softmax",
             change=("P * (gP - (P * gP).sum(axis=-1, keepdims=True))", "gP"),
+        ),
+        mistake(
+            "the diagonal",
+            "score of its own",
+            change=("P * (gP - (P * gP).sum(axis=-1, keepdims=True))", "P * (1 - P) * gP"),
         ),
         mistake("no P", "factor P", change=("P * (gP - ", "(gP - ")),
         mistake("plain sum", "weighted by P", change=("(P * gP).sum", "gP.sum")),

@@ -33,6 +33,10 @@ def check_swiglu_vjps(fn: Callable, judge: Judge) -> None:
                 * (1 - s)
                 * up,
                 "the factor up is missing.": g * slope,
+                "that is the slope of silu alone; the cotangent g and the factor up are missing.": (
+                    slope
+                ),
+                "the cotangent g does not appear in it.": slope * up,
             },
         )
         judge.gradient(
@@ -43,6 +47,7 @@ def check_swiglu_vjps(fn: Callable, judge: Judge) -> None:
             instead={
                 "up was multiplied by silu(gate), and not by the gate itself.": g * gate,
                 "up was multiplied by silu(gate), and not by the sigmoid.": g * s,
+                "that is silu(gate); the cotangent g is missing.": gate * s,
             },
         )
 
@@ -52,6 +57,7 @@ def check_swiglu_vjps(fn: Callable, judge: Judge) -> None:
     "Two gradients of a gate",
     minutes=10,
     difficulty=1,
+    importance=2,
     check=check_swiglu_vjps,
     statement=r"""
     Write `swiglu_vjps(g, gate, up)` and return `g_gate, g_up`. All arrays have one shape, and
@@ -73,6 +79,10 @@ def check_swiglu_vjps(fn: Callable, judge: Judge) -> None:
             change=("(s + gate * s * (1 - s))", "s"),
         ),
         mistake("first factor constant", "gate in front", change=("s + gate", "gate")),
+        mistake("no cotangent", "g does not appear", change=("g * (s + gate", "(s + gate")),
+        mistake(
+            "no cotangent for up", "cotangent g is missing", change=("g * gate * s\n", "gate * s\n")
+        ),
         mistake("up missing", "factor up is missing", change=(" * up", "")),
         mistake("gate for silu", "not by the gate itself", change=("g * gate * s\n", "g * gate\n")),
         mistake("swapped", "another order", change=("return g_gate, g_up", "return g_up, g_gate")),

@@ -78,6 +78,7 @@ def _misses(p: np.ndarray, labels: np.ndarray, count: int) -> dict[str, np.ndarr
     "Softmax minus one-hot",
     minutes=12,
     difficulty=2,
+    importance=3,
     check=check_cross_entropy_gradient,
     statement=r"""
     Write `cross_entropy_gradient(logits, labels)`. `logits` is `(n, V)`, `labels` is `(n,)` and

@@ -87,6 +87,7 @@ def _norm_misses(
     "The gradient of a norm",
     minutes=15,
     difficulty=2,
+    importance=2,
     check=check_rms_norm_vjps,
     statement=r"""
     Write `rms_norm_vjps(g, x, w, eps)` for rows `x` of shape `(..., C)` and `w` of shape `(C,)`;
@@ -162,6 +163,14 @@ def _turned_back_by_neighbours(g: np.ndarray, cos: np.ndarray, sin: np.ndarray) 
     return out
 
 
+def _first_half(x: np.ndarray) -> np.ndarray:
+    return x[..., : x.shape[-1] // 2]
+
+
+def _second_half(x: np.ndarray) -> np.ndarray:
+    return x[..., x.shape[-1] // 2 :]
+
+
 def check_rope_vjp(fn: Callable, judge: Judge) -> None:
     for shape in ((5, 6), (2, 3, 4)):
         x, g = judge.normal(*shape), judge.normal(*shape)
@@ -180,6 +189,12 @@ def check_rope_vjp(fn: Callable, judge: Judge) -> None:
                 "these are pairs of neighbours; here entry i is paired with entry i + dh/2.": (
                     _turned_back_by_neighbours(g, cos, sin)
                 ),
+                "a sign is wrong in the first half: both of its terms are added.": np.concatenate(
+                    [_first_half(forward), _second_half(back)], axis=-1
+                ),
+                "a sign is wrong in the second half: what came through x_1 is subtracted.": (
+                    np.concatenate([_first_half(back), _second_half(forward)], axis=-1)
+                ),
                 "the two halves are exchanged.": np.roll(back, shape[-1] // 2, axis=-1),
                 "that only scales by the cosine; each entry of x went into two entries of y.": (
                     g * np.concatenate([cos, cos], axis=-1)
@@ -193,6 +208,7 @@ def check_rope_vjp(fn: Callable, judge: Judge) -> None:
     "Turn back",
     minutes=8,
     difficulty=1,
+    importance=1,
     check=check_rope_vjp,
     statement=r"""
     Write `rope_vjp(g, cos, sin)`. On the way forward every vector $x$ of even length $d$ was cut
@@ -218,6 +234,8 @@ def check_rope_vjp(fn: Callable, judge: Judge) -> None:
                 "[g1 * cos - g2 * sin, g2 * cos + g1 * sin]",
             ),
         ),
+        mistake("first sign", "in the first half", change=("cos + g2 * sin", "cos - g2 * sin")),
+        mistake("second sign", "in the second half", change=("cos - g1 * sin", "cos + g1 * sin")),
         mistake(
             "neighbours",
             "pairs of neighbours",
