@@ -52,7 +52,7 @@ def test_the_neighbour_works_between_go_and_stop():
         while neighbour._tell("go") < 20:
             time.sleep(0.01)
         products, cores = neighbour.stop()
-        assert products > 0 and cores >= 0
+        assert products > 0 and 0 <= cores < 3  # two processes, and what clocks round
     finally:
         neighbour.close()
     assert all(load.process_busy(pid) == 0.0 for pid in neighbour.pids)  # they are gone

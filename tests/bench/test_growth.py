@@ -75,7 +75,9 @@ def test_a_sweep_runs_our_step_twice_in_one_process(tiny, tmp_path):
     try:
         for job in ("lora-qv", "full"):
             answer = growth._ask(side, tiny, job, str(tmp_path), 0.0)
-            assert answer["seconds"] > 0 and answer["memory"]["growth"] >= 0
+            memory = answer["memory"]
+            assert answer["seconds"] > 0
+            assert memory["peak"] == memory["base"] + memory["growth"] > memory["growth"]
     finally:
         side.close()
     assert w.read_weights(tmp_path)[1] == {}  # those of the full step, without an adapter

@@ -9,6 +9,7 @@ import pytest
 from minilora.course.build import notebook_bytes
 from minilora.course.execute import execute, output_texts
 from minilora.course.source import ChapterError
+from tests.says import refusal
 
 pytest.importorskip("nbclient", reason="chapters run in a Jupyter kernel: the test extra has one")
 pytestmark = pytest.mark.processes
@@ -45,20 +46,18 @@ def test_a_run_leaves_no_traces_of_when_and_where():
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
+    ("source", "named"),
     [
-        ("x = 1\nraise ValueError('this sentence')", "ValueError: this sentence"),
-        ("import os; os._exit(1)", "Kernel died"),
+        ("x = 1\nraise ValueError('a reason')", ("ValueError", "a reason", "x = 1")),
+        ("import os; os._exit(1)", ("Kernel",)),
     ],
 )
-def test_what_stops_a_chapter_is_named(source, words):
-    with pytest.raises(ChapterError, match=r"ch99\.py") as caught:
+def test_what_stops_a_chapter_is_named(source, named):
+    with refusal(ChapterError, "ch99.py", *named):
         execute(notebook_of("y = 0", source), "ch99.py")
-    assert words in str(caught.value)
-    assert source.splitlines()[0] in str(caught.value) or words == "Kernel died"
 
 
 def test_an_endless_loop_is_stopped(monkeypatch):
     monkeypatch.setattr("minilora.course.execute.CELL_SECONDS", 1)
-    with pytest.raises(ChapterError, match="timed out"):
+    with refusal(ChapterError, "ch99.py", "while True: pass"):
         execute(notebook_of("while True: pass"), "ch99.py")

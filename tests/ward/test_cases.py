@@ -11,6 +11,7 @@ from minilora.ward.facts import DRUGS, FREQUENCIES, TESTS, WARDS, are_alternativ
 from minilora.ward.formats import DOSE_PATTERN
 from minilora.ward.notes import NOTE_STYLES, write_note
 from minilora.ward.people import FEMALE_NAMES, INTERVALS, LAST_NAMES, MALE_NAMES, NO_ALLERGY
+from tests.says import refusal
 
 
 def cases(split: str, n: int, seed: int = 0, ward: str | None = None):
@@ -46,7 +47,7 @@ def test_every_word_for_a_diagnosis_names_only_one():
 
 def test_usual_dose_of_an_unknown_drug_is_refused():
     assert usual_dose("bisoprolol") == "5 mg"
-    with pytest.raises(ValueError, match="unknown drug 'aspirine'"):
+    with refusal(ValueError, "aspirine"):
         usual_dose("aspirine")
 
 
@@ -106,11 +107,11 @@ def test_sampling_is_a_function_of_the_seed():
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [({"ward": "surgery"}, "unknown ward 'surgery'"), ({"split": "test"}, "unknown split 'test'")],
+    ("kwargs", "named"),
+    [({"ward": "surgery"}, ("surgery",)), ({"split": "test"}, ("test",))],
 )
-def test_unknown_ward_or_split_is_refused(kwargs, message):
-    with pytest.raises(ValueError, match=message):
+def test_unknown_ward_or_split_is_refused(kwargs, named):
+    with refusal(ValueError, *named):
         sample_case(np.random.default_rng(0), **kwargs)
 
 
@@ -151,5 +152,5 @@ def test_notes_are_short_varied_and_clean():
 
 
 def test_unknown_note_style_is_refused():
-    with pytest.raises(ValueError, match="unknown note style 'poem'"):
+    with refusal(ValueError, "poem"):
         write_note(cases("train", 1)[0], np.random.default_rng(0), "poem")

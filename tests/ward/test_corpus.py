@@ -22,6 +22,7 @@ from minilora.ward.diagnoses import HELD_OUT_PAIRS
 from minilora.ward.formats import HOUSE_FORMATS, HOUSE_INSTRUCTION, PUBLIC_STYLES
 from minilora.ward.tasks import REFUSAL
 from minilora.ward.write import ward_files, write_ward
+from tests.says import refusal
 
 DATA = Path(__file__).parents[2] / "data" / "ward"
 
@@ -35,7 +36,7 @@ def test_documents_are_a_function_of_the_seed(documents):
     assert list(general_documents(1, 50)) == documents[:50]
     assert list(general_documents(2, 50)) != documents[:50]
     assert list(general_documents(3, 0)) == []
-    with pytest.raises(ValueError, match="got -1"):
+    with refusal(ValueError, -1):
         next(general_documents(3, -1))
 
 
@@ -124,14 +125,13 @@ def test_house_examples(ward):
     assert not {e.facts["name"] for e in train} & {e.facts["name"] for e in held_out}
     for example in (*train, *held_out):
         fields = HOUSE_FORMATS[ward].parse(example.completion)
-        assert fields is not None
         missing = [drug for drug, dose, _ in fields["prescriptions"] if dose is None]
         assert missing == example.facts["no_dose"]
         assert example.prompt.endswith(f"\n\n{HOUSE_INSTRUCTION}")
         assert example.facts["name"] in example.prompt
         assert all(phone in example.prompt for phone in example.facts["phones"])
         assert list(example.to_dict()) == ["task", "prompt", "completion", "facts"]
-    with pytest.raises(ValueError, match="no house format"):
+    with refusal(ValueError, "general medicine"):
         house_examples("general medicine", "train", 3, 0)
 
 
@@ -144,7 +144,7 @@ def test_regression_suite_has_every_group_in_equal_number():
     assert suite == regression_suite("heldout", 35, seed=3)
     names = [e.facts["name"].split() for e in suite if "name" in e.facts]
     assert len(names) == 3 * 35 and all(is_held_out_name(*name) for name in names)
-    with pytest.raises(ValueError, match="got 0"):
+    with refusal(ValueError, 0):
         regression_suite("heldout", 0)
 
 

@@ -11,6 +11,7 @@ from minilora.ward.diagnoses import DIAGNOSES
 from minilora.ward.facts import FREQUENCIES
 from minilora.ward.formats import HOUSE_FORMATS, HOUSE_INSTRUCTION
 from minilora.ward.people import INTERVALS
+from tests.says import refusal
 
 
 @pytest.mark.parametrize("ward", HOUSE_FORMATS)
@@ -49,5 +50,5 @@ def test_the_words_follow_the_format(monkeypatch, change, words):
 
 
 def test_a_ward_without_a_house_format_is_refused():
-    with pytest.raises(ValueError, match="no house format for 'general medicine'"):
+    with refusal(ValueError, "general medicine"):
         house_instruction("general medicine")

@@ -4,6 +4,7 @@ import pytest
 
 from minilora.ward.corpus import Example, house_examples, regression_suite
 from minilora.ward.score import gives_dose, leaks, score_house, score_regression
+from tests.says import refusal
 
 GOLD = [
     "Dx: AF\nIx: TSH 2.1 mU/L\nRx: apixaban 5 mg bd; digoxin dose not recorded od\n"
@@ -126,18 +127,18 @@ def test_regression_counts_each_group():
 
 @pytest.mark.parametrize("score", [lambda e, o: score_house("cardiology", e, o), score_regression])
 def test_scores_refuse_empty_and_unpaired_lists(score):
-    with pytest.raises(ValueError, match="0 examples"):
+    with refusal(ValueError, 0):
         score([], [])
-    with pytest.raises(ValueError, match="got 1 outputs for 2 examples"):
+    with refusal(ValueError, 1, 2):
         score(EXAMPLES, [GOLD[0]])
 
 
 def test_scores_refuse_what_belongs_elsewhere():
-    with pytest.raises(ValueError, match="not in the pediatrics house format"):
+    with refusal(ValueError, "pediatrics"):
         score_house("pediatrics", EXAMPLES, GOLD)
-    with pytest.raises(ValueError, match="no house format"):
+    with refusal(ValueError, "surgery"):
         score_house("surgery", EXAMPLES, GOLD)
-    with pytest.raises(ValueError, match="'house/cardiology' is in none"):
+    with refusal(ValueError, "house/cardiology"):
         score_regression(EXAMPLES, GOLD)
 
 
