@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, fingerprints, and safetensors with clear errors."""
+"""Files that appear whole, fingerprints, and the one reader of JSON and of safetensors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import hashlib
 import json
+import mmap
 import os
 import secrets
 import shutil
@@ -21,6 +22,9 @@ from minilora.backend import Array, to_numpy
 
 # What a folder of ours (adapter, model, checkpoint) may hold; others are never replaced.
 OUR_SUFFIXES = {".safetensors", ".json", ".jsonl", ".jinja", ".md", ".txt", ".model"}
+
+# JSON takes up to 20 times its size as Python's objects, and no file of settings is so long.
+JSON_LIMIT = 16 << 20
 
 _DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?",
@@ -198,38 +202,111 @@ def write_safetensors(
     atomic_write(path, save(host, metadata=dict(metadata or {})))
 
 
-def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays and the metadata of a safetensors file; bfloat16 comes back as float32, exactly.
+class MappedFile:
+    """The bytes of a file, mapped read-only: only the part in hand takes memory.
 
-    Raises FileNotFoundError, or ValueError naming the file and the reason when it is truncated,
-    corrupt, or holds a dtype that NumPy has not.
+    Raises ValueError for an empty file, and OSError where there is none that can be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        with open(self.path, "rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                raise ValueError(f"{self.path} is empty, expected a file of weights")
+            self.bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def __len__(self) -> int:
+        return len(self.bytes)
+
+    def view(self, offset: int, size: int) -> np.ndarray:
+        """uint8 (size,): the file's own pages, read-only."""
+        return np.frombuffer(self.bytes, np.uint8, size, offset)
+
+    def release(self, offset: int, size: int) -> None:
+        """Give pages back that have been read: a mapped file counts as the process's memory."""
+        if size and hasattr(self.bytes, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
+            start = offset - offset % mmap.ALLOCATIONGRANULARITY
+            self.bytes.madvise(mmap.MADV_DONTNEED, start, offset + size - start)
+
+
+class SafetensorsFile:
+    """The tensors of one safetensors file, each read when it is asked for.
+
+    path; metadata: texts by key; shapes and dtypes ("F32", "BF16", ...) by name, in the file's
+    order. Format: github.com/huggingface/safetensors.
+
+    Raises ValueError naming the file and the reason when it is truncated or corrupt; OSError
+    where there is none that can be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        with open(self.path, "rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+        try:
+            if header_bytes > JSON_LIMIT:
+                raise ValueError(f"its header has {header_bytes} bytes, expected fewer")
+            with safe_open(str(self.path), framework="np"):  # checks the header and every offset
+                pass
+        except (SafetensorError, ValueError) as error:
+            raise ValueError(f"{self.path} is not a whole safetensors file: {error}") from None
+        self._file = MappedFile(self.path)
+        self._start = 8 + header_bytes
+        self._entries = json.loads(self._file.bytes[8 : self._start])
+        self.metadata: dict[str, str] = self._entries.pop("__metadata__", None) or {}
+        self.shapes = {name: tuple(entry["shape"]) for name, entry in self._entries.items()}
+        self.dtypes: dict[str, str] = {n: entry["dtype"] for n, entry in self._entries.items()}
+
+    def read(self, name: str, dtype: str | None = None) -> np.ndarray:
+        """A tensor as a fresh array of the file's dtype, or of `dtype`; bfloat16 as float32.
+
+        float16 and bfloat16 widen exactly; a float64 beyond float32 becomes an infinity. Raises
+        ValueError for a dtype that NumPy has not.
+        """
+        kind = self.dtypes[name]
+        if kind not in _DTYPES:
+            raise ValueError(
+                f"{self.path}: {name} has dtype {kind}; expected one of {sorted(_DTYPES)}"
+            )
+        begin, end = (self._start + offset for offset in self._entries[name]["data_offsets"])
+        raw = self._file.view(begin, end - begin).view(_DTYPES[kind])
+        if kind == "BF16":  # the upper half of a float32
+            bits = raw.astype(np.uint32)
+            bits <<= 16
+            array = bits.view(np.float32).astype(dtype or np.float32, copy=False)
+        else:
+            with np.errstate(over="ignore"):
+                array = raw.astype(dtype or raw.dtype)
+        self._file.release(begin, end - begin)
+        return array.reshape(self.shapes[name])
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """All arrays and the metadata of a safetensors file, with the errors of SafetensorsFile."""
+    file = SafetensorsFile(path)
+    return {name: file.read(name) for name in file.shapes}, file.metadata
+
+
+# -------------------------------------------------------------------------------------------- JSON
+
+
+def read_json(path: str | Path) -> dict:
+    """The object in a JSON file.
+
+    Raises ValueError naming a file that is no JSON, is nested too deeply, has more bytes than
+    JSON_LIMIT, or holds something else than an object; OSError for none that can be read.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no safetensors file at {path}")
-    try:
-        with safe_open(str(path), framework="np") as file:  # checks the header and every offset
-            metadata = dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
-    arrays = {}
     with open(path, "rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(header_bytes))
-        header.pop("__metadata__", None)
-        for name, entry in header.items():
-            begin, end = entry["data_offsets"]
-            file.seek(8 + header_bytes + begin)
-            data = bytearray(file.read(end - begin))  # writable, unlike bytes
-            arrays[name] = _decode(path, name, entry, data)
-    return arrays, metadata
-
-
-def _decode(path: Path, name: str, entry: Mapping, data: bytearray) -> np.ndarray:
-    kind = entry["dtype"]
-    if kind not in _DTYPES:
-        raise ValueError(f"{path}: {name} has dtype {kind}; expected one of {sorted(_DTYPES)}")
-    array = np.frombuffer(data, dtype=_DTYPES[kind])
-    if kind == "BF16":  # the upper half of a float32
-        array = (array.astype(np.uint32) << 16).view(np.float32)
-    return array.reshape(entry["shape"])
+        data = file.read(JSON_LIMIT + 1)
+    if len(data) > JSON_LIMIT:
+        raise ValueError(f"{path} has more than {JSON_LIMIT} bytes, expected a small JSON file")
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is not JSON: its brackets are nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a JSON {type(value).__name__}, expected an object")
+    return value

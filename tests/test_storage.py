@@ -245,3 +245,46 @@ def test_a_dtype_numpy_lacks_is_named(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         storage.read_safetensors(tmp_path / "nowhere.safetensors")
+
+
+def test_every_shape_is_known_before_a_tensor_is_read(tmp_path):
+    path = tmp_path / "x.safetensors"
+    storage.write_safetensors(path, {"w": np.ones((7, 3), np.float16), "e": np.zeros((0, 2))})
+    file = storage.SafetensorsFile(path)
+    assert file.shapes == {"w": (7, 3), "e": (0, 2)}
+    assert file.dtypes == {"w": "F16", "e": "F64"}
+    widened = file.read("w", "float32")
+    assert widened.dtype == np.float32 and widened.shape == (7, 3) and (widened == 1).all()
+    assert file.read("e").shape == (0, 2)
+
+
+# -------------------------------------------------------------------------------------------- JSON
+
+
+def test_an_object_is_read_as_it_is(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_bytes('{"a": [1, null, "ü"]}'.encode())
+    assert storage.read_json(path) == {"a": [1, None, "ü"]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{", b"[1]", b"3", b"null", b'"a"', b'{"a": "\xff"}', "{}".encode("utf-16"),
+        b"\x1f\x8b\x08", b"[" * 100_000, b'{"a":' * 100_000, b"{}" + b" " * (16 << 20),
+    ],
+    ids=range(12),
+)  # fmt: skip
+def test_what_is_no_object_is_named(tmp_path, content):
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.json"):
+        storage.read_json(path)
+
+
+def test_a_file_that_is_not_there_is_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
+        storage.read_json(tmp_path / "nowhere.json")
+    with pytest.raises(OSError, match="out"):
+        (tmp_path / "out").mkdir()
+        storage.read_json(tmp_path / "out")

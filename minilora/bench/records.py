@@ -18,7 +18,7 @@ from minilora.bench.busy import Busy
 from minilora.bench.op_times import Profile
 from minilora.bench.race import Result
 from minilora.bench.workloads import Job, Workload
-from minilora.storage import atomic_write
+from minilora.storage import atomic_write, read_json
 
 KINDS = (
     "minilora", "torch", "torch-labelled", "transformers", "textbook", "matmul", "full",
@@ -160,7 +160,7 @@ def read_records(paths: Sequence[Path]) -> tuple[str, dict[str, str], list[dict]
     commands, about, records = [], {}, []
     for path in paths:
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             about = {**about, **content["about"]}
             records += content["results"]
             commands += [content["command"]] if "command" in content else []

@@ -27,7 +27,7 @@ from minilora.hub.smollm import known_model
 from minilora.lora import Adapter, mark_base
 from minilora.lora.peft_format import CONFIG
 from minilora.lora.peft_options import shared_scaling
-from minilora.storage import fingerprint
+from minilora.storage import fingerprint, read_json
 
 CARD_LINES = 6
 
@@ -123,7 +123,7 @@ def about_model(path: Path) -> dict:
         "card": card_lines(readme.read_text("utf-8")) if readme.is_file() else [],
     }
     if mark.is_file():
-        merged = json.loads(mark.read_text("utf-8"))
+        merged = read_json(mark)
         told["merge"] = merged
         told["unchanged_since_merge"] = merged.get("merged_fingerprint") == told["fingerprint"]
     return told

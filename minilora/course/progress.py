@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from minilora.course.source import ROOT
-from minilora.storage import atomic_write
+from minilora.storage import atomic_write, read_json
 
 FOLDER_VARIABLE = "MINILORA_COURSE"
 MANIFEST = ".minilora-course.json"
@@ -44,7 +44,7 @@ def read_progress(folder: Path) -> dict[str, Record]:
     if not path.is_file():
         return {}
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["exercises"]
+        entries = read_json(path)["exercises"]
         return {id: Record(**fields) for id, fields in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(

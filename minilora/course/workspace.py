@@ -17,7 +17,7 @@ from pathlib import Path
 from minilora.course.carry_over import Notebook, carry_over, sources_digest
 from minilora.course.progress import MANIFEST
 from minilora.course.source import Chapter, ChapterError
-from minilora.storage import atomic_write
+from minilora.storage import atomic_write, read_json
 
 NEW, KEPT, RENEWED, BESIDE = "new", "kept", "renewed", "beside"
 
@@ -159,7 +159,7 @@ def _read_manifest(folder: Path) -> dict[str, dict[str, Landed]]:
         return Landed(value, value) if isinstance(value, str) else Landed(**value)
 
     try:
-        landed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["landed"]
+        landed = read_json(folder / MANIFEST)["landed"]
         return {str(k): {str(n): entry(e) for n, e in v.items()} for k, v in landed.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from minilora.nn import TransformerConfig
+from minilora.storage import read_json
 
 EXPECTED = {
     "architectures": (["LlamaForCausalLM"],),
@@ -20,17 +20,6 @@ EXPECTED = {
 }
 # What a LlamaConfig means by a setting that its config.json leaves out.
 DEFAULTS = {"tie_word_embeddings": False, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
-
-
-def read_json(path: Path) -> dict:
-    """The object in a JSON file. Raises ValueError naming the file that holds none."""
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a JSON {type(values).__name__}, expected an object")
-    return values
 
 
 def read_config(folder: Path | str) -> TransformerConfig:

@@ -21,9 +21,9 @@ from minilora.autograd.stored_array import StoredArray
 from minilora.hub.gguf_config import config_of
 from minilora.hub.gguf_header import RawTensor, read_header
 from minilora.hub.gguf_tokenizer import tokenizer_of
-from minilora.hub.mapped import MappedFile
 from minilora.hub.weights import fill_model, first_of
 from minilora.nn import Transformer, TransformerConfig
+from minilora.storage import MappedFile
 from minilora.text.tokenizer import Tokenizer
 
 NAMES = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minilora.hub.mapped import MappedFile
+from minilora.storage import MappedFile
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)

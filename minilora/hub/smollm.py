@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minilora.hub import download
-from minilora.storage import sha256_file
+from minilora.storage import read_json, sha256_file
 
 SOURCES = ("package", "hub")
 RECORD = "source.json"
@@ -78,10 +78,10 @@ def cache_folder() -> Path:
 def source_of(model: KnownModel) -> str | None:
     """Where the cached model came from, one of SOURCES; None where there is none."""
     try:
-        found = json.loads((cache_folder() / model.name / RECORD).read_text("utf-8"))["source"]
-    except (OSError, ValueError, KeyError, TypeError):
+        source = read_json(cache_folder() / model.name / RECORD).get("source")
+    except (OSError, ValueError):
         return None
-    return found if found in SOURCES else None
+    return source if source in SOURCES else None
 
 
 def cached(model: KnownModel) -> Path | None:

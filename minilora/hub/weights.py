@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from minilora.autograd.quantize import quantize
 from minilora.autograd.stored_array import StoredArray
-from minilora.hub.config import read_json
-from minilora.hub.mapped import MappedFile
 from minilora.nn import Transformer, storage_formats, store_base
+from minilora.storage import SafetensorsFile, read_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
+DTYPES = ("F32", "F16", "BF16", "F64")
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -34,42 +31,23 @@ class Weights(Protocol):
         """The tensor in the file's own blocks, None where a q4 base can't keep these."""
 
 
-class SafetensorsFile:
-    """The tensors of one safetensors file: `shapes` by name, and `read`.
+class WeightsFile:
+    """The weights in one safetensors file: `shapes` by name, and `read`.
 
     Raises ValueError naming the file when it is not whole, or a tensor that is no float.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        try:
-            with safe_open(str(self.path), framework="np"):  # checks the header and every offset
-                pass
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ValueError(f"{self.path} is not a whole safetensors file: {error}") from None
-        self.file = MappedFile(self.path)
-        self.start = 8 + int.from_bytes(self.file.bytes[:8], "little")
-        self.entries = json.loads(self.file.bytes[8 : self.start])
-        self.entries.pop("__metadata__", None)
-        self.shapes = {name: tuple(entry["shape"]) for name, entry in self.entries.items()}
-        odd = {n: e["dtype"] for n, e in self.entries.items() if e["dtype"] not in DTYPES}
-        if odd:
-            raise ValueError(f"{self.path}: got {first_of(odd)}, expected one of {list(DTYPES)}")
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = SafetensorsFile(path)
+        self.shapes = self.file.shapes
+        others = {name: dtype for name, dtype in self.file.dtypes.items() if dtype not in DTYPES}
+        if others:
+            raise ValueError(f"{path}: got {first_of(others)}, expected one of {list(DTYPES)}")
 
     def read(self, name: str) -> np.ndarray:
         """A tensor as a fresh float32 array; float16 and bfloat16 widen exactly."""
-        entry = self.entries[name]
-        begin, end = (self.start + offset for offset in entry["data_offsets"])
-        raw = self.file.view(begin, end - begin).view(DTYPES[entry["dtype"]])
-        if entry["dtype"] == "BF16":  # the upper half of a float32
-            bits = raw.astype(np.uint32)
-            bits <<= 16
-            array = bits.view(np.float32)
-        else:
-            with np.errstate(over="ignore"):  # a float64 beyond float32 is reported as Inf
-                array = raw.astype(np.float32)
-        self.file.release(begin, end - begin)
-        return array.reshape(entry["shape"])
+        return self.file.read(name, "float32")
 
     def stored(self, name: str) -> None:
         """None: these files hold no blocks."""
@@ -85,11 +63,11 @@ class Shards:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.places = self._read_index(path)
-        self.files: dict[str, SafetensorsFile] = {}
+        self.files: dict[str, WeightsFile] = {}
         for name in sorted(set(self.places.values())):
             if not (path.parent / name).is_file():
                 raise ValueError(f"{path} names the shard {name}, which is not there")
-            self.files[name] = SafetensorsFile(path.parent / name)
+            self.files[name] = WeightsFile(path.parent / name)
         found: dict[str, str] = {}
         for shard, file in self.files.items():
             for name in file.shapes:
@@ -128,7 +106,7 @@ class Shards:
 def open_weights(folder: Path) -> Weights:
     """The weights of a folder. Raises ValueError where there are none that can be read."""
     if (folder / WEIGHTS).is_file():
-        return SafetensorsFile(folder / WEIGHTS)
+        return WeightsFile(folder / WEIGHTS)
     if (folder / INDEX).is_file():
         return Shards(folder / INDEX)
     pickles = sorted(p.name for p in folder.glob("*.bin"))
@@ -184,7 +162,7 @@ def _stored(weights: Weights, name: str, array: np.ndarray, format: str) -> Stor
         raise ValueError(f"{weights.path}: {name}: {error}") from None
 
 
-def first_of(odd: dict[str, object]) -> str:
+def first_of(findings: dict[str, object]) -> str:
     """The first three of several findings, and how many there are."""
-    shown = ", ".join(f"{name}: {value}" for name, value in list(odd.items())[:3])
-    return shown + (f" and {len(odd) - 3} more" if len(odd) > 3 else "")
+    shown = ", ".join(f"{name}: {value}" for name, value in list(findings.items())[:3])
+    return shown + (f" and {len(findings) - 3} more" if len(findings) > 3 else "")

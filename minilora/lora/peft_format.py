@@ -18,7 +18,7 @@ from minilora.backend import Array
 from minilora.lora.config import LoRAConfig
 from minilora.lora.peft_options import check_options, choosing_rule, config_of, options_of
 from minilora.lora.targets import is_chosen
-from minilora.storage import atomic_folder, read_safetensors, write_safetensors
+from minilora.storage import atomic_folder, read_json, read_safetensors, write_safetensors
 
 CONFIG, TENSORS, SIDECAR, PICKLE = (
     "adapter_config.json",
@@ -92,15 +92,13 @@ def read_folder(folder: str | Path) -> FolderParts:
 
 
 def _read_json(path: Path) -> dict:
+    """The object in a file of the folder; what is wrong with it is an AdapterError."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise AdapterError(f"got no readable {path}, expected an adapter folder with it") from None
-    except (ValueError, RecursionError) as error:
-        raise AdapterError(f"{path} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise AdapterError(f"{path} holds a {type(value).__name__}, expected an object")
-    return value
+        return read_json(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise AdapterError(f"got no {path}, expected an adapter folder with it") from None
+    except ValueError as error:
+        raise AdapterError(str(error)) from None
 
 
 def _read_factors(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -114,7 +112,7 @@ def _read_factors(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         raise AdapterError(f"got no {TENSORS} in {path}, expected one")
     try:
         raw, _ = read_safetensors(path / TENSORS)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise AdapterError(str(error)) from None
     matches = {name: _TENSOR_NAME.fullmatch(name) for name in sorted(raw)}
     unknown = [name for name, match in matches.items() if match is None]

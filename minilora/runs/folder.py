@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from minilora.storage import atomic_write
+from minilora.storage import atomic_write, read_json
 from minilora.training.checkpoint import checkpoints
 
 RUNNING, DIVERGED, FINISHED = "running", "diverged", "finished"
@@ -85,7 +85,7 @@ class RunFolder:
         if names <= {"history.jsonl", "checkpoints"}:
             return {"settings": None, "state": RUNNING}
         try:
-            about = json.loads(self._about.read_text("utf-8"))
+            about = read_json(self._about)
             return {"settings": about["settings"], "state": about["state"]}
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             raise ValueError(
@@ -151,7 +151,7 @@ def real_place(out: Path) -> Path:
 def _holder_text(holder: Path) -> str:
     """The process that holds the lock, in words."""
     try:
-        about = json.loads(holder.read_text("utf-8"))
+        about = read_json(holder)
         return f"process {about['pid']} on {about['host']} since {about['since']}"
     except (OSError, ValueError, KeyError, TypeError):  # it is just beginning, or ending
         return "another process"

@@ -11,6 +11,8 @@ import tokenizers
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from minilora.storage import read_json
+
 SPECIAL_TOKENS = ("<|pad|>", "<|user|>", "<|assistant|>", "<|end|>")
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -22,19 +24,6 @@ CHAT_TEMPLATE = (
 
 def _raise(message: str) -> None:
     raise TemplateError(message)
-
-
-def _read_config(path: Path) -> dict:
-    """A parsed tokenizer_config.json, empty where there is none."""
-    if not path.exists():
-        return {}
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} holds a JSON {type(config).__name__}, expected an object")
-    return config
 
 
 class Tokenizer:
@@ -71,7 +60,8 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception for a bad file
             raise ValueError(f"{path} can't be read as a tokenizer: {error}") from None
-        config = _read_config(folder / "tokenizer_config.json")
+        settings = folder / "tokenizer_config.json"
+        config = read_json(settings) if settings.exists() else {}
         jinja = folder / "chat_template.jinja"
         if jinja.is_file():
             config["chat_template"] = jinja.read_text("utf-8")

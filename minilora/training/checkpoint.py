@@ -10,7 +10,7 @@ import numpy as np
 
 from minilora.backend import get_array_module
 from minilora.nn import Module
-from minilora.storage import atomic_folder, read_safetensors, write_safetensors
+from minilora.storage import atomic_folder, read_json, read_safetensors, write_safetensors
 from minilora.training.optim import Optimizer
 
 FORMAT = 1
@@ -56,12 +56,11 @@ def save_checkpoint(
 def _read_about(path: Path) -> dict:
     """state.json of a checkpoint. Raises ValueError for none, or one of another format."""
     try:
-        about = json.loads((path / "state.json").read_text())
-    except (OSError, ValueError) as error:
+        about = read_json(path / "state.json")
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise ValueError(f"{path} is not a checkpoint: {error}") from None
-    found = about.get("format") if isinstance(about, dict) else None
-    if found != FORMAT:
-        raise ValueError(f"{path} has checkpoint format {found}, expected {FORMAT}")
+    if about.get("format") != FORMAT:
+        raise ValueError(f"{path} has checkpoint format {about.get('format')}, expected {FORMAT}")
     if not isinstance(about.get("settings"), dict) or not isinstance(about.get("step"), int):
         raise ValueError(f"{path} is not a checkpoint: state.json lacks settings or step")
     return about

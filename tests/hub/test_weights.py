@@ -13,8 +13,8 @@ import safetensors
 from safetensors.numpy import save_file
 
 from minilora.hub import load_pretrained, save_pretrained
-from minilora.hub.weights import INDEX, WEIGHTS, SafetensorsFile
-from minilora.storage import read_safetensors
+from minilora.hub.weights import INDEX, WEIGHTS
+from minilora.storage import SafetensorsFile, read_safetensors
 
 EMBEDDING, NORM = "model.embed_tokens.weight", "model.norm.weight"
 
@@ -200,8 +200,8 @@ def test_a_tokenizer_with_more_ids_than_rows_is_refused(saved, tokenizer):
 
 def test_only_the_tensor_that_is_asked_for_is_read(saved, monkeypatch):
     file, taken = SafetensorsFile(saved / WEIGHTS), []
-    view = file.file.view
-    monkeypatch.setattr(file.file, "view", lambda at, n: taken.append(n) or view(at, n))
+    view = file._file.view
+    monkeypatch.setattr(file._file, "view", lambda at, n: taken.append(n) or view(at, n))
     with safetensors.safe_open(saved / WEIGHTS, framework="np") as other:
         np.testing.assert_array_equal(file.read(NORM), other.get_tensor(NORM))
     assert taken == [16 * 4]

@@ -790,7 +790,7 @@ def test_a_missing_folder_is_named(tiny, tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\udcff", "[" * 100_000])
 def test_json_that_is_damaged_is_refused(tiny, saved, name, text):
     (saved / name).write_bytes(text.encode("utf-8", "surrogateescape"))
-    refuse(tiny, saved, AdapterError, f"{name}.*(not JSON|holds a list)")
+    refuse(tiny, saved, AdapterError, f"{name}.*(not JSON|holds a JSON list)")
 
 
 @pytest.mark.parametrize(
