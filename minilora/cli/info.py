@@ -25,7 +25,7 @@ from minilora.hub.bases import (
 )
 from minilora.hub.smollm import known_model
 from minilora.lora import Adapter, mark_base
-from minilora.lora.peft_format import CONFIG
+from minilora.lora.peft_format import CONFIG, adapters_below
 from minilora.lora.peft_options import shared_scaling
 from minilora.storage import fingerprint, read_json
 
@@ -69,6 +69,7 @@ def about(path: Path, base: str | None = None) -> dict:
         raise ValueError(f"{path} does not exist, expected an adapter or model folder")
     raise ValueError(
         f"{path} has neither {CONFIG} nor config.json, expected an adapter or model folder"
+        f"{adapters_below(path)}"
     )
 
 

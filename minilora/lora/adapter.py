@@ -99,15 +99,20 @@ class Adapter:
         parts = read_folder(folder)
         sidecar = parts.sidecar or {}
         marks = {name: sidecar.get(key) for name, key in MARKS.items()}
-        adapter = cls(
-            parts.config,
-            parts.factors,
-            base=BaseMark(parts.base_name, **marks),
-            provenance=sidecar.get("provenance"),
-            source=str(folder),
-            minilora_version=sidecar.get("minilora_version"),
-            rule=parts.rule,
-        )
+        try:
+            adapter = cls(
+                parts.config,
+                parts.factors,
+                base=BaseMark(parts.base_name, **marks),
+                provenance=sidecar.get("provenance"),
+                source=str(folder),
+                minilora_version=sidecar.get("minilora_version"),
+                rule=parts.rule,
+            )
+        except AdapterError:
+            raise
+        except ValueError as error:
+            raise AdapterError(f"{folder}: {error}") from None
         _check_sidecar(adapter, sidecar)
         return adapter
 

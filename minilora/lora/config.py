@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from numbers import Integral, Real
+from numbers import Integral
+
+from minilora.limits import require_count, require_finite
+from minilora.lora.expressions import MOST_EXPRESSIONS, check_expression, fits_start
 
 ALL_LINEAR = "all-linear"
 """The target that means every Linear but the output head (PEFT's word for it)."""
@@ -36,8 +38,7 @@ class LoRAConfig:
     alpha_pattern: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        if not _is_number(self.lora_dropout) or not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"got lora_dropout {self.lora_dropout!r}, expected 0 <= p < 1")
+        require_finite("lora_dropout", self.lora_dropout, below=1.0)
         if not isinstance(self.use_rslora, bool):
             raise ValueError(f"got use_rslora {self.use_rslora!r}, expected True or False")
         checked = {
@@ -89,41 +90,34 @@ class LoRAConfig:
 
 def fits_key(module: str, key: str) -> bool:
     """Whether a key of rank_pattern or alpha_pattern means this module (PEFT's get_pattern_key)."""
-    return re.match(_key_rule(key), module) is not None
+    return fits_start(_key_rule(key), module)
 
 
 def _key_rule(key: str) -> str:
     return rf"(.*\.)?({key})$"
 
 
-def _is_number(x: object) -> bool:
-    return isinstance(x, Real) and not isinstance(x, bool)
-
-
 def _checked_rank(r: object, name: str = "r") -> int:
-    if isinstance(r, bool) or not isinstance(r, Integral) or r < 1:
-        raise ValueError(f"got {name} {r!r}, expected a whole number of at least 1")
+    require_count(name, r, 1)
     return int(r)
 
 
 def _checked_alpha(alpha: object, name: str = "lora_alpha") -> int | float:
-    if not _is_number(alpha) or not 0 < alpha <= LARGEST_ALPHA:
-        raise ValueError(
-            f"got {name} {alpha!r}, expected a finite number above 0, at most {LARGEST_ALPHA:g}"
-        )
+    require_finite(name, alpha, above=True, below=LARGEST_ALPHA)
     return (int if isinstance(alpha, Integral) else float)(alpha)
 
 
 def _checked_pattern(name: str, pattern: object, checked: Callable) -> dict:
     if not isinstance(pattern, Mapping):
         raise ValueError(f"got {name} {pattern!r}, expected module name -> number")
+    require_count(f"number of keys in {name}", len(pattern), 0, MOST_EXPRESSIONS)
     for key in pattern:
         expected = f"got {name} key {key!r}, expected a module's name or a regular expression"
         if not isinstance(key, str) or not key:
             raise ValueError(expected)
         try:
-            re.compile(_key_rule(key))
-        except re.error as error:
+            check_expression(_key_rule(key))
+        except ValueError as error:
             raise ValueError(f"{expected} ({error})") from None
     return _Pattern({key: checked(value, f"{name}[{key!r}]") for key, value in pattern.items()})
 

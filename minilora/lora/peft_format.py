@@ -5,6 +5,7 @@ Only JSON and safetensors are ever opened; a pickled adapter is refused by its n
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -87,8 +88,11 @@ def read_folder(folder: str | Path) -> FolderParts:
             "choose; expected only those that it does"
         )
     sidecar = _read_sidecar(path) if (path / SIDECAR).exists() else None
-    base_name = options.get("base_model_name_or_path") or (sidecar or {}).get("base_name")
-    return FolderParts(config, factors, base_name or "", rule, sidecar)
+    names = (options.get("base_model_name_or_path"), (sidecar or {}).get("base_name"))
+    for name in names:
+        if name is not None and not isinstance(name, str):
+            raise AdapterError(f"{path} got base name {name!r}, expected a text")
+    return FolderParts(config, factors, names[0] or names[1] or "", rule, sidecar)
 
 
 def _read_json(path: Path) -> dict:
@@ -96,9 +100,19 @@ def _read_json(path: Path) -> dict:
     try:
         return read_json(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise AdapterError(f"got no {path}, expected an adapter folder with it") from None
+        below = adapters_below(path.parent)
+        raise AdapterError(f"got no {path}, expected an adapter folder with it{below}") from None
     except ValueError as error:
         raise AdapterError(str(error)) from None
+
+
+def adapters_below(path: Path) -> str:
+    """What to say of the adapters in folders of `path`, where PEFT puts those that have a name."""
+    with contextlib.suppress(OSError):
+        names = sorted(inner.parent.name for inner in path.glob(f"*/{CONFIG}"))
+        if names:
+            return f"; there are adapters in its folders: {some_of([f'{path / n}' for n in names])}"
+    return ""
 
 
 def _read_factors(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from minilora.limits import require_count
 from minilora.lora.config import ALL_LINEAR, LoRAConfig
+from minilora.lora.expressions import MOST_EXPRESSIONS, check_expression
 
 READ = ("r", "lora_alpha", "target_modules")
 OPTIONAL = ("lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern")
@@ -57,11 +58,12 @@ def _check_names(key: str, value: object) -> None:
     expected = f"got {key} {value!r}, expected names or a regular expression"
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(expected)
+    require_count(f"number of names in {key}", len(names), 0, MOST_EXPRESSIONS)
     # The entries of a list are plain names, but for layers_pattern.
     for rule in names if isinstance(value, str) or key == "layers_pattern" else ():
         try:
-            re.compile(rule)
-        except re.error as error:
+            check_expression(rule)
+        except ValueError as error:
             raise ValueError(f"{expected} ({error})") from None
 
 

@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Mapping
 
 from minilora.lora.config import ALL_LINEAR
+from minilora.lora.expressions import ends_after, fits_whole
 from minilora.nn import Linear, Module
 
 HEAD = "lm_head"
+_LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 class TargetError(ValueError):
@@ -76,16 +78,28 @@ def is_chosen(name: str, options: Mapping) -> bool:
 
 def _named(name: str, names: str | list[str]) -> bool:
     if isinstance(names, str):
-        return re.fullmatch(names, name) is not None
+        return fits_whole(names, name)
     return any(_fits(name, one) for one in names)
 
 
 def _layer_of(name: str, patterns: str | list[str]) -> int | None:
-    """The first number in the name that follows one of the patterns."""
+    """The number in the name that follows one of the patterns, with dots around both.
+
+    PEFT takes the pattern from as far left as it fits. Raises ValueError where from there it
+    fits before several numbers: then how `re` tries them decides.
+    """
+    numbers = {match.start(): int(match[0]) for match in _LAYER.finditer(name)}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        match = re.match(rf"(?:^|.*?\.){pattern}\.(?P<layer>\d+)\.", name)
-        if match:
-            return int(match["layer"])
+        for start in (0, *(i + 1 for i, char in enumerate(name) if char == ".")):
+            ends = ends_after(pattern, name, start)
+            found = [numbers[end + 1] for end in ends if end + 1 in numbers]
+            if len(found) > 1:
+                raise ValueError(
+                    f"got layers_pattern {pattern!r}, which fits before the numbers {found} of "
+                    f"{name}; expected one that fits before one"
+                )
+            if found:
+                return found[0]
     return None
 
 

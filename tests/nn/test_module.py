@@ -5,7 +5,6 @@ import pytest
 
 from minilora.autograd import Tensor
 from minilora.nn import Linear, Module, ModuleList, Parameter, RMSNorm
-from tests.says import refusal
 
 
 def rng():
@@ -91,11 +90,11 @@ def test_an_attribute_that_becomes_something_else_is_no_longer_listed():
 
 
 @pytest.mark.parametrize(
-    ("path", "named"),
-    [("rest.3", ("3", "2")), ("second", ("Pair", "second")), ("", ())],
+    ("path", "message"),
+    [("rest.3", "has no '3'; expected one of"), ("second", "Pair has no 'second'"), ("", "empty")],
 )
-def test_unknown_paths_are_refused(path, named):
-    with refusal(ValueError, *named):
+def test_unknown_paths_are_refused(path, message):
+    with pytest.raises(ValueError, match=message):
         Pair().set_submodule(path, RMSNorm(2))
 
 
@@ -121,23 +120,23 @@ def test_loading_converts_to_the_dtype_of_the_parameter():
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "message"),
     [
-        (lambda s: s.pop("gain"), ("gain",)),
-        (lambda s: s.update(more=s["gain"]), ("more",)),
+        (lambda s: s.pop("gain"), r"missing \['gain'\], unexpected none"),
+        (lambda s: s.update(more=s["gain"]), r"missing none, unexpected \['more'\]"),
         (
             lambda s: s.update({"rest.2.weight": np.ones((2, 1))}),
-            ("rest.2.weight", (2, 1), (2,)),
+            r"rest.2.weight got \(2, 1\), expected \(2,\)",
         ),
     ],
     ids=["missing", "unexpected", "shape"],
 )
-def test_a_state_that_does_not_fit_changes_nothing(change, named):
+def test_a_state_that_does_not_fit_changes_nothing(change, message):
     pair = Pair()
     state = {name: array + 1 for name, array in pair.state_dict().items()}
     change(state)
     before = {name: array.copy() for name, array in pair.state_dict().items()}
-    with refusal(ValueError, *named):
+    with pytest.raises(ValueError, match=message):
         pair.load_state_dict(state)
     assert all(np.array_equal(array, before[name]) for name, array in pair.state_dict().items())
 
@@ -160,5 +159,5 @@ def test_modes_freezing_and_gradients_reach_every_layer():
 
 
 def test_a_module_without_forward_says_so():
-    with refusal(NotImplementedError, "ModuleList", "forward"):
+    with pytest.raises(NotImplementedError, match="ModuleList defines no forward"):
         ModuleList([])(1)
