@@ -15,6 +15,7 @@ from minilora.nn import BASE_DTYPES
 from minilora.runs import AdaptPlan, defaults, run
 from minilora.runs.adapt import LONGEST
 
+GROUP = "Adapt"
 DATA_HELP = "JSONL (prompt and completion, or messages, or text) or a text file."
 BATCH_HELP = f"Examples a step. Default: {defaults.BATCH}, or {defaults.SMALL_BATCH} on a big base."
 STEPS_HELP = (

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from rich.console import Console
 
 from minilora.cli import show
 from minilora.cli.cost import peak_memory_text, times_text
+from minilora.cli.reporter import TableReporter
 from minilora.cli.scores import comparison
-from minilora.runs import AdaptResult, Reporter
+from minilora.runs import AdaptResult
 from minilora.runs.adapt import Planned
-from minilora.text import Problem
 from minilora.training.parallel import recommended_workers
 
 SHOWN_PROMPT = 160
 
 
-class AdaptReporter(Reporter):
-    """Shows what can't be used of the data, and the plan, before the run begins."""
-
-    bars = True
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-
-    def left_out(self, path: Path, problems: Sequence[Problem]) -> None:
-        """A table of them."""
-        show.problems(self.console, path, problems)
+class AdaptReporter(TableReporter):
+    """Also shows the plan, before the run begins."""
 
     def planned(self, planned: Planned) -> None:
         """A table of the settings and of what the run takes."""

@@ -1,42 +1,62 @@
-"""Runs `minilora COMMAND`: finds the commands, loads the one that is called, words its errors.
+"""Runs `minilora COMMAND`: finds the commands and loads the one that is called.
 
 To add a command, add a file: `cli/NAME.py` with a top-level function `NAME`, whose parameters are
-typer's and whose docstring is the help. Files without such a function are no commands. Only the
-file of the command that is called is imported, which keeps `minilora --help` quick.
+typer's and whose docstring is the help, and `GROUP = "..."`, one of GROUPS. Files without such a
+function are no commands. Only the file of the command that is called is imported, which keeps
+`minilora --help` quick.
 """
 
 from __future__ import annotations
 
 import ast
-import functools
 import importlib
-import os
 import sys
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import typer
 
 from minilora import __version__
+from minilora.cli.errors import print_error, usage_text, with_plain_errors
 
 FOLDER = Path(__file__).parent
-FIRST = ("tour", "adapt", "evaluate", "generate", "merge", "info", "pretrain", "gradcheck", "ward")
+GROUPS = ("Course", "Adapt", "Judge", "Serve", "Understand", "Make")
+"""What the commands are for, in the order in which the help shows them."""
+FIRST = ("tour", "learn", "adapt", "generate", "info", "pretrain")
+"""The commands that come first in their group; the others follow by name."""
 HELP = "Learn LoRA by building it, and adapt a language model with what you built."
 
 
-def find_commands(folder: Path = FOLDER) -> dict[str, str]:
-    """Command name -> help text, read from the sources in `folder` without importing them."""
-    found = {}
+@dataclass(frozen=True)
+class Command:
+    """What is known of a command without importing its file; group: None where it names none."""
+
+    name: str
+    help: str
+    group: str | None
+
+
+def find_commands(folder: Path = FOLDER) -> dict[str, Command]:
+    """The commands by name, read from the sources in `folder`, in the order of the help."""
+    commands = []
     for path in sorted(folder.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and node.name == path.stem:
-                found[path.stem] = ast.get_docstring(node) or ""
+                help_text = ast.get_docstring(node) or ""
+                commands.append(Command(path.stem, help_text, _group_of(tree)))
+    order = [*GROUPS, None]
     rank = {name: position for position, name in enumerate(FIRST)}
-    return {
-        name: found[name] for name in sorted(found, key=lambda name: (rank.get(name, 99), name))
-    }
+    commands.sort(key=lambda c: (order.index(c.group), rank.get(c.name, len(rank)), c.name))
+    return {command.name: command for command in commands}
+
+
+def _group_of(tree: ast.Module) -> str | None:
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "GROUP":
+            group = getattr(node.value, "value", None)
+            return group if group in GROUPS else None
+    return None
 
 
 def build(argv: list[str], folder: Path = FOLDER) -> typer.Typer:
@@ -44,15 +64,15 @@ def build(argv: list[str], folder: Path = FOLDER) -> typer.Typer:
     app = typer.Typer(help=HELP, add_completion=False, pretty_exceptions_enable=False)
     app.callback()(_options)
     called = next((word for word in argv if not word.startswith("-")), None)
-    for name, text in find_commands(folder).items():
-        shown = name.replace("_", "-")
+    for name, command in find_commands(folder).items():
+        shown, panel = name.replace("_", "-"), command.group
         if shown == called:
             module = importlib.import_module(f"minilora.cli.{name}")
             settings = getattr(module, "CONTEXT_SETTINGS", None)
             function = with_plain_errors(getattr(module, name))
-            app.command(shown, context_settings=settings)(function)
+            app.command(shown, context_settings=settings, rich_help_panel=panel)(function)
         else:
-            app.command(shown, help=text)(_not_called)
+            app.command(shown, help=command.help, rich_help_panel=panel)(_not_called)
     return app
 
 
@@ -72,61 +92,6 @@ def _options(
     ),
 ) -> None:
     pass
-
-
-def with_plain_errors(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, with expected errors as one line on stderr and exit code 1, or 130 for Ctrl-C.
-
-    MINILORA_DEBUG=1 shows the traceback instead.
-    """
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except (ValueError, OSError) as error:
-            if isinstance(error, BrokenPipeError) or os.environ.get("MINILORA_DEBUG") == "1":
-                raise
-            print_error(describe(error))
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            if os.environ.get("MINILORA_DEBUG") == "1":
-                raise
-            print_error("stopped by Ctrl-C")
-            raise typer.Exit(130) from None
-
-    return wrapped
-
-
-def describe(error: BaseException) -> str:
-    """One line for an error, with the file name where the operating system gave one."""
-    if isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    else:
-        text = str(error)
-    return " ".join(text.split()) or type(error).__name__
-
-
-def print_error(text: str) -> None:
-    """`error: text` on stderr, in red on a terminal."""
-    typer.secho(f"error: {text}", fg="red", err=True)
-
-
-def usage_text(error: Any) -> str:
-    """One line for a command line that typer refused: what was got and what was expected.
-
-    Typer's own text leaves out the value where pydantic judged it; pydantic's error has it.
-    """
-    text = " ".join(error.format_message().split())
-    cause, parameter = error.__cause__, getattr(error, "param", None)
-    if parameter is None or not hasattr(cause, "errors"):
-        where = getattr(getattr(error, "ctx", None), "command_path", "minilora")
-        return f"{text.rstrip('.')} (see `{where} --help`)"
-    found = cause.errors()[0]
-    expected = found["msg"].removeprefix("Input should be ").partition(",")[0]
-    expected = f"a number {expected}" if expected.startswith(("greater", "less")) else expected
-    option = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.name.upper()
-    return f"got {option} {found['input']}, expected {expected}"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -18,6 +18,8 @@ from minilora.cli import bench_tables as tables
 from minilora.cli.bench_runs import Terms, run_busy, run_growth, run_profile, run_race
 from minilora.training.parallel import MOST_WORKERS
 
+GROUP = "Understand"
+
 
 def bench(
     workload: str = typer.Option(

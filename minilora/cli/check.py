@@ -19,6 +19,7 @@ from minilora.course.checking import FAILED, UNWRITTEN, WRONG, Outcome
 from minilora.course.exercises import Exercise, find_exercise
 from minilora.course.source import find_chapter, find_chapters
 
+GROUP = "Course"
 GRADES = {WRONG: FAILED}
 """For a grade, a wrong answer and one that stops with an exception are the same."""
 COLOURS = {"passed": "green", "unwritten": "dim", "wrong": "red", "failed": "red"}

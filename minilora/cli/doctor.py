@@ -15,6 +15,7 @@ from minilora import __version__, backend
 from minilora.hub.bases import WARD_BASE
 from minilora.hub.smollm import KNOWN, find_known, source_of
 
+GROUP = "Understand"
 EXTRAS = {
     "notebooks": ("jupyterlab", "ipywidgets", "ipykernel", "nbclient"),
     "gpu": ("cupy-cuda12x",),

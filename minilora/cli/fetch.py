@@ -13,6 +13,8 @@ from minilora.hub.gguf import INSTALL
 from minilora.hub.smollm import KNOWN, KnownModel, cached, source_of
 from minilora.hub.smollm import fetch as fetch_model
 
+GROUP = "Adapt"
+
 
 def fetch(
     name: str = typer.Argument(..., metavar="NAME", help=f"One of: {', '.join(KNOWN)}."),

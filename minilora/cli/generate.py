@@ -9,13 +9,15 @@ import numpy as np
 import typer
 
 from minilora.backend import blas_threads, recommended_blas_threads
-from minilora.cli.adapters import BASE, base_dtype_of_all, base_of_all, in_turn, named_adapters
-from minilora.cli.options import BASE_DTYPE_HELP, BASE_OF_ADAPTER_HELP, DEVICE_HELP
+from minilora.cli.adapters import named_adapters
+from minilora.cli.options import BASE_DTYPE_HELP, BASE_OF_ADAPTER_HELP, DEVICE_HELP, RAW_HELP
 from minilora.hub.bases import open_base
+from minilora.hub.several import BASE, base_dtype_of_all, base_of_all, in_turn
 from minilora.nn import generate as continue_prompts
 from minilora.text import Tokenizer
-from minilora.text.answers import stop_ids
+from minilora.text.answers import prompt_ids, question, stop_ids
 
+GROUP = "Serve"
 MOST_TOKENS = 256
 SEVERAL_HELP = f"Several answer in turn, each under its name; {BASE} is the base without one."
 
@@ -37,6 +39,7 @@ def generate(
     temperature: float = typer.Option(0.0, "--temperature", help="0 takes the likeliest token."),
     top_p: float = typer.Option(1.0, "--top-p", help="Sample among this much probability."),
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of the sampling."),
+    raw: bool = typer.Option(False, "--raw", help=RAW_HELP),
 ) -> None:
     """Answer a prompt on standard output, as the tokens come; nothing else is written there.
 
@@ -47,7 +50,7 @@ def generate(
     dtype = base_dtype_of_all(base_dtype, chosen)
     name = base_of_all(base, chosen)
     model, tokenizer = open_base(name, dtype, device)
-    ids = prompt_ids(tokenizer, text)
+    ids = prompt_ids(tokenizer, question(tokenizer, text, raw))
     room = model.config.max_position_embeddings - len(ids)
     if room < 1:
         limit = model.config.max_position_embeddings
@@ -72,12 +75,6 @@ def generate(
 def heading(name: str, number: int) -> str:
     """The line above an answer where there are several, with an empty one before it."""
     return ("\n" if number else "") + f"== {name} ==\n"
-
-
-def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The prompt as the base was taught to be asked: by its chat template where it has one."""
-    is_chat = bool(tokenizer.config.get("chat_template"))
-    return tokenizer.encode_prompt(text) if is_chat else tokenizer.encode(text)
 
 
 class Stream:

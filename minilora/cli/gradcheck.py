@@ -22,6 +22,8 @@ from minilora.gradients.mutants import Mutant, run_mutants
 from minilora.gradients.op_cases import Case, op_cases
 from minilora.gradients.stored_cases import stored_cases
 
+GROUP = "Understand"
+
 
 def gradcheck(
     op: str = typer.Option("", "--op", help="Check only this op, layer or model, by its name."),

@@ -10,6 +10,8 @@ from rich.console import Console
 from minilora.cli import show
 from minilora.rooms import House, read_house, room_of
 
+GROUP = "Understand"
+
 
 def house(
     files: str = typer.Option("", "--files", help="Show this room's files, and what they import."),

@@ -17,6 +17,8 @@ from minilora.course.progress import FOLDER_VARIABLE, read_progress
 from minilora.course.source import Chapter, find_chapter, find_chapters
 from minilora.course.workspace import BESIDE, NEW, RENEWED, Landing, prepare
 
+GROUP = "Course"
+
 
 def learn(
     chapter: int | None = typer.Argument(None, metavar="[N]", help="Chapter; default: the next."),

@@ -14,3 +14,6 @@ BASE_OF_ADAPTER_HELP = f"{BASE_HELP} Default: the one the adapter names, else {W
 BASE_DTYPE_HELP = (
     f"How the base is kept: {', '.join(BASE_DTYPES)}. Default: as the adapter was trained over."
 )
+RAW_HELP = (
+    "Continue the prompt as it is, without the chat template: for what was trained on plain text."
+)

@@ -8,9 +8,11 @@ import typer
 from rich.console import Console
 
 from minilora.cli import show
+from minilora.cli.reporter import TableReporter
 from minilora.cli.scores import percent
-from minilora.runs import PretrainPlan, Reporter, run
+from minilora.runs import PretrainPlan, run
 
+GROUP = "Make"
 DEFAULT = PretrainPlan(out=Path("base"))
 MOST_DOCUMENTS, WIDEST, MOST_LAYERS = 10_000_000, 4096, 100
 """Far beyond what NumPy trains in a day; a mistyped number beyond them would end without memory."""
@@ -49,13 +51,12 @@ def pretrain(
         start=str(start) if start else "",
         resume=resume,
     )
-    reporter = Reporter()
-    reporter.bars = True
-    result = run(plan, reporter)
+    console = Console()
+    result = run(plan, TableReporter(console))
     score = result.after.suite
     rows = [(group, percent(x), str(score.counts[group])) for group, x in score.groups.items()]
     rows.append(("all", percent(score.exact), str(score.count)))
     headings = ("group", "exact", "prompts")
-    show.grid(Console(), "held-out cases", headings, rows, right=(1, 2))
+    show.grid(console, "held-out cases", headings, rows, right=(1, 2))
     minutes = sum(step["seconds"] for step in result.history) / 60
     typer.echo(f"{len(result.history)} steps in {minutes:.1f} minutes; written to {out}")

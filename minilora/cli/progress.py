@@ -13,6 +13,8 @@ from minilora.course.exercises import Exercise
 from minilora.course.progress import Record, read_progress
 from minilora.course.source import find_chapters
 
+GROUP = "Course"
+
 
 def progress(folder: Path | None = typer.Option(None, "--folder", help=FOLDER_HELP)) -> None:
     """Show which exercises are done, and what comes next."""

@@ -20,7 +20,7 @@ def comparison(*results: Mapping) -> Iterator[tuple[str, ...]]:
     first = results[0]
     if "loss" in first:
         name = f"loss of {first['loss_rows']} examples (nats a token)"
-        yield name, *(f"{one['loss']:.4f}" for one in results)
+        yield name, *(f"{one['loss']:.4f}" if "loss" in one else "-" for one in results)
     if "exact" in first:
         yield "exact answers", *(f"{one['exact']:.1%}" for one in results)
     for ward in first.get("house", {}):

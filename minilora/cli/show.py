@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-
-from minilora.text import Problem
-
-SHOWN_PROBLEMS = 10
 
 
 def size(count: float) -> str:
@@ -51,14 +46,3 @@ def grid(
 def say(console: Console, text: str) -> None:
     """A line as it is: no markup, no highlighting, wrapped by the terminal only."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def problems(console: Console, path: Path, left_out: Sequence[Problem]) -> None:
-    """The first problems as a table, and how many more there are."""
-    if not left_out:
-        return
-    rows = [(p.source, p.reason) for p in left_out[:SHOWN_PROBLEMS]]
-    title = f"{path}: {len(left_out)} left out"
-    grid(console, title, ("where", "why"), rows)
-    if len(left_out) > SHOWN_PROBLEMS:
-        say(console, f"  and {len(left_out) - SHOWN_PROBLEMS} more")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import typer
 
+GROUP = "Make"
 ROOT = Path(__file__).resolve().parents[2]
 CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 ALONE = re.compile(r"--(all|pdb|trace|collect-only|co|capture=no|numprocesses|dist)(=.*)?$|-[snp]")

@@ -11,10 +11,12 @@ from rich.panel import Panel
 from rich.text import Text
 
 from minilora.cli import show
+from minilora.cli.reporter import TableReporter
 from minilora.cli.scores import tour_rows
-from minilora.runs import Reporter, TourPlan, TourResult, run
+from minilora.runs import TourPlan, TourResult, run
 from minilora.ward.score import gives_dose
 
+GROUP = "Course"
 DEFAULT = TourPlan()
 READING = (
     "The base, prompted: asked for the house's five lines by name. That gets the format, and not "
@@ -46,13 +48,12 @@ def tour(
     show.say(console, next_steps(out, sum(result.seconds.values())))
 
 
-class TourReporter(Reporter):
+class TourReporter(TableReporter):
     """Prints the note, and what base and adapter answer to it."""
 
-    bars = True
-
     def __init__(self, console: Console, ward: str) -> None:
-        self.console, self.ward = console, ward
+        super().__init__(console)
+        self.ward = ward
 
     def asking(self, record: Mapping) -> None:
         """The note, with the drugs that it gives no dose for."""

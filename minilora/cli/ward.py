@@ -11,6 +11,8 @@ from minilora.cli import show
 from minilora.storage import sha256_file
 from minilora.ward import write_ward
 
+GROUP = "Make"
+
 
 def ward(
     out: Path = typer.Option(Path("data/ward"), "--out", help="Folder to write the files into."),

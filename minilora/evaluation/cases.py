@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from minilora.evaluation.house import house_of
-from minilora.text import Problem, read_records
+from minilora.text import Problem, Record, read_records
 from minilora.ward import house_instruction
 from minilora.ward.formats import HOUSE_INSTRUCTION
 
@@ -28,37 +29,52 @@ class Case:
     """The ward whose house format is asked for."""
 
 
-def read_cases(path: Path, most: int | None = None) -> tuple[list[Case], list[Problem]]:
-    """The first `most` cases of a JSONL file, and its lines that have no answer to compare with.
+class Rows(NamedTuple):
+    """What a file gives: cases to ask, plain texts to take the loss of, and what can't be used."""
 
-    Raises OSError, or ValueError for a file without a case, or `most` (--rows) below 1.
+    cases: list[Case]
+    texts: list[Record]
+    problems: list[Problem]
+
+
+def read_cases(path: Path, most: int | None = None, raw: bool = False) -> Rows:
+    """The first `most` rows of a JSONL file, and its lines that can't be asked.
+
+    raw: whether prompts will be continued as they are, so that a chat of several messages can't
+    be asked. Raises OSError, or ValueError for a file without a row, or `most` (--rows) below 1.
     """
     if most is not None and most < 1:
         raise ValueError(f"got --rows {most}, expected at least 1")
     records, problems = read_records(path)
     lines = path.read_text("utf-8-sig").split("\n")
-    cases: list[Case] = []
+    cases, texts = [], []
     for record in records:
+        if most is not None and len(cases) + len(texts) == most:
+            break
         if record.text:
-            problems.append(Problem(record.source, "plain text has no answer to compare with"))
+            texts.append(record)
             continue
-        last = max(i for i, m in enumerate(record.messages) if m["role"] == "assistant")
-        if last == 0:
-            problems.append(Problem(record.source, "nothing is asked before the answer"))
-            continue
-        value = json.loads(lines[int(record.source.rpartition(":")[2]) - 1])
         try:
-            ward = house_of(value)
+            cases.append(_case_of(record, lines, raw))
         except ValueError as error:
             problems.append(Problem(record.source, str(error)))
-            continue
-        answer = record.messages[last]["content"]
-        house = value if ward else None
-        cases.append(Case(record.source, record.messages[:last], answer, house, ward))
-    if not cases:
+    if not cases and not texts:
         first = f"; the first line left out is {problems[0]}" if problems else ""
         raise ValueError(f"{path} has no prompt with a completion to compare with{first}")
-    return cases[:most], problems
+    return Rows(cases, texts, problems)
+
+
+def _case_of(record: Record, lines: Sequence[str], raw: bool) -> Case:
+    """The case of a chat. Raises ValueError where it can't be asked or scored."""
+    last = max(i for i, m in enumerate(record.messages) if m["role"] == "assistant")
+    if last == 0:
+        raise ValueError("nothing is asked before the answer")
+    if raw and last > 1:
+        raise ValueError(f"got {last} messages before the answer, expected one prompt with --raw")
+    value = json.loads(lines[int(record.source.rpartition(":")[2]) - 1])
+    ward = house_of(value)
+    answer = record.messages[last]["content"]
+    return Case(record.source, record.messages[:last], answer, value if ward else None, ward)
 
 
 def choose_shots(examples: Sequence[Case], count: int, scored: Sequence[Case] = ()) -> list[Case]:

@@ -70,7 +70,7 @@ class Judge:
         """
         loss, house, outputs, suite = None, {}, {}, None
         if self.examples:
-            loss = self.loss(model, progress=self._bar(f"loss {when}"))
+            loss = self.loss(model, progress=self.bar(f"loss {when}"))
             if not math.isfinite(loss):
                 raise DivergedError(f"the loss {when} training is {loss}, expected a finite number")
         for asked in self.houses:
@@ -85,7 +85,7 @@ class Judge:
         """The model's answers to a ward's prompts, which `given` keeps."""
         prompts = [record["prompt"] for record in asked.records]
         texts = answers(
-            model, self.tokenizer, prompts, asked.max_new_tokens, progress=self._bar(label)
+            model, self.tokenizer, prompts, asked.max_new_tokens, progress=self.bar(label)
         )
         ids = (tuple(prompt_ids(self.tokenizer, prompt)) for prompt in prompts)
         self.given.update(zip(ids, texts, strict=True))
@@ -96,8 +96,9 @@ class Judge:
         prompts = [
             row.prompt if isinstance(row, WardExample) else row["prompt"] for row in self.suite
         ]
-        texts = answers(model, self.tokenizer, prompts, progress=self._bar(label))
+        texts = answers(model, self.tokenizer, prompts, progress=self.bar(label))
         return score_regression(self.suite, texts)
 
-    def _bar(self, label: str) -> str:
+    def bar(self, label: str) -> str:
+        """The name of a bar, "" where none is shown."""
         return label if self.bars else ""

@@ -45,10 +45,9 @@ def check_merge(
 ) -> MergeCheck:
     """Merge the adapter and unmerge it again, and compare the logits of `ids` (B, T) on the way.
 
-    plain: the base's logits of `ids`, taken before the adapter was attached. Raises ValueError
-    where merged and adapted logits differ by more than rounding, where unmerging does not give the
-    adapted logits back bit for bit, or where merged and plain logits differ by no more than
-    rounding; MergeError as `Attachment.merge`.
+    plain: the base's logits of `ids`, taken before the adapter was attached. Raises ValueError as
+    `compare_logits`, or where unmerging does not give the adapted logits back bit for bit;
+    MergeError as `Attachment.merge`.
     """
     model = attachment.model
     adapted = logits(model, ids)
@@ -57,18 +56,39 @@ def check_merge(
         merged = logits(model, ids)
     finally:
         attachment.unmerge()
+    check = compare_logits(merged, adapted, plain)
     restored = logits(model, ids)
+    if not np.array_equal(restored, adapted):
+        raise ValueError(
+            f"unmerged logits differ from the adapted ones by {_difference(restored, adapted):.2e},"
+            " expected the same bits"
+        )
+    return check
+
+
+def checked_unload(attachment: Attachment, ids: np.ndarray, plain: np.ndarray) -> MergeCheck:
+    """`merge_and_unload`, after which the plain model must give `ids` the adapted logits.
+
+    plain: the base's logits. Raises ValueError as `compare_logits`; the model is merged then.
+    """
+    adapted = logits(attachment.model, ids)
+    return compare_logits(logits(attachment.merge_and_unload(), ids), adapted, plain)
+
+
+def compare_logits(
+    merged: np.ndarray, adapted: np.ndarray, plain: np.ndarray | None = None
+) -> MergeCheck:
+    """How far merged logits are from the adapted ones, and from the base's where these are given.
+
+    Raises ValueError where merged and adapted differ by more than rounding, or merged and plain by
+    no more than it.
+    """
     largest = float(np.abs(adapted).max())
     gap, allowed = _difference(merged, adapted), TOLERANCE * max(1.0, largest)
     if not gap <= allowed:
         raise ValueError(
             f"merged logits differ from the adapted ones by {gap:.2e}, expected at most "
-            f"{allowed:.2e}"
-        )
-    if not np.array_equal(restored, adapted):
-        raise ValueError(
-            f"unmerged logits differ from the adapted ones by {_difference(restored, adapted):.2e},"
-            " expected the same bits"
+            f"{allowed:.2e}; nothing was written"
         )
     if plain is None:
         return MergeCheck(gap, None, largest)
@@ -76,7 +96,7 @@ def check_merge(
     if not change > gap:
         raise ValueError(
             f"merged logits differ from the base's by {change:.2e}, no more than rounding "
-            f"({gap:.2e}): the adapter changes nothing"
+            f"({gap:.2e}): the adapter changes nothing; nothing was written"
         )
     return MergeCheck(gap, change, largest)
 

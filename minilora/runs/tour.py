@@ -11,7 +11,7 @@ import numpy as np
 
 from minilora.evaluation.house import HouseRecords
 from minilora.evaluation.judge import Judge, Scores
-from minilora.evaluation.merging import MergeCheck, check_merge, logits
+from minilora.evaluation.merging import MergeCheck, check_merge, checked_unload, logits
 from minilora.hub import save_pretrained
 from minilora.hub.bases import WARD, WARD_BASE, open_base
 from minilora.lora import Attachment, LoRAConfig, attach, base_fingerprint, trainable_parameters
@@ -198,8 +198,8 @@ class TourJob(Job):
         )
         adapter.write(out / "adapter")
         card = f"# ward-base with the tour's {plan.ward} adapter merged in\n"
-        merged = self.attachment.merge_and_unload()
-        save_pretrained(out / "merged", merged, self.tokenizer, card)
+        checked_unload(self.attachment, self.ids, self.plain)
+        save_pretrained(out / "merged", self.model, self.tokenizer, card)
         plot_tour(out / "tour.png", trained.history, figures)
         text = json.dumps(figures, indent=2, sort_keys=True) + "\n"
         atomic_write(out / MARK, text.encode())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from tqdm import tqdm
@@ -10,6 +12,9 @@ from tqdm import tqdm
 from minilora.backend import blas_threads, recommended_blas_threads
 from minilora.nn import Transformer, generate
 from minilora.text.tokenizer import Tokenizer
+
+Prompt: TypeAlias = "str | Raw | Sequence[dict]"
+"""A user's message, a text to be continued, or messages."""
 
 BATCH_TOKENS = 16384
 """Positions read at a time, so that many long prompts need no more memory than many short ones."""
@@ -22,8 +27,31 @@ def stop_ids(model: Transformer, tokenizer: Tokenizer) -> Collection[int]:
     return {i for i in (tokenizer.eos_id, *ends) if i is not None}
 
 
-def prompt_ids(tokenizer: Tokenizer, prompt: str | Sequence[dict]) -> list[int]:
+@dataclass(frozen=True)
+class Raw:
+    """A prompt that is continued as it is, as models are asked that learned from plain text."""
+
+    text: str
+
+
+def question(tokenizer: Tokenizer, text: str, raw: bool = False) -> Prompt:
+    """A text as the model was taught to be asked: in its chat template where it has one."""
+    return text if tokenizer.config.get("chat_template") and not raw else Raw(text)
+
+
+def raw_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of a text to continue: after the tokenizer's token for a beginning, where it has one.
+
+    The token for an end, which some tokenizers set behind every text, is left out.
+    """
+    ids = tokenizer.backend.encode(text).ids
+    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_id else ids
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     """Ids of a user's message, or of a chat so far, up to where the assistant's answer begins."""
+    if isinstance(prompt, Raw):
+        return raw_ids(tokenizer, prompt.text)
     if isinstance(prompt, str):
         return tokenizer.encode_prompt(prompt)
     return tokenizer.encode(tokenizer.apply_chat_template(prompt, add_generation_prompt=True))
@@ -32,12 +60,12 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str | Sequence[dict]) -> list[int]:
 def answers(
     model: Transformer,
     tokenizer: Tokenizer,
-    prompts: Sequence[str | Sequence[dict]],
+    prompts: Sequence[Prompt],
     max_new_tokens: int = 96,
     batch_size: int = 64,
     progress: str = "",
 ) -> list[str]:
-    """The greedy answer to each prompt (a user's message, or messages), in the prompts' order.
+    """The greedy answer to each prompt, in the prompts' order.
 
     Prompts of similar length share a batch, so little is padded. `progress` names a bar.
     Raises ValueError for an over-long prompt, before anything is generated.

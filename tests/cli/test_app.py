@@ -7,6 +7,7 @@ import pytest
 
 from minilora import __version__
 from minilora.cli import app, doctor, test
+from minilora.rooms import read_house
 
 
 @pytest.fixture
@@ -93,20 +94,41 @@ def test_without_a_command_the_help_is_shown(capfd):
 
 
 def test_commands_are_files_with_a_function_of_their_name(tmp_path):
-    (tmp_path / "zeta.py").write_text('def zeta():\n    """Last."""\n')
-    (tmp_path / "adapt.py").write_text('def adapt():\n    """First."""\n')
+    for name, group in (("zeta", "Course"), ("alpha", "Make"), ("adapt", "Make"), ("beta", "?")):
+        source = f'GROUP = "{group}"\n\n\ndef {name}():\n    """Does {name}."""\n'
+        (tmp_path / f"{name}.py").write_text(source)
     (tmp_path / "shared.py").write_text("def helper():\n    pass\n")
-    assert list(app.find_commands(tmp_path).items()) == [("adapt", "First."), ("zeta", "Last.")]
+    commands = app.find_commands(tmp_path)
+    assert [(c.name, c.group) for c in commands.values()] == [
+        ("zeta", "Course"), ("adapt", "Make"), ("alpha", "Make"), ("beta", None),
+    ]  # fmt: skip
+    assert commands["alpha"] == app.Command("alpha", "Does alpha.", "Make")
+
+
+def test_every_command_has_a_group_and_every_group_a_command():
+    groups = [command.group for command in app.find_commands().values()]
+    assert set(groups) == set(app.GROUPS)
+    assert sorted(groups, key=app.GROUPS.index) == groups
+
+
+def test_no_command_imports_another():
+    commands = {f"cli/{name}.py" for name in app.find_commands()}
+    crossing = [
+        (one.file, one.target)
+        for one in read_house().imports
+        if one.file in commands and one.target in commands
+    ]
+    assert crossing == []
 
 
 @pytest.mark.processes
 def test_help_imports_no_command():
     code = (
         "import sys; from minilora.cli.app import main; main(['--help']); "
-        "print([m for m in sys.modules if m.startswith('minilora.cli.')], file=sys.stderr)"
+        "print(sorted(m for m in sys.modules if m.startswith('minilora.cli.')), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr.strip() == "['minilora.cli.app']"
+    assert done.stderr.strip() == "['minilora.cli.app', 'minilora.cli.errors']"
 
 
 def test_doctor_tells_what_there_is(capfd):

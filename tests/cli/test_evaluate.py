@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from minilora.cli import evaluate as command
 from minilora.cli.app import main
-from minilora.evaluation.cases import chat, choose_shots, instructed, read_cases
-from minilora.ward import house_examples, house_instruction, score_house
+from minilora.evaluation import variants
+from minilora.hub import load_pretrained
+from minilora.lora import Adapter, attach
+from minilora.runs import compare as comparing
+from minilora.text.answers import Raw
+from minilora.ward import house_examples, score_house
 from tests.cli.conftest import make_base, pairs, write_jsonl
 
 
@@ -38,7 +41,7 @@ def answering(monkeypatch, answer):
         seen.append((progress, prompts))
         return [answer(prompt, progress) for prompt in prompts]
 
-    monkeypatch.setattr(command, "answers", fake)
+    monkeypatch.setattr(variants, "answers", fake)
     return seen
 
 
@@ -54,7 +57,8 @@ def test_exact_answers_are_counted_by_variant(base, adapter, data, tmp_path, cap
         return f" {known}\n" if good[variant] in messages[-1]["content"] else "wrong"
 
     answering(monkeypatch, answer)
-    monkeypatch.setattr(command, "check", lambda *_: None)  # the tiny base has room for no shots
+    # The tiny base has room for no shots.
+    monkeypatch.setattr(comparing, "with_room", lambda cases, *_: (list(cases), 8, []))
     out = tmp_path / "scores.json"
     shots = write_jsonl(tmp_path / "train.jsonl", pairs(3, 50))
     flags = ("--adapter", f"mine={adapter}", "--instruction", "Be short.", "--json", out)
@@ -95,52 +99,6 @@ def test_the_wards_records_get_the_houses_scores(ward_file, tmp_path, capsys, mo
     assert said.count("exact answers") == 1 and "cardiology: invented doses" in said
 
 
-# -- how a variant asks ----------------------------------------------------------------------------
-
-
-def test_an_instruction_takes_the_place_of_the_bare_one_and_of_nothing_else(ward_file, data):
-    cases, _ = read_cases(ward_file)
-    note = cases[0].messages[0]["content"].rsplit("\n\n", 1)[0]
-    (message,) = instructed(cases[0], "house")
-    assert message["content"] == f"{note}\n\n{house_instruction('cardiology')}"
-    (message,) = instructed(cases[0], "Sum up.")
-    assert message["content"] == f"{note}\n\nSum up."
-    plain = read_cases(data)[0][0]
-    (message,) = instructed(plain, "Sum up.")
-    assert message["content"] == f"{pairs(1)[0]['prompt']}\n\nSum up."
-    assert instructed(plain, None) == plain.messages
-    own = replace(plain, messages=({"role": "user", "content": "Read one.\n\nAnd two."},))
-    assert instructed(own, "Sum up.")[0]["content"] == "Read one.\n\nAnd two.\n\nSum up."
-
-
-def test_shots_are_earlier_turns_and_one_lacks_a_dose(ward_file):
-    cases, _ = read_cases(ward_file)
-    whole = [c for c in cases if not c.house["facts"]["no_dose"]]
-    lacking = [c for c in cases if c.house["facts"]["no_dose"]]
-    assert whole and lacking
-    assert choose_shots([*whole, *lacking], 1) == lacking[:1]
-    assert choose_shots([lacking[0], *whole], 1) == lacking[:1]
-    assert choose_shots(whole, 1) == whole[:1]
-    assert choose_shots(cases, 2, scored=cases[:2])[0] == cases[2]
-    with pytest.raises(ValueError, match="expected 1 to the 0 of --examples that are not scored"):
-        choose_shots(cases[:2], 1, scored=cases)
-    messages = chat(cases[0], "New.", cases[1:4])
-    assert [m["role"] for m in messages] == ["user", "assistant"] * 3 + ["user"]
-    assert [m["content"].endswith("\n\nNew.") for m in messages[::2]] == [True, False, False, True]
-    assert [m["content"] for m in messages[1::2]] == [c.expected for c in cases[1:4]]
-
-
-def test_chats_are_asked_for_their_last_answer_and_a_system_message_stays_first(tmp_path):
-    turns = [("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
-    record = {"messages": [{"role": role, "content": text} for role, text in turns]}
-    data = write_jsonl(tmp_path / "chat.jsonl", [record])
-    (case,), _ = read_cases(data)
-    assert case.expected == "d" and len(case.messages) == 4
-    shot = read_cases(write_jsonl(tmp_path / "my.jsonl", pairs(1)))[0]
-    roles = [m["role"] for m in chat(case, None, shot)]
-    assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
-
-
 # -- what is refused -------------------------------------------------------------------------------
 
 REFUSED = [
@@ -150,7 +108,7 @@ REFUSED = [
     (("--shots", 0, "--examples", "MY"), "got --shots 0"),
     (("--instruction", " "), "empty --instruction"),
     (("--instruction", "house"), "my.jsonl:1 is no record of a house task"),
-    (("--instruction", "word " * 60), "base, instructed: prompt"),
+    (("--instruction", "word " * 60), "base, instructed: got"),
     (("--json", "no/such/file.json"), "--json no/such/file.json"),
     (("--adapter", "no/such"), "no/such"),
     (("--base", "no/such"), "no/such"),
@@ -175,7 +133,7 @@ def test_odd_settings_are_refused_before_anything_is_answered(
     [
         ([], "my.jsonl is empty"),
         ([" ", ""], "my.jsonl holds nothing but blank lines"),
-        ([{"text": "plain"}], "plain text has no answer"),
+        ([{"messages": [{"role": "assistant", "content": "b"}]}], "my.jsonl:1"),
     ],
 )
 def test_a_file_without_a_case_is_refused(base, tmp_path, capsys, lines, words):
@@ -185,8 +143,57 @@ def test_a_file_without_a_case_is_refused(base, tmp_path, capsys, lines, words):
 
 def test_lines_without_an_answer_are_named(base, tmp_path, capsys, monkeypatch):
     answering(monkeypatch, lambda messages, variant: "")
-    data = write_jsonl(tmp_path / "my.jsonl", ["{bad", *pairs(2), {"text": "plain"}])
+    data = write_jsonl(tmp_path / "my.jsonl", ["{bad", *pairs(2), {"prompt": "?"}])
     assert run(data, base) == 0
     said = capsys.readouterr().out
     assert "2 left out" in said and "my.jsonl:1" in said and "my.jsonl:4" in said
     assert "2 prompts of my.jsonl" in said
+
+
+def test_a_row_without_room_is_named_by_its_line_and_the_others_are_scored(
+    base, tmp_path, capsys, monkeypatch
+):
+    seen = answering(monkeypatch, lambda messages, variant: "")
+    long = {"prompt": "word " * 60, "completion": "x"}
+    data = write_jsonl(tmp_path / "my.jsonl", [*pairs(3), long, *pairs(2, 3)])
+    assert run(data, base, "--json", tmp_path / "scores.json") == 0
+    said = capsys.readouterr().out
+    assert "1 left out" in said and "my.jsonl:4" in said and "my.jsonl:5" not in said
+    assert json.loads((tmp_path / "scores.json").read_text())["rows"] == 5
+    assert [len(prompts) for _, prompts in seen] == [5]
+
+
+def test_prompts_are_continued_as_they_are(base, tmp_path, monkeypatch):
+    seen = answering(monkeypatch, lambda raw, variant: "x")
+    chat = {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"},
+                         {"role": "assistant", "content": "b"}]}  # fmt: skip
+    data = write_jsonl(tmp_path / "my.jsonl", [*pairs(2), chat])
+    assert run(data, base, "--raw") == 0
+    assert seen == [("base", [Raw(record["prompt"]) for record in pairs(2)])]
+    assert run(data, base, "--raw", "--shots", 1, "--examples", data) == 1
+
+
+def test_plain_texts_have_their_loss_taken(base, adapter, tmp_path, capsys):
+    texts = [{"text": f"{record['prompt']} {record['completion']}"} for record in pairs(4)]
+    data = write_jsonl(tmp_path / "my.jsonl", texts)
+    out = tmp_path / "scores.json"
+    assert run(data, base, "--adapter", adapter, "--json", out) == 0
+    first, second = json.loads(out.read_text("utf-8"))["variants"]
+    assert first.keys() == {"name", "adapter", "loss", "loss_rows"}
+    model, tokenizer = load_pretrained(base)
+    ids = [tokenizer.encode(record["text"]) for record in texts]
+    assert first["loss_rows"] == 4
+    assert first["loss"] == pytest.approx(mean_loss(model, ids), rel=1e-4)
+    attach(model, Adapter.read(adapter))
+    assert second["loss"] == pytest.approx(mean_loss(model, ids), rel=1e-4)
+    assert first["loss"] != second["loss"]
+
+
+def mean_loss(model, rows):
+    """-log softmax at each token after the first, in plain NumPy."""
+    losses = []
+    for ids in rows:
+        z = model(np.array([ids])).data[0].astype(np.float64)
+        log_p = z - np.log(np.exp(z).sum(-1, keepdims=True))
+        losses += [-log_p[i - 1, ids[i]] for i in range(1, len(ids))]
+    return np.mean(losses)

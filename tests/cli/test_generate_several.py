@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from minilora.cli import generate as command
-from minilora.cli.adapters import NamedAdapter, base_of_all, in_turn, named_adapters
+from minilora.cli.adapters import named_adapters
 from minilora.cli.app import main
 from minilora.hub import load_pretrained
+from minilora.hub.several import NamedAdapter, base_of_all, in_turn
 from minilora.lora import (
     LoRAConfig,
     adapter_state,
@@ -214,17 +215,22 @@ def test_the_base_option_wins_and_ward_base_is_the_default(adapter, foreign):
     assert base_of_all(None, named_adapters(["__base__"])) == "ward-base"
 
 
-def test_a_note_is_told_once_and_the_model_is_left_plain(
-    base, adapter, peds, tmp_path, capsys, recwarn
-):
+def test_a_warning_comes_once_and_the_model_is_left_plain(base, adapter, peds, tmp_path):
     silent = shutil.copytree(peds, tmp_path / "silent")
     (silent / "minilora.json").unlink()
     model, tokenizer = load_pretrained(base)
     before = base_fingerprint(model)
     seen, chosen = [], named_adapters([str(silent), "__base__", str(adapter)])
-    for one in in_turn(model, tokenizer, chosen, str(base)):
-        seen.append((one.name, is_adapted(model)))
+    with pytest.warns(UserWarning, match="not checked") as warned:
+        for one in in_turn(model, tokenizer, chosen, str(base)):
+            seen.append((one.name, is_adapted(model)))
+    assert len(warned) == 1
     assert seen == [("silent", True), ("__base__", False), ("out", True)]
     assert not is_adapted(model) and base_fingerprint(model) == before
-    err = capsys.readouterr().err
-    assert err.count("note: ") == 1 and "not checked" in err and not recwarn.list
+
+
+def test_a_warning_is_a_note_of_one_line(base, peds, tmp_path, capfdbinary):
+    silent = shutil.copytree(peds, tmp_path / "silent")
+    (silent / "minilora.json").unlink()
+    _, err = run(capfdbinary, "--base", base, "--adapter", silent, "--adapter", "__base__")
+    assert err.startswith("note: ") and err.count("\n") == 1 and "not checked" in err

@@ -9,7 +9,6 @@ import shutil
 import numpy as np
 import pytest
 
-from minilora.cli import merge as command
 from minilora.cli.app import main
 from minilora.hub import load_pretrained
 from minilora.lora import (
@@ -20,6 +19,7 @@ from minilora.lora import (
     attach,
     base_fingerprint,
 )
+from minilora.runs import merge as merging
 from minilora.storage import fingerprint
 from tests.cli.conftest import make_base, pairs, write_jsonl
 
@@ -48,7 +48,7 @@ def test_the_folder_equals_base_and_adapter(base, adapter, tmp_path, capsys):
 def test_the_card_says_what_was_merged(base, adapter, tmp_path):
     assert merge(base, adapter, tmp_path / "merged") == 0
     names = sorted(path.name for path in (tmp_path / "merged").iterdir())
-    assert names == sorted([*command.FILES, command.MARK])
+    assert names == sorted(merging.FILES)
     card = (tmp_path / "merged" / "README.md").read_text("utf-8")
     merged, _ = load_pretrained(tmp_path / "merged")
     model, _ = load_pretrained(base)
@@ -167,8 +167,8 @@ def test_nothing_is_left_of_a_merge_that_is_stopped(base, adapter, tmp_path, mon
         command_save(*args)
         raise KeyboardInterrupt
 
-    command_save = command.save_pretrained
-    monkeypatch.setattr(command, "save_pretrained", stops)
+    command_save = merging.save_pretrained
+    monkeypatch.setattr(merging, "save_pretrained", stops)
     assert merge(base, adapter, tmp_path / "merged") == 130
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,87 @@
+"""Errors and warnings of the library as one line each on stderr."""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any, TextIO
+
+import typer
+
+
+def with_plain_errors(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, with expected errors as one line on stderr and exit code 1, or 130 for Ctrl-C.
+
+    What the library warns of is a note of one line. MINILORA_DEBUG=1 shows an error's traceback.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("always", UserWarning)
+                warnings.showwarning = _show_warning
+                return function(*args, **kwargs)
+        except (ValueError, OSError, MemoryError) as error:
+            if isinstance(error, BrokenPipeError) or os.environ.get("MINILORA_DEBUG") == "1":
+                raise
+            print_error(describe(error))
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            if os.environ.get("MINILORA_DEBUG") == "1":
+                raise
+            print_error("stopped by Ctrl-C")
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning as warnings.showwarning gets it; other kinds than the library's in full."""
+    if category is UserWarning:
+        text = f"note: {' '.join(str(message).split())}"
+    else:
+        text = warnings.formatwarning(message, category, filename, lineno, line).rstrip()
+    typer.echo(text, err=True)
+
+
+def describe(error: BaseException) -> str:
+    """One line for an error, with the file name where the operating system gave one."""
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif isinstance(error, MemoryError):
+        text = f"not enough memory: {error}" if str(error) else "not enough memory"
+    else:
+        text = str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def print_error(text: str) -> None:
+    """`error: text` on stderr, in red on a terminal."""
+    typer.secho(f"error: {text}", fg="red", err=True)
+
+
+def usage_text(error: Any) -> str:
+    """One line for a command line that typer refused: what was got and what was expected.
+
+    Typer's own text leaves out the value where pydantic judged it; pydantic's error has it.
+    """
+    text = " ".join(error.format_message().split())
+    cause, parameter = error.__cause__, getattr(error, "param", None)
+    if parameter is None or not hasattr(cause, "errors"):
+        where = getattr(getattr(error, "ctx", None), "command_path", "minilora")
+        return f"{text.rstrip('.')} (see `{where} --help`)"
+    found = cause.errors()[0]
+    expected = found["msg"].removeprefix("Input should be ").partition(",")[0]
+    expected = f"a number {expected}" if expected.startswith(("greater", "less")) else expected
+    option = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.name.upper()
+    return f"got {option} {found['input']}, expected {expected}"
