@@ -27,7 +27,7 @@ def names(message: object, *values: object) -> bool:
 
 def _is_named(value: object, text: str) -> bool:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        spellings = {str(value), f"{value:g}", *([f"{value:,}"] if value == value else [])}
+        spellings = {str(value), f"{value:g}", f"{value:,}", str(float(value))}
         number = "|".join(map(re.escape, spellings))
         return re.search(rf"(?<![\w.,-])(?:{number})(?![\w]|[.,]\d)", text) is not None
     wanted = " ".join(str(value).split())

@@ -16,6 +16,7 @@ from tests.says import error_line, names, refusal
         ("got r 12, expected 3 to 8.", 8),
         ("1,234,567 bytes", 1234567),
         ("got -1", -1),
+        ("up to 70000.0, expected 65504", 70000),
         ("lr 0.5", 0.5),
         ("got nan", float("nan")),
         ("got weight (3, 4), expected (4, 3)", (4, 3)),

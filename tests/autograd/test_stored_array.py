@@ -11,6 +11,7 @@ from minilora.autograd import stored_array as stored
 from minilora.autograd.products import dense, is_stored, plus, take_rows, times, times_transpose
 from minilora.autograd.quantize import from_q4_1_blocks, from_q8_0_blocks, quantize
 from minilora.autograd.stored_array import StoredArray
+from tests.says import refusal
 
 BITS = {"float16": 16, "q8": 8.5, "q4": 5}
 SHAPE = (7, 96)
@@ -167,40 +168,40 @@ def test_the_array_protocol_never_gives_a_view():
 
 
 @pytest.mark.parametrize(
-    ("weight", "format", "word"),
+    ("weight", "format", "named"),
     [
-        (np.zeros(4, np.float32), "q4", r"\(4,\)"),
-        (np.zeros((2, 33), np.float32), "q4", "blocks of 32"),
-        (np.zeros((2, 33), np.float32), "q8", "blocks of 32"),
-        (np.zeros((2, 32), np.float32), "nf4", "'nf4'.*float16"),
-        (np.full((2, 32), 7e4, np.float32), "float16", "70000"),
-        (np.full((2, 32), np.nan, np.float32), "q4", "nan"),
-        (np.full((2, 32), np.inf, np.float32), "q8", "inf"),
+        (np.zeros(4, np.float32), "q4", ((4,),)),
+        (np.zeros((2, 33), np.float32), "q4", (32,)),
+        (np.zeros((2, 33), np.float32), "q8", (32,)),
+        (np.zeros((2, 32), np.float32), "nf4", ("nf4", "float16")),
+        (np.full((2, 32), 7e4, np.float32), "float16", (70000,)),
+        (np.full((2, 32), np.nan, np.float32), "q4", (float("nan"),)),
+        (np.full((2, 32), np.inf, np.float32), "q8", (float("inf"),)),
     ],
 )
-def test_what_cannot_be_stored_is_refused(weight, format, word):
-    with pytest.raises(ValueError, match=word):
+def test_what_cannot_be_stored_is_refused(weight, format, named):
+    with refusal(ValueError, *named):
         quantize(weight, format)
 
 
 @pytest.mark.parametrize(
-    ("change", "word"),
+    ("change", "named"),
     [
-        (lambda b: (b.view(np.int8), (5, 64)), "int8"),
-        (lambda b: (b[:, :-1], (5, 64)), r"\(5, 39\)"),
-        (lambda b: (b, (5, 65)), r"\(5, 65\)"),
-        (lambda b: (b, (6, 64)), r"\(6, 40\)"),
-        (lambda b: (np.full_like(b, 255), (5, 64)), "NaN or Inf"),
+        (lambda b: (b.view(np.int8), (5, 64)), ("int8",)),
+        (lambda b: (b[:, :-1], (5, 64)), ((5, 39),)),
+        (lambda b: (b, (5, 65)), ((5, 65),)),
+        (lambda b: (b, (6, 64)), ((6, 40),)),
+        (lambda b: (np.full_like(b, 255), (5, 64)), ("NaN",)),
     ],
 )
-def test_odd_blocks_are_refused(change, word):
+def test_odd_blocks_are_refused(change, named):
     blocks, _ = gguf_blocks("q4", (5, 64))
-    with pytest.raises(ValueError, match=word):
+    with refusal(ValueError, *named):
         from_q4_1_blocks(*change(blocks))
 
 
 def test_an_unknown_format_is_refused():
-    with pytest.raises(ValueError, match=r"'q3'.*'q4'"):
+    with refusal(ValueError, "q3", "q4"):
         StoredArray("q3", (), (1, 1))
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from minilora.autograd import Tensor, ops
 from minilora.gradients.gradcheck import ALL, check_gradients
+from tests.says import refusal
 
 
 def numbers(*shape, seed=0):
@@ -143,25 +144,25 @@ def test_leaves_are_used_as_they_stand_and_left_as_they_were():
 
 
 @pytest.mark.parametrize(
-    ("inputs", "message"),
+    ("inputs", "named"),
     [
-        ({"x": numbers(3).astype(np.float32)}, "'x' of dtype float32, expected float64"),
-        ({"ids": np.arange(3)}, "'ids' of dtype int64, expected float64"),
-        ({"x": [1.0, 2.0]}, "'x' of dtype list, expected float64"),
-        ({}, "got no inputs"),
-        ({"x": Tensor(numbers(3))}, "expected a leaf requiring gradients"),
+        ({"x": numbers(3).astype(np.float32)}, ("x", "float32", "float64")),
+        ({"ids": np.arange(3)}, ("ids", "int64", "float64")),
+        ({"x": [1.0, 2.0]}, ("x", "list", "float64")),
+        ({}, ()),
+        ({"x": Tensor(numbers(3))}, ("leaf",)),
     ],
     ids=["float32", "integers", "list", "none", "frozen"],
 )
-def test_refuses_inputs_it_cannot_judge(inputs, message):
-    with pytest.raises(ValueError, match=message):
+def test_refuses_inputs_it_cannot_judge(inputs, named):
+    with refusal(ValueError, *named):
         check(lambda **tensors: ops.sum(next(iter(tensors.values()))), inputs)
 
 
 def test_refuses_functions_and_names_it_cannot_judge():
-    with pytest.raises(ValueError, match="float32, expected a float64 Tensor"):
+    with refusal(ValueError, "float32", "float64"):
         check(lambda x: Tensor(x.data.astype(np.float32)), {"x": numbers(3)})
-    with pytest.raises(ValueError, match="ndarray, expected a float64 Tensor"):
+    with refusal(ValueError, "ndarray", "float64"):
         check(lambda x: x.data, {"x": numbers(3)})
-    with pytest.raises(ValueError, match=r"zero=\['z'\], expected names of \['x'\]"):
+    with refusal(ValueError, "zero", "z", "x"):
         check(lambda x: x * 2.0, {"x": numbers(3)}, zero=["z"])

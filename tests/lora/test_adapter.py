@@ -123,7 +123,7 @@ def test_round_trip_is_exact(tiny, tmp_path, dtype, settings):
 def test_a_trainable_adapter_goes_on_training(tiny, tmp_path):
     handle = adapted(tiny, lora_dropout=0.5)
     adapter, model = handle.adapter(), tiny.model()
-    with pytest.raises(ValueError, match="no rng"):
+    with refusal(ValueError, "rng"):
         attach(model, adapter, trainable=True)
     other = attach(model, adapter, np.random.default_rng(0), trainable=True)
     assert trainable_parameters(model) == trainable_parameters(handle.model) > 0
@@ -190,11 +190,11 @@ def test_a_merged_adapter_is_saved_as_an_unmerged_one(tiny, saved, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("provenance", "words"),
-    [({"loss": np.nan}, "JSON"), ({"x": {1, 2}}, "got set"), ({1: 0, "a": 1}, "JSON")],
+    ("provenance", "named"),
+    [({"loss": np.nan}, ("JSON",)), ({"x": {1, 2}}, ("set",)), ({1: 0, "a": 1}, ("JSON",))],
 )
-def test_provenance_that_json_cannot_hold_writes_nothing(tiny, tmp_path, provenance, words):
-    with pytest.raises(ValueError, match=words):
+def test_provenance_that_json_cannot_hold_writes_nothing(tiny, tmp_path, provenance, named):
+    with refusal(ValueError, *named):
         adapted(tiny).adapter(base_name="tiny", provenance=provenance).write(tmp_path / "a")
     assert not list(tmp_path.iterdir())
 
@@ -202,7 +202,7 @@ def test_provenance_that_json_cannot_hold_writes_nothing(tiny, tmp_path, provena
 def test_an_adapter_that_is_not_finite_is_none(tiny):
     handle = adapted(tiny)
     handle.layers["model.layers.1.mlp.down_proj"].lora_B.data[0, 0] = np.inf
-    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.down_proj\.lora_B"):
+    with refusal(ValueError, "layers.1.mlp.down_proj.lora_B"):
         handle.adapter()
 
 
@@ -325,19 +325,19 @@ def test_a_sign_of_zero_is_a_bit():
 
 
 @pytest.mark.parametrize(
-    ("factors", "words"),
+    ("factors", "named"),
     [
-        ({}, "no tensors"),
-        ({"m.k": (numbers(2, 5), numbers(6, 2))}, r"m\.k"),
-        ({"m.q": (numbers(3, 5), numbers(6, 3))}, r"m\.q\.lora_A.*\(3, 5\)"),
-        ({"m.q": (numbers(2, 5), numbers(6, 3))}, r"m\.q\.lora_B.*\(6, 3\)"),
-        ({"m.q": (numbers(2), numbers(6, 2))}, r"m\.q\.lora_A"),
-        ({"m.q": (numbers(2, 5).astype(np.int32), numbers(6, 2))}, r"m\.q\.lora_A.*int32"),
-        ({"m.q": (numbers(2, 5), numbers(6, 2) * np.nan)}, r"m\.q\.lora_B.*NaN"),
+        ({}, ()),
+        ({"m.k": (numbers(2, 5), numbers(6, 2))}, ("m.k",)),
+        ({"m.q": (numbers(3, 5), numbers(6, 3))}, ("m.q.lora_A", (3, 5))),
+        ({"m.q": (numbers(2, 5), numbers(6, 3))}, ("m.q.lora_B", (6, 3))),
+        ({"m.q": (numbers(2), numbers(6, 2))}, ("m.q.lora_A",)),
+        ({"m.q": (numbers(2, 5).astype(np.int32), numbers(6, 2))}, ("m.q.lora_A", "int32")),
+        ({"m.q": (numbers(2, 5), numbers(6, 2) * np.nan)}, ("m.q.lora_B", "NaN")),
     ],
 )
-def test_factors_that_are_no_adapter_are_refused(factors, words):
-    with pytest.raises(AdapterError, match=words):
+def test_factors_that_are_no_adapter_are_refused(factors, named):
+    with refusal(AdapterError, *named):
         small(factors=factors)
 
 
@@ -540,7 +540,7 @@ def test_a_mark_that_is_known_is_not_taken_again(tiny, saved, monkeypatch):
     monkeypatch.setattr(fitting, "base_fingerprint", None)
     assert is_adapted(load(tiny.model(), saved, base=mark))
     other = mark_base(tiny.model(), "other")
-    with pytest.raises(BaseMismatchError, match="'tiny', got base 'other'"):
+    with refusal(BaseMismatchError, "tiny", "other"):
         load(tiny.model(), saved, base=replace(other, fingerprint="sha256:0"))
 
 

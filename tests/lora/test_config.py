@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from minilora.lora import LoRAConfig
+from tests.says import refusal
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def test_scaling(config, expected):
     ],
 )  # fmt: skip
 def test_refused_values_are_named(field, value):
-    with pytest.raises(ValueError, match=f"got {field}.*expected") as error:
+    with refusal(ValueError, field, repr(value)) as error:
         LoRAConfig(**{field: value})
     assert repr(value) in str(error.value)
 

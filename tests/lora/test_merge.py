@@ -14,6 +14,7 @@ from minilora.lora import (
     is_adapted,
     merged_state,
 )
+from tests.says import refusal
 
 
 def adapted(tiny, dtype=np.float32, targets=("q_proj", "v_proj", "down_proj")):
@@ -73,11 +74,11 @@ def test_merging_twice_and_unmerging_twice_are_errors(tiny):
     handle = adapted(tiny)
     handle.merge()
     before = tiny.snapshot(handle.model)
-    with pytest.raises(MergeError, match="9 of 9"):
+    with refusal(MergeError, 9):
         handle.merge()
     assert tiny.same(handle.model, before)
     handle.unmerge()
-    with pytest.raises(MergeError, match="0 of 9"):
+    with refusal(MergeError, 0, 9):
         handle.unmerge()
 
 
@@ -90,7 +91,7 @@ def test_one_bad_delta_leaves_every_layer_alone(tiny, act):
     last = list(handle.layers)[-1]
     handle.layers[last].lora_A.data[1, 2] = np.nan
     before = tiny.snapshot(handle.model)
-    with pytest.raises(MergeError, match=rf"{last}.*lora_A"):
+    with refusal(MergeError, last, "lora_A"):
         act(handle)
     assert tiny.same(handle.model, before)
 
@@ -99,7 +100,7 @@ def test_training_a_merged_model_is_an_error(tiny):
     handle = adapted(tiny)
     handle.merge()
     model = handle.model.train()
-    with pytest.raises(MergeError, match="training mode"):
+    with refusal(MergeError, "training"):
         model.loss(tiny.ids, tiny.labels)
     model.eval().loss(tiny.ids, tiny.labels)
 

@@ -25,6 +25,7 @@ from minilora.lora import (
 from minilora.nn import store_base
 from minilora.text import Example
 from minilora.training import AdamW, Batches, TrainingConfig, evaluate, fit
+from tests.says import refusal
 
 CASES = stored_cases(0)
 STORED = ("float16", "q4")
@@ -158,7 +159,7 @@ def test_an_adapted_model_is_not_stored(tiny, merged):
     if merged:
         tiny.randomise(handle).merge()
     before = tiny.snapshot(model)
-    with pytest.raises(ValueError, match="carries an adapter"):
+    with refusal(ValueError, "adapter"):
         store_base(model, "q4")
     assert tiny.same(model, before)
 

@@ -5,6 +5,7 @@ import pytest
 
 from minilora.autograd import Tensor
 from minilora.nn import Linear, Module, ModuleList, Parameter, RMSNorm
+from tests.says import refusal
 
 
 def rng():
@@ -90,11 +91,11 @@ def test_an_attribute_that_becomes_something_else_is_no_longer_listed():
 
 
 @pytest.mark.parametrize(
-    ("path", "message"),
-    [("rest.3", "has no '3'; expected one of"), ("second", "Pair has no 'second'"), ("", "empty")],
+    ("path", "named"),
+    [("rest.3", ("3", "2")), ("second", ("Pair", "second")), ("", ())],
 )
-def test_unknown_paths_are_refused(path, message):
-    with pytest.raises(ValueError, match=message):
+def test_unknown_paths_are_refused(path, named):
+    with refusal(ValueError, *named):
         Pair().set_submodule(path, RMSNorm(2))
 
 
@@ -120,23 +121,23 @@ def test_loading_converts_to_the_dtype_of_the_parameter():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "named"),
     [
-        (lambda s: s.pop("gain"), r"missing \['gain'\], unexpected none"),
-        (lambda s: s.update(more=s["gain"]), r"missing none, unexpected \['more'\]"),
+        (lambda s: s.pop("gain"), ("gain",)),
+        (lambda s: s.update(more=s["gain"]), ("more",)),
         (
             lambda s: s.update({"rest.2.weight": np.ones((2, 1))}),
-            r"rest.2.weight got \(2, 1\), expected \(2,\)",
+            ("rest.2.weight", (2, 1), (2,)),
         ),
     ],
     ids=["missing", "unexpected", "shape"],
 )
-def test_a_state_that_does_not_fit_changes_nothing(change, message):
+def test_a_state_that_does_not_fit_changes_nothing(change, named):
     pair = Pair()
     state = {name: array + 1 for name, array in pair.state_dict().items()}
     change(state)
     before = {name: array.copy() for name, array in pair.state_dict().items()}
-    with pytest.raises(ValueError, match=message):
+    with refusal(ValueError, *named):
         pair.load_state_dict(state)
     assert all(np.array_equal(array, before[name]) for name, array in pair.state_dict().items())
 
@@ -159,5 +160,5 @@ def test_modes_freezing_and_gradients_reach_every_layer():
 
 
 def test_a_module_without_forward_says_so():
-    with pytest.raises(NotImplementedError, match="ModuleList defines no forward"):
+    with refusal(NotImplementedError, "ModuleList", "forward"):
         ModuleList([])(1)

@@ -8,6 +8,7 @@ from minilora.autograd import functional as F
 from minilora.nn import TransformerConfig
 from minilora.nn.transformer import LayerCache
 from tests import tiny
+from tests.says import refusal
 
 
 def lively_model(tied=True, seed=0):
@@ -137,7 +138,7 @@ def test_positions_without_a_label_are_spared_and_change_no_gradient(monkeypatch
 
 
 def test_labels_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match=r"labels of shape \(3, 6\), expected \(3, 7\)"):
+    with refusal(ValueError, (3, 6), (3, 7)):
         lively_model().loss(IDS, labels_with_gaps()[:, 1:])
 
 
@@ -189,39 +190,39 @@ def test_a_config_goes_round_and_fills_in_what_files_leave_out():
 @pytest.mark.parametrize("name", sorted(VALUES))
 def test_a_config_without_a_size_is_refused(name):
     values = {key: value for key, value in VALUES.items() if key != name}
-    with pytest.raises(ValueError, match=f"config has no .*{name}"):
+    with refusal(ValueError, name):
         TransformerConfig.from_dict(values)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "named"),
     [
-        ({"num_attention_heads": 0}, "'num_attention_heads': 0.*positive integers"),
-        ({"vocab_size": "11"}, "'vocab_size': '11'.*positive integers"),
-        ({"hidden_size": 12.0}, "'hidden_size': 12.0.*positive integers"),
-        ({"num_key_value_heads": 2}, "3 heads and 2 key/value heads, expected a multiple"),
-        ({"head_dim": 3}, "head_dim 3, expected an even number"),
-        ({"head_dim": -2}, "'head_dim': -2.*positive integers"),
-        ({"hidden_size": 2}, "head_dim 0, expected an even number"),
-        ({"rms_norm_eps": float("nan")}, "'rms_norm_eps': nan.*finite"),
-        ({"rms_norm_eps": "small"}, "'rms_norm_eps': 'small'.*finite"),
-        ({"rope_theta": float("inf")}, "'rope_theta': inf.*finite"),
-        ({"rope_theta": 0}, "'rope_theta': 0.*above 0"),
-        ({"initializer_range": -0.1}, "'initializer_range': -0.1.*finite"),
+        ({"num_attention_heads": 0}, ("num_attention_heads", 0)),
+        ({"vocab_size": "11"}, ("vocab_size", "11")),
+        ({"hidden_size": 12.0}, ("hidden_size", 12.0)),
+        ({"num_key_value_heads": 2}, (3, 2)),
+        ({"head_dim": 3}, ("head_dim", 3)),
+        ({"head_dim": -2}, ("head_dim", -2)),
+        ({"hidden_size": 2}, ("head_dim", 0)),
+        ({"rms_norm_eps": float("nan")}, ("rms_norm_eps", float("nan"))),
+        ({"rms_norm_eps": "small"}, ("rms_norm_eps", "small")),
+        ({"rope_theta": float("inf")}, ("rope_theta", float("inf"))),
+        ({"rope_theta": 0}, ("rope_theta", 0)),
+        ({"initializer_range": -0.1}, ("initializer_range", -0.1)),
     ],
 )
-def test_a_config_that_makes_no_model_is_refused(change, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_config_that_makes_no_model_is_refused(change, named):
+    with refusal(ValueError, *named):
         TransformerConfig.from_dict({**VALUES, **change})
 
 
 def test_ids_of_the_wrong_shape_length_or_value_are_refused():
     model = lively_model()
-    with pytest.raises(ValueError, match=r"ids of shape \(7,\) after 0 cached"):
+    with refusal(ValueError, (7,)):
         model(IDS[0])
-    with pytest.raises(ValueError, match="max_position_embeddings = 16"):
+    with refusal(ValueError, "max_position_embeddings", 16):
         model(np.zeros((1, 17), dtype=np.int64))
-    with pytest.raises(ValueError, match="ids from 0 to 11, expected 0 to 10"):
+    with refusal(ValueError, 0, 11, 10):
         model(np.array([[0, 11]]))
 
 
@@ -229,5 +230,5 @@ def test_a_cache_that_is_full_says_so():
     model = lively_model()
     caches = [LayerCache(1, 4, model.config, model.head_weight.data) for _ in range(2)]
     model.hidden(IDS[:1, :3], caches=caches)
-    with pytest.raises(ValueError, match="position 5, expected at most 4"):
+    with refusal(ValueError, 5, 4):
         model.hidden(IDS[:1, 3:5], caches=caches)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from minilora.training import SGD, AdamW, Batches, DivergedError, TrainingConfig
 from minilora.training.checkpoint import checkpoints, save_checkpoint
 from minilora.training.loop import History, split_batch
 from minilora.training.parallel import Workers, recommended_workers
+from tests.says import names, refusal
 
 
 def train(model, tiny, steps=6, out=None, size=4, resume=False, optimizer=None, seed=3, **changes):
@@ -83,10 +85,10 @@ def test_evaluate_uses_no_dropout_and_leaves_the_mode(tiny, mode):
 
 
 def test_evaluate_without_anything_to_measure_is_refused(tiny):
-    with pytest.raises(ValueError, match="no examples"):
+    with refusal(ValueError):
         evaluate(tiny.model(), [])
     unlabelled = Example(np.array([1, 2]), np.full(2, IGNORE))
-    with pytest.raises(ValueError, match="without any label"):
+    with refusal(ValueError, "label"):
         evaluate(tiny.model(), [unlabelled])
 
 
@@ -185,7 +187,7 @@ def test_a_weight_that_is_not_finite_is_never_saved_nor_returned(tiny, tmp_path,
     """Planted by the update before a checkpoint, or by the last one, which no loss follows."""
     model = tiny.model()
     optimizer = Planting(model, at=at, value=np.inf)
-    with pytest.raises(DivergedError, match=rf"step {at - 1}: its update left NaN .* model\.norm"):
+    with refusal(DivergedError, at - 1, "model.norm.weight"):
         train(
             model, tiny, 9, tmp_path / "run", optimizer=optimizer, checkpoint_every=2,
             workers=workers,
@@ -202,12 +204,12 @@ def test_a_moment_that_overflowed_stops_the_run(tiny):
     model = tiny.model()
     optimizer = AdamW(model.named_parameters())
     optimizer.state["v"]["model.norm.weight"][0] = np.inf
-    with pytest.raises(DivergedError, match=r"infinity in v of model\.norm\.weight"):
+    with refusal(DivergedError, "v of model.norm.weight"):
         train(model, tiny, optimizer=optimizer)
 
 
 def test_a_rate_far_too_high_is_told_once_and_without_warnings(tiny, tmp_path, recwarn):
-    with pytest.raises(DivergedError, match="expected finite numbers"):
+    with refusal(DivergedError, "finite"):
         train(tiny.model(), tiny, out=tmp_path / "run", lr=1e308, checkpoint_every=1)
     assert not recwarn.list and not checkpoints(tmp_path / "run" / "checkpoints")
 
@@ -217,7 +219,7 @@ def test_a_gradient_that_is_not_finite_is_no_update(tiny, monkeypatch):
     start = bytes_of(model)
     with monkeypatch.context() as patch:
         patch.setattr("minilora.training.loop.clip_grad_norm_", lambda *_: math.inf)
-        with pytest.raises(DivergedError, match=r"step 0: .* norm inf.*none was written"):
+        with refusal(DivergedError, 0, float("inf")):
             train(model, tiny)
     assert bytes_of(model) == start
 
@@ -237,7 +239,7 @@ def test_a_folder_with_a_run_is_not_written_to(tiny, tmp_path):
     with pytest.raises(ValueError, match="holds a run already"):
         train(model, tiny, out=tmp_path / "run", checkpoint_every=3)
     assert folder_bytes(tmp_path) == before and bytes_of(model) == start
-    with pytest.raises(ValueError, match="no out_dir"):
+    with refusal(ValueError, "out_dir"):
         train(model, tiny, resume=True)
 
 
@@ -271,7 +273,7 @@ def test_a_run_is_not_resumed_with_other_settings(tiny, tmp_path, named):
             model, tiny, out=tmp_path / "run", checkpoint_every=3, resume=True, **changes
         )
     start = bytes_of(model)
-    with pytest.raises(ValueError, match=f"another run.*{named}"):
+    with refusal(ValueError, named):
         again()
     assert folder_bytes(tmp_path) == before and bytes_of(model) == start
 
@@ -285,7 +287,7 @@ def test_the_recommended_workers_are_the_run_s_own(tiny, tmp_path):
     state = checkpoints(tmp_path / "run" / "checkpoints")[-1] / "state.json"
     assert json.loads(state.read_text())["settings"]["workers"] == count
     train(tiny.model(), tiny, workers=count, resume=True, **settings)
-    with pytest.raises(ValueError, match=r"another run.*workers"):
+    with refusal(ValueError, "workers"):
         train(tiny.model(), tiny, workers=count + 1, resume=True, **settings)
 
 
@@ -319,7 +321,7 @@ def test_a_run_is_not_resumed_on_another_base_adapter_or_optimizer(tiny, tmp_pat
     optimizer = changed if isinstance(changed, (SGD, AdamW)) else None
     model = changed if changed is not None and optimizer is None else model
     start = bytes_of(model)
-    with pytest.raises(ValueError, match=f"another run.*{named}"):
+    with refusal(ValueError, named):
         train(
             model, tiny, out=tmp_path / "run", checkpoint_every=3, resume=True, optimizer=optimizer
         )
@@ -331,7 +333,7 @@ def test_a_run_is_not_resumed_on_other_examples(tiny, tmp_path):
     examples = tiny.copy_examples()
     fit(tiny.model(), Batches(examples, 4, 3), config, out_dir=tmp_path / "run", progress=False)
     examples[7].labels[-1] = 1 + examples[7].labels[-1] % 5
-    with pytest.raises(ValueError, match=r"another run.*'data'"):
+    with refusal(ValueError, "data"):
         fit(
             tiny.model(), Batches(examples, 4, 3), config,
             out_dir=tmp_path / "run", resume=True, progress=False,
@@ -383,12 +385,12 @@ def damage_moments(path):
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
-        (damage_state, "is not a checkpoint"),
-        (damage_format, "format 99, expected 1"),
-        (damage_settings, "lacks settings"),
-        (damage_weights, "trainable.safetensors"),
-        (damage_numbers, r"trainable.safetensors got NaN or infinity in model\.norm\.weight"),
-        (damage_moments, "optimizer.safetensors"),
+        (damage_state, ("step-000006",)),
+        (damage_format, (99, 1)),
+        (damage_settings, ("settings",)),
+        (damage_weights, ("trainable.safetensors",)),
+        (damage_numbers, ("trainable.safetensors", "model.norm.weight")),
+        (damage_moments, ("optimizer.safetensors",)),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_by_name(tiny, tmp_path, damage, named):
@@ -396,7 +398,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(tiny, tmp_path, damage, named):
     damage(checkpoints(tmp_path / "run" / "checkpoints")[-1])
     model = tiny.model()
     start = bytes_of(model)
-    with pytest.raises(ValueError, match=named):
+    with refusal(ValueError, *named):
         train(model, tiny, out=tmp_path / "run", checkpoint_every=3, resume=True)
     assert bytes_of(model) == start
 
@@ -439,47 +441,48 @@ def test_a_rewind_that_fails_leaves_the_old_history(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("settings", "named"),
+    ("changes", "named"),
     [
-        (dict(steps=0, lr=0.1), "steps 0"),
-        (dict(steps=-1, lr=0.1), "steps -1"),
-        (dict(steps=1, lr=0.0), "lr 0.0"),
-        (dict(steps=1, lr=math.nan), "lr nan"),
-        (dict(steps=1.5, lr=0.1), "steps 1.5"),
-        (dict(steps=1, lr=math.inf), "lr inf"),
-        (dict(steps=1, lr="0.1"), "lr '0.1'"),
-        (dict(steps=1, lr=0.1, micro_batches=-1), "micro_batches -1"),
-        (dict(steps=1, lr=0.1, workers=-1), "workers -1"),
-        (dict(steps=1, lr=0.1, workers=10**6), "workers 1000000"),
-        (dict(steps=1, lr=0.1, seed=-1), "seed -1"),
-        (dict(steps=1, lr=0.1, warmup=-1), "warmup -1"),
-        (dict(steps=1, lr=0.1, eval_every=-1), "eval_every -1"),
-        (dict(steps=1, lr=0.1, checkpoint_every=-1), "checkpoint_every -1"),
+        (dict(steps=0), "steps"),
+        (dict(steps=-1), "steps"),
+        (dict(steps=1.5), "steps"),
+        (dict(lr=0.0), "lr"),
+        (dict(lr=math.nan), "lr"),
+        (dict(lr=math.inf), "lr"),
+        (dict(lr="0.1"), "lr"),
+        (dict(micro_batches=-1), "micro_batches"),
+        (dict(workers=-1), "workers"),
+        (dict(workers=10**6), "workers"),
+        (dict(seed=-1), "seed"),
+        (dict(warmup=-1), "warmup"),
+        (dict(eval_every=-1), "eval_every"),
+        (dict(checkpoint_every=-1), "checkpoint_every"),
         *[
-            (dict(steps=1, lr=0.1, **{name: value}), f"{name} {value}")
+            ({name: value}, name)
             for name in ("final_lr", "weight_decay", "clip_norm")
             for value in (-1.0, math.nan, math.inf)
         ],
-        *[
-            (dict(steps=1, lr=0.1, betas=(0.9, value)), rf"betas\[1\] {value}")
-            for value in (-0.1, 1.0, math.nan, math.inf)
-        ],
+        *[(dict(betas=(0.9, value)), "betas[1]") for value in (-0.1, 1.0, math.nan, math.inf)],
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings, named):
+def test_settings_that_make_no_sense_are_refused(changes, named):
     """One error names the one setting, and no other."""
-    with pytest.raises(ValueError, match=f"^got {named}.*, expected a [a-z ]*number [^;]*$"):
-        TrainingConfig(**settings)
+    (value,) = changes.values()
+    got = value[1] if named == "betas[1]" else value
+    with refusal(ValueError, named, got) as caught:
+        TrainingConfig(**{"steps": 1, "lr": 0.1, **changes})
+    others = {field.name for field in fields(TrainingConfig)} - set(changes)
+    assert not [name for name in others if names(caught, name)]
 
 
 def test_too_many_workers_are_refused_before_any_is_started(tiny):
-    with pytest.raises(ValueError, match="got 65 workers, expected 1 to 64"):
+    with refusal(ValueError, 65, 1, 64):
         Workers(tiny.model(), 65)
 
 
 def test_a_model_with_nothing_to_train_is_refused(tiny):
     model = tiny.model().requires_grad_(False)
-    with pytest.raises(ValueError, match="no trainable parameter"):
+    with refusal(ValueError):
         train(model, tiny)
     assert isinstance(model.model.norm.weight, Parameter)
 
@@ -487,5 +490,5 @@ def test_a_model_with_nothing_to_train_is_refused(tiny):
 def test_a_batch_without_a_label_is_named(tiny):
     examples = [Example(np.array([1, 2], np.int32), np.full(2, IGNORE, np.int32))]
     config = TrainingConfig(1, 0.1, workers=1)
-    with pytest.raises(ValueError, match=r"step 0: the batch \[0\] has no label"):
+    with refusal(ValueError, 0, [0]):
         fit(tiny.model(), Batches(examples, 1, 0), config, progress=False)

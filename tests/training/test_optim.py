@@ -11,6 +11,7 @@ import pytest
 from minilora.lora import LoRAConfig, attach
 from minilora.nn import Parameter
 from minilora.training import SGD, AdamW, clip_grad_norm_, schedule
+from tests.says import refusal
 
 SHAPES = {"W": (3, 5), "b": (7,), "V": (2, 1)}
 STEPS = 7
@@ -161,9 +162,9 @@ def test_state_dict_carries_a_run_on_bit_for_bit():
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda s: s.pop("m/W"), "m/W"),
-        (lambda s: s.update({"m/other": np.zeros(1)}), "m/other"),
-        (lambda s: s.update({"v/b": np.zeros(8)}), "v/b"),
+        (lambda s: s.pop("m/W"), ("m/W",)),
+        (lambda s: s.update({"m/other": np.zeros(1)}), ("m/other",)),
+        (lambda s: s.update({"v/b": np.zeros(8)}), ("v/b",)),
     ],
 )
 def test_a_state_dict_of_another_model_is_refused_whole(change, named):
@@ -174,7 +175,7 @@ def test_a_state_dict_of_another_model_is_refused_whole(change, named):
     before = {k: a.copy() for k, a in optimizer.state_dict().items()}
     other = {k: a + 1 for k, a in before.items()}
     change(other)
-    with pytest.raises(ValueError, match=named):
+    with refusal(ValueError, *named):
         optimizer.load_state_dict(other)
     after = optimizer.state_dict()
     assert all(np.array_equal(after[k], before[k]) for k in before)
@@ -183,21 +184,21 @@ def test_a_state_dict_of_another_model_is_refused_whole(change, named):
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda p: AdamW(p, betas=(1.0, 0.9)), "betas"),
-        (lambda p: AdamW(p, eps=0.0), "eps 0.0"),
-        (lambda p: AdamW(p, weight_decay=-0.1), "weight_decay -0.1"),
-        (lambda p: SGD(p, momentum=1.0), "momentum 1.0"),
-        (lambda p: AdamW(p, lr_scales={"lora_B": 2.0}), "lora_B"),
-        (lambda p: AdamW(p, lr_scales={"W": math.nan}), r"lr_scales\['W'\] nan"),
-        (lambda p: AdamW(p, betas=(0.9, math.nan)), r"betas\[1\] nan"),
-        (lambda p: AdamW(p, eps=math.inf), "eps inf"),
-        (lambda p: AdamW(p, weight_decay=math.inf), "weight_decay inf"),
-        (lambda p: SGD(p, momentum=math.nan), "momentum nan"),
-        (lambda p: AdamW([]), "no trainable parameter"),
+        (lambda p: AdamW(p, betas=(1.0, 0.9)), ("betas",)),
+        (lambda p: AdamW(p, eps=0.0), ("eps", 0.0)),
+        (lambda p: AdamW(p, weight_decay=-0.1), ("weight_decay", -0.1)),
+        (lambda p: SGD(p, momentum=1.0), ("momentum", 1.0)),
+        (lambda p: AdamW(p, lr_scales={"lora_B": 2.0}), ("lora_B",)),
+        (lambda p: AdamW(p, lr_scales={"W": math.nan}), ("lr_scales['W']", float("nan"))),
+        (lambda p: AdamW(p, betas=(0.9, math.nan)), ("betas[1]", float("nan"))),
+        (lambda p: AdamW(p, eps=math.inf), ("eps", float("inf"))),
+        (lambda p: AdamW(p, weight_decay=math.inf), ("weight_decay", float("inf"))),
+        (lambda p: SGD(p, momentum=math.nan), ("momentum", float("nan"))),
+        (lambda p: AdamW([]), ()),
     ],
 )
 def test_settings_out_of_range_are_refused(make, named):
-    with pytest.raises(ValueError, match=named):
+    with refusal(ValueError, *named):
         make(parameters().items())
 
 
@@ -207,7 +208,7 @@ def test_a_step_at_a_rate_that_is_none_changes_nothing(lr):
     set_grads(params, 0)
     optimizer = SGD(params.items())
     before = {n: p.data.copy() for n, p in params.items()}
-    with pytest.raises(ValueError, match=f"got lr {lr}"):
+    with refusal(ValueError, "lr", lr):
         optimizer.step(lr)
     assert optimizer.steps == 0
     assert all(np.array_equal(p.data, before[n]) for n, p in params.items())
@@ -217,7 +218,7 @@ def test_frozen_parameters_are_none_to_train():
     params = parameters()
     for p in params.values():
         p.requires_grad = False
-    with pytest.raises(ValueError, match="no trainable parameter"):
+    with refusal(ValueError):
         SGD(params.items())
 
 
@@ -252,7 +253,7 @@ def test_gradients_that_are_not_finite_are_left_alone(bad):
 def test_a_norm_that_bounds_nothing_is_refused(max_norm):
     params = parameters()
     set_grads(params, 0)
-    with pytest.raises(ValueError, match=f"max_norm {max_norm}"):
+    with refusal(ValueError, "max_norm", max_norm):
         clip_grad_norm_(params.values(), max_norm)
 
 
@@ -288,14 +289,14 @@ def test_the_middle_of_each_curve():
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        (("cosin", 0.1, 10), "cosin"),
-        (("cosine", 0.1, 10, 10), "warm-up 10 of 10"),
-        (("linear", 0.1, 10, -1), "warm-up -1"),
-        (("linear", math.inf, 10), "lr inf"),
-        (("cosine", math.nan, 10), "lr nan"),
-        (("cosine", 0.1, 10, 0, math.inf), "final inf"),
+        (("cosin", 0.1, 10), ("cosin",)),
+        (("cosine", 0.1, 10, 10), (10,)),
+        (("linear", 0.1, 10, -1), (-1,)),
+        (("linear", math.inf, 10), ("lr", float("inf"))),
+        (("cosine", math.nan, 10), ("lr", float("nan"))),
+        (("cosine", 0.1, 10, 0, math.inf), ("final", float("inf"))),
     ],
 )
 def test_schedules_that_make_no_sense_are_refused(settings, named):
-    with pytest.raises(ValueError, match=named):
+    with refusal(ValueError, *named):
         schedule(*settings)
