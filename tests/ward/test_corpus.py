@@ -21,7 +21,7 @@ from minilora.ward.corpus import (
 from minilora.ward.diagnoses import HELD_OUT_PAIRS
 from minilora.ward.formats import HOUSE_FORMATS, HOUSE_INSTRUCTION, PUBLIC_STYLES
 from minilora.ward.tasks import REFUSAL
-from minilora.ward.write import ward_files, write_ward
+from minilora.ward.write import write_ward
 from tests.says import refusal
 
 DATA = Path(__file__).parents[2] / "data" / "ward"
@@ -148,14 +148,12 @@ def test_regression_suite_has_every_group_in_equal_number():
         regression_suite("heldout", 0)
 
 
-def test_written_folder_is_reproducible_and_equals_the_committed_one(tmp_path):
-    first = write_ward(tmp_path / "one")
-    second = write_ward(tmp_path / "deep" / "two")
-    names = [path.name for path in first]
-    assert names == [path.name for path in second] == list(ward_files())
-    for one, two in zip(first, second, strict=True):
-        assert one.read_bytes() == two.read_bytes() == (DATA / one.name).read_bytes()
-        assert one.stat().st_size < 2_500_000
+def test_a_written_folder_is_the_committed_one_made_elsewhere_and_long_ago(tmp_path):
+    written = write_ward(tmp_path / "deep" / "two")
+    assert {path.name for path in written} == {path.name for path in DATA.iterdir()}
+    for path in written:
+        assert path.read_bytes() == (DATA / path.name).read_bytes()
+        assert path.stat().st_size < 2_500_000
 
 
 def test_card_tells_the_counts_and_digests():
