@@ -8,6 +8,7 @@ import pytest
 
 from minilora.course import claim, refuted
 from minilora.course.claims import ClaimError
+from tests.says import refusal
 
 SENTENCE = "A sheet of rank 8 holds more than 90 % of it."
 
@@ -26,7 +27,7 @@ SENTENCE = "A sheet of rank 8 holds more than 90 % of it."
     ],
 )
 def test_what_does_not_hold_stops(state, measured, bounds):
-    with pytest.raises(ClaimError, match="rank 8 holds more than 90 %"):
+    with refusal(ClaimError, SENTENCE):
         state(SENTENCE, measured, **bounds)
 
 
@@ -45,5 +46,5 @@ def test_what_is_refuted_says_why(capsys):
 
 @pytest.mark.parametrize("bounds", [{}, {"above": -math.inf}, {"below": math.nan}])
 def test_a_claim_has_a_bound(bounds):
-    with pytest.raises(ValueError, match="finite above or below"):
+    with refusal(ValueError, "above", "below"):
         claim(SENTENCE, 0.95, **bounds)

@@ -7,6 +7,7 @@ import pytest
 
 from minilora.autograd import Tensor
 from minilora.course.judge import Judge, Mistake, slopes
+from tests.says import refusal
 
 
 @pytest.fixture
@@ -106,9 +107,9 @@ def raising(error):
 def test_refuses(judge):
     assert judge.refuses(raising, ValueError("no"))
     assert not judge.refuses(abs, 1)
-    with pytest.raises(Mistake, match="by accident"):
+    with refusal(Mistake, "ValueError"):
         judge.refuses(bool, np.zeros(2))
-    with pytest.raises(Mistake, match="raised KeyError where ValueError"):
+    with refusal(Mistake, "KeyError", "ValueError"):
         judge.refuses(raising, KeyError("no"))
     with pytest.raises(NotImplementedError):
         judge.refuses(raising, NotImplementedError())
@@ -157,14 +158,14 @@ def test_call_finds_what_went_wrong(judge, fn, words):
     ],
 )
 def test_call_looks_into_lists_and_dictionaries(judge, fn, value):
-    with pytest.raises(Mistake, match="changed its input v in place"):
+    with refusal(Mistake, "v"):
         judge.call(fn, v=value)
 
 
 @pytest.mark.parametrize("out", [None, (1,), (1, 2, 3), np.zeros(2)], ids=str)
 def test_parts(judge, out):
     assert judge.parts([1, 2], 2, "two") == judge.parts((1, 2), 2, "two") == (1, 2)
-    with pytest.raises(Mistake, match="return two numbers"):
+    with refusal(Mistake, "two numbers"):
         judge.parts(out, 2, "two numbers")
 
 
@@ -202,7 +203,7 @@ def test_stable_sees_a_finite_number_that_is_wrong(judge):
     def hushed(x):  # the mean keeps up with a shift of the row, and not with one steep entry
         return np.nan_to_num(softmax(x, lambda x: x.mean(axis=-1, keepdims=True)))
 
-    with pytest.raises(Mistake, match="1600 above the others, p"):
+    with refusal(Mistake, 1600, "p"):
         judge.stable("p", hushed, rows, want, np.eye(4)[[1, 1, 1]])
 
 
@@ -218,7 +219,7 @@ def scaled(x, w, factor=1.0):
 
 
 def test_a_vjp_may_not_write_into_its_cotangent(judge):
-    with pytest.raises(Mistake, match="wrote into the cotangent"):
+    with refusal(Mistake, "cotangent"):
         judge.recorded_gradients(
             lambda x: Tensor.from_op(2 * x.data, (x, lambda g: np.multiply(g, 2, out=g))),
             {"x": judge.normal(3, 2)},
@@ -229,7 +230,7 @@ def test_recorded_gradients(judge):
     inputs = {"x": judge.normal(3, 2), "w": judge.normal(3, 2)}
     judge.recorded_gradients(scaled, inputs)
     assert judge.compared == 2
-    with pytest.raises(Mistake, match=r"gradient of x: 2 times what it should be: counted twice"):
+    with refusal(Mistake, "x", 2, "counted twice"):
         judge.recorded_gradients(
             lambda x, w: scaled(x, w, 2.0), inputs, factors={"x": {"counted twice": 2.0}}
         )

@@ -17,6 +17,7 @@ from minilora.course.source import (
     parse,
     written_claims,
 )
+from tests.says import refusal
 
 TEXT = """# for readers of the file
 
@@ -232,5 +233,5 @@ def test_builder_names_an_unknown_chapter(capsys):
 
 
 def test_a_folder_without_chapters(tmp_path):
-    with pytest.raises(ChapterError, match="checkout"):
+    with refusal(ChapterError, tmp_path):
         find_chapters(tmp_path)

@@ -22,6 +22,7 @@ from minilora.course.progress import (
 )
 from minilora.course.source import Chapter, ChapterError, find_chapter
 from minilora.course.workspace import learner_copy, learner_files, notebook_bytes, prepare
+from tests.says import refusal
 
 
 @pytest.fixture
@@ -267,20 +268,20 @@ def test_other_files_are_left_alone(folder, chapter):
 
 def test_the_courses_own_folder_is_refused(chapter):
     before = chapter.notebook.read_bytes()
-    with pytest.raises(ValueError, match="folder of yours"):
+    with refusal(ValueError, chapter.notebook.parent):
         prepare(chapter.notebook.parent, [chapter])
     assert chapter.notebook.read_bytes() == before
 
 
 def test_a_file_is_no_folder(folder, chapter):
     folder.write_text("a file")
-    with pytest.raises(ValueError, match="expected a folder"):
+    with refusal(ValueError, folder):
         prepare(folder, [chapter])
 
 
 def test_an_unbuilt_chapter_is_named(folder, chapter):
     chapter.notebook.unlink()
-    with pytest.raises(ChapterError, match=r"minilora\.course\.build"):
+    with refusal(ChapterError, "minilora.course.build"):
         prepare(folder, [chapter])
 
 
