@@ -14,23 +14,37 @@
 # what does the model do already, and how would we notice if it got worse?
 
 # %%
-import hashlib
+from minilora.course import pictures
+
+pictures.evaluation()
+
+# %% [markdown]
+# Every score of this course is made like this. Rows to train on, rows to choose settings on, and
+# rows that are looked at once, at the end, and reported with an interval. This chapter trains
+# nothing; it builds the right-hand side.
+
+# %%
 import json
-from collections import Counter
-from itertools import zip_longest
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-from minilora.course import answer, check, claim, data_folder, hint, refuted, solution, style
+from minilora.course import (
+    answer,
+    check,
+    claim,
+    data_folder,
+    hint,
+    predict,
+    refuted,
+    reveal,
+    solution,
+    style,
+)
 from minilora.hub import load_pretrained
 from minilora.text.answers import answers
-from minilora.ward import house_format, sample_case, score_house, score_regression, write_note
-from minilora.ward.formats import HOUSE_INSTRUCTION
 
 style()
-
-# %%
 base, tokenizer = load_pretrained(data_folder("ward-base"))
 size = sum(parameter.size for parameter in base.parameters())
 print(f"{size:,} parameters, {base.config.num_hidden_layers} layers")
@@ -80,6 +94,8 @@ print(ask([shown["prompt"]])[0])
 # %% exercise 3.1
 
 # %%
+from minilora.ward import score_regression
+
 exact_rate = answer("3.1")
 suite = read("regression")
 suite_outputs = ask([row["prompt"] for row in suite])
@@ -163,6 +179,9 @@ plt.show()
 
 
 # %%
+from minilora.ward.formats import HOUSE_INSTRUCTION
+
+
 def with_prompt(rows, instruction):
     """The notes, each with this instruction under it."""
     return [row["prompt"].removesuffix(HOUSE_INSTRUCTION) + instruction for row in rows]
@@ -179,10 +198,14 @@ print(ask(with_prompt([shown], "Check the dose of every drug."))[0])
 # %% [markdown]
 # To count doses, the answers must be read back into drug and dose. `house_format` reads the ward's
 # own form, and it tells us what each note says. Sixty notes are for trying things out. The other
-# notes stay fresh: we look at them only with what was chosen on the sixty.
+# notes stay fresh: we look at them only with what was chosen on the sixty. There are 140 of them,
+# because of the interval: the rate of invented doses is a share of the doses that are missing,
+# these notes have 78 of them, and 0 of about 75 is the least that says "below 5 %".
 
 # %%
-tuning, fresh = held_out[:60], held_out[60:160]
+from minilora.ward import house_format, score_house
+
+tuning, fresh = held_out[:60], held_out[60:]
 form = house_format("cardiology")
 
 
@@ -210,17 +233,31 @@ bare = ask([row["prompt"] for row in fresh])
 bare_score = score_house("cardiology", fresh, bare)
 said = [checked_doses(text) for text in ask(with_prompt(fresh, "Check the dose of every drug."))]
 can_tell = float(np.mean([a == b for a, b in zip(notes, said, strict=True)]))
-print(f"missing doses in {len(fresh)} notes: {bare_score.no_dose_count}")
-print(f"invented in its own summary: {100 * bare_score.invented_dose_rate:.3g} %")
-print(f"invented when asked to check: {100 * invented_rate(notes, said):.3g} %")
-print(f"notes with every dose told right when asked: {100 * can_tell:.3g} %")
+missing = bare_score.no_dose_count
+
+
+def ends(share, count):
+    """Wilson's interval around a share of `count`."""
+    return np.array(wilson(round(share * count), count, 1.96))
+
+
+def shown_with_interval(share, count):
+    """ "98 % (95 to 99 %)", a share and its interval."""
+    low, high = 100 * ends(share, count)
+    return f"{100 * share:.3g} % ({low:.3g} to {high:.3g} %)"
+
+
+print(f"missing doses in {len(fresh)} notes: {missing}")
+print("invented in its own summary:", shown_with_interval(bare_score.invented_dose_rate, missing))
+print("invented when asked to check:", shown_with_interval(invented_rate(notes, said), missing))
+print("notes with every dose told right when asked:", shown_with_interval(can_tell, len(fresh)))
 
 # %% [markdown]
-# > **Claim.** In its own summaries the base invents more than 95 % of the doses that a note does
-# > not give.
+# > **Claim.** In its own summaries the base invents more than 90 % of the doses that a note does
+# > not give: the whole interval lies above it.
 #
-# > **Claim.** Asked to check the doses, it tells all of a note right in more than 95 % of the
-# > notes.
+# > **Claim.** Asked to check the doses, it tells all of a note right in more than 90 % of the
+# > notes: the whole interval lies above it.
 #
 # So nothing needs to be *taught* here but a habit. Chapter 4 comes back to this: a small change is
 # enough where the knowledge is already there.
@@ -268,9 +305,7 @@ best = int(np.argmax([score.exact for score in tried]))
 prompted_outputs = ask(with_prompt(fresh, PROMPTS[best]))
 prompted = score_house("cardiology", fresh, prompted_outputs)
 print(f"the best on {len(tuning)} notes: {PROMPTS[best]}")
-low, high = wilson(round(prompted.exact * prompted.count), prompted.count, 1.96)
-print(f"on {len(fresh)} fresh notes: {100 * prompted.exact:.3g} % exact, ", end="")
-print(f"between {100 * low:.3g} % and {100 * high:.3g} %")
+print(f"on {len(fresh)} fresh notes exact:", shown_with_interval(prompted.exact, len(fresh)))
 
 # %% [markdown]
 # ## A score that looks good and is wrong
@@ -281,6 +316,9 @@ print(f"between {100 * low:.3g} % and {100 * high:.3g} %")
 # %% exercise 3.4
 
 # %%
+from collections import Counter
+from itertools import zip_longest
+
 field_f1 = answer("3.4")
 
 
@@ -310,7 +348,13 @@ shares = {
     "name or phone leaked": prompted.leak_rate,
 }
 
+# %% predict
+predict(
+    "missing", "The form is nearly always right. How many % of missing doses are invented?", None
+)
+
 # %%
+reveal("missing", float(100 * prompted.invented_dose_rate))
 _, axis = plt.subplots(figsize=(6.4, 3.0))
 colours = ["tab:blue"] * 6 + ["tab:red"] * 2
 bars = axis.barh(list(shares), [100 * s for s in shares.values()], color=colours)
@@ -336,7 +380,8 @@ print(f"silence invents {100 * silent.invented_dose_rate:.0f} % of the missing d
 print(f"leaks in {100 * silent.leak_rate:.0f} % and is exact in {100 * silent.exact:.0f} %")
 
 # %% [markdown]
-# So a gate needs both: a score that falls when work is not done, and a rate for each harm.
+# So whoever decides whether a model may be used (a *gate*) needs both kinds of number: one that is
+# high only if the work is done, and one for each harm, which must be low.
 #
 # ## Two questions and ten lines of code
 #
@@ -356,13 +401,38 @@ def put_doses(text, checked):
 
 combined = [put_doses(text, found) for text, found in zip(prompted_outputs, said, strict=True)]
 program = score_house("cardiology", fresh, combined)
-low, high = wilson(round(program.exact * program.count), program.count, 1.96)
-print(f"exact {100 * program.exact:.3g} %, between {100 * low:.3g} % and {100 * high:.3g} %")
-print(f"invented {100 * program.invented_dose_rate:.3g} %, leaked {100 * program.leak_rate:.3g} %")
+print("exact:   ", shown_with_interval(program.exact, len(fresh)))
+print("invented:", shown_with_interval(program.invented_dose_rate, missing))
+print("leaked:  ", shown_with_interval(program.leak_rate, len(fresh)))
 
 # %% [markdown]
-# > **Claim.** Two questions and a small program, with nothing trained, are exact on more than 85
-# > % of fresh notes and invent less than 5 % of the missing doses.
+# > **Claim.** Two questions and a small program, with nothing trained, are exact on more than 85 %
+# > of fresh notes: the whole interval lies above it.
+#
+# > **Claim.** They invent less than 8 % of the missing doses: the whole interval lies below it.
+#
+# ## Two systems on the same notes
+#
+# Is the program really better than the prompt? Each has its interval, but both answered the *same*
+# notes, and that says more than two intervals do. Notes that both get right, or both wrong, tell
+# nothing about which is better. Count the others: notes that only one of the two gets right. If
+# neither were better, each such note would be a fair coin. How likely is it that a fair coin falls
+# so far to one side? That probability is McNemar's exact test (1947).
+
+# %%
+from math import comb
+
+wanted = [row["completion"] for row in fresh]
+by_prompt = np.array([a == b for a, b in zip(wanted, prompted_outputs, strict=True)])
+by_program = np.array([a == b for a, b in zip(wanted, combined, strict=True)])
+won, lost = int((by_program & ~by_prompt).sum()), int((by_prompt & ~by_program).sum())
+tosses, fewer = won + lost, min(won, lost)
+chance = min(1.0, 2 * sum(comb(tosses, k) for k in range(fewer + 1)) / 2**tosses)
+print(f"{won} notes right with the program alone, {lost} with the prompt alone: p = {chance:.1g}")
+
+# %% [markdown]
+# > **Claim.** On the same notes the program beats the prompt, and a fair coin would show it less
+# > than once in 1000 times.
 #
 # This is the number to beat, and it was found before anything was trained. What does it cost? Two
 # calls for every note, and a program that knows this one form and must be changed with it. And it
@@ -379,6 +449,9 @@ print(f"invented {100 * program.invented_dose_rate:.3g} %, leaked {100 * program
 
 
 # %%
+from minilora.ward import sample_case, write_note
+
+
 def patients(seed, count=120):
     """Two notes of every patient, in two styles, with what the ward would write."""
     rng = np.random.default_rng(seed)
@@ -483,8 +556,10 @@ plt.show()
 # other, look at the other once. That is why the best prompt above was chosen on 60 notes and
 # reported on 100 others.
 #
-# What about those ten prompts? Most differed so much that any sample would have told them apart,
-# and the good ones fail on the same notes. There was little luck to be had.
+# What about those ten prompts? Was the best one only lucky? Hardly: most of them differ by so much
+# that any sixty notes would have told them apart, and the good ones fail on the same notes, so that
+# none of them can be lucky where the others are not. Choosing among few settings that differ much
+# flatters little; choosing among many that are alike flatters a lot.
 #
 # ## The claims, measured
 
@@ -512,14 +587,16 @@ claim(
     above=0.92,
 )
 claim(
-    "In its own summaries the base invents more than 95 % of the doses that a note does not give.",
-    bare_score.invented_dose_rate,
-    above=0.95,
+    "In its own summaries the base invents more than 90 % of the doses that a note does not give: "
+    "the whole interval lies above it.",
+    ends(bare_score.invented_dose_rate, missing)[0],
+    above=0.9,
 )
 claim(
-    "Asked to check the doses, it tells all of a note right in more than 95 % of the notes.",
-    can_tell,
-    above=0.95,
+    "Asked to check the doses, it tells all of a note right in more than 90 % of the notes: the "
+    "whole interval lies above it.",
+    ends(can_tell, len(fresh))[0],
+    above=0.9,
 )
 refuted(
     "A rule in the prompt is followed: told not to guess, the base keeps the form in more than "
@@ -538,11 +615,22 @@ claim(
 assert prompted.format_compliance > 0.95 and words > 0.8
 claim(
     "Two questions and a small program, with nothing trained, are exact on more than 85 % of fresh "
-    "notes and invent less than 5 % of the missing doses.",
-    program.exact,
+    "notes: the whole interval lies above it.",
+    ends(program.exact, len(fresh))[0],
     above=0.85,
 )
-assert program.invented_dose_rate < 0.05
+claim(
+    "They invent less than 8 % of the missing doses: the whole interval lies below it.",
+    ends(program.invented_dose_rate, missing)[1],
+    below=0.08,
+)
+claim(
+    "On the same notes the program beats the prompt, and a fair coin would show it less than once "
+    "in 1000 times.",
+    chance,
+    below=0.001,
+)
+assert won > lost
 claim(
     "Where notes are split at random, a parrot that looks up the nearest note is exact on more "
     "than 20 % of them.",
@@ -567,8 +655,10 @@ claim(
 #
 # - E. B. Wilson, "Probable inference, the law of succession, and statistical inference", Journal of
 #   the American Statistical Association, 1927.
+# - Q. McNemar, "Note on the sampling error of the difference between correlated proportions or
+#   percentages", Psychometrika, 1947.
 # - L. Brown, T. Cai and A. DasGupta, "Interval estimation for a binomial proportion", Statistical
 #   Science, 2001: how badly the textbook interval does, and where.
 # - In this project: `data/ward/README.md`, what is held out and why; `minilora/ward/score.py`,
-#   every rate that the ward reports; `minilora/cli/tour.py`, which measures the prompt beside the
+#   every rate that the ward reports; `minilora/runs/tour.py`, which measures the prompt beside the
 #   adapter.

@@ -50,6 +50,7 @@ def check_wilson(fn: Callable, judge: Judge) -> None:
     "An interval for a rate",
     minutes=15,
     difficulty=2,
+    importance=3,
     check=check_wilson,
     statement=r"""
     `right` of `count` answers are right, $\hat p$ of them. If the true rate is $p$, then $\hat p$
@@ -115,7 +116,7 @@ def _notes(judge: Judge, count: int) -> tuple[list[dict], list[dict]]:
         }
         output = dict(note)
         for j, (drug, dose) in enumerate(note.items()):
-            if dose is None and (i + j) % 4 < 2:
+            if dose is None and (i + j) % 5 < 2:
                 output[drug] = "20 mg"  # invented
             elif dose is None and i % 5 == 0:
                 del output[drug]  # left out, which is another mistake
@@ -131,6 +132,14 @@ def _mean_of_notes(notes: list[dict], outputs: list[dict]) -> float:
     pairs = [p for p in zip(notes, outputs, strict=True) if None in p[0].values()]
     return float(
         np.mean([np.mean([out.get(d) is not None for d in n if n[d] is None]) for n, out in pairs])
+    )
+
+
+def _notes_with_one(notes: list[dict], outputs: list[dict]) -> int:
+    """How many notes have an invented dose."""
+    return sum(
+        any(output.get(drug) is not None for drug in note if note[drug] is None)
+        for note, output in zip(notes, outputs, strict=True)
     )
 
 
@@ -159,6 +168,12 @@ def check_invented_rate(fn: Callable, judge: Judge) -> None:
                 "are other mistakes.": wrong / everything,
                 "drugs that the answer leaves out fell from the denominator; their dose was "
                 "missing as well.": len(invented) / spoken,
+                "that is the share of notes with an invented dose; count doses, not notes.": (
+                    _notes_with_one(notes, outputs) / len(notes)
+                ),
+                "that is the share of notes with an invented dose, of those that lack one; count "
+                "doses, not notes.": _notes_with_one(notes, outputs)
+                / sum(None in note.values() for note in notes),
                 "a drug that the answer leaves out was counted as given.": (
                     len(invented) + len(missing) - spoken
                 )
@@ -183,6 +198,7 @@ def check_invented_rate(fn: Callable, judge: Judge) -> None:
     "The rate of invented doses",
     minutes=10,
     difficulty=2,
+    importance=3,
     check=check_invented_rate,
     statement=r"""
     `notes` and `outputs` are lists of dictionaries, one a note, from a drug's name to its dose, or
@@ -238,6 +254,17 @@ def check_invented_rate(fn: Callable, judge: Judge) -> None:
                 if given:
                     rates.append(sum(given) / len(given))
             return sum(rates) / len(rates) if rates else float("nan")
+            """,
+        ),
+        mistake(
+            "the share of notes",
+            "count doses, not notes",
+            body="""
+            bad = [
+                any(output.get(d) is not None for d in note if note[d] is None)
+                for note, output in zip(notes, outputs)
+            ]
+            return sum(bad) / len(notes) if any(None in n.values() for n in notes) else float("nan")
             """,
         ),
         mistake("zero for none", "there is no rate then", change=('float("nan")', "0.0")),

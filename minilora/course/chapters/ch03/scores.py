@@ -102,6 +102,7 @@ def check_exact_rate(fn: Callable, judge: Judge) -> None:
     "Right to the last character",
     minutes=5,
     difficulty=1,
+    importance=3,
     check=check_exact_rate,
     statement=r"""
     Write `exact_rate(wanted, outputs)` for two lists of texts of one length: the share of outputs
@@ -235,6 +236,7 @@ def check_field_f1(fn: Callable, judge: Judge) -> None:
     "F1 over the items of a field",
     minutes=10,
     difficulty=2,
+    importance=1,
     check=check_field_f1,
     statement=r"""
     For every note there is a set of items that were wanted, such as `{"aspirin 75 mg"}`, and a

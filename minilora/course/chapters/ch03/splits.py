@@ -96,6 +96,7 @@ def _judge_stable(judge: Judge, fn: Callable, rows: list, share: float, before: 
     "A split that does not leak",
     minutes=12,
     difficulty=2,
+    importance=2,
     check=check_split,
     statement=r"""
     `rows` is a list of dictionaries with a `"name"` and a `"note"`; a patient may have several
