@@ -327,7 +327,7 @@ class AdaptJob(Job):
             history=trained.history.records,
             seconds=clock.laps,
             sizes=self.sizes,
-            provenance=provenance,
+            provenance=adapter.provenance,
             judged_on=decided.judged_on,
             samples=answered,
         )

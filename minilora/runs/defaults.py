@@ -21,8 +21,9 @@ TARGETS, BIG_TARGETS = ("q_proj", "v_proj"), ALL_LINEAR
 LR_TIMES_WIDTH, BIG_LR_TIMES_WIDTH, HIGHEST_LR = 1.92, 1.152, 0.015
 TRAINING_COST = 6.3e12
 """Parameters times tokens that a run trains on at most, unless the fewest steps take more."""
-JUDGING_COST = 3e12
-"""Parameters times tokens of held-out examples up to which all of them are judged."""
+JUDGING_COST = 1e12
+"""Parameters times tokens of held-out examples up to which all of them are judged: more would take
+minutes, before and after together."""
 JUDGED = 50
 """Held-out examples that are judged where all would cost more."""
 LEAST_WATCHED, WATCHED = 2, 32

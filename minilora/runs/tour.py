@@ -212,7 +212,7 @@ class TourJob(Job):
             history=trained.history.records,
             seconds=clock.laps,
             sizes=sizes,
-            provenance=provenance,
+            provenance=adapter.provenance,
             prompted=self.judge.prompted,
             merge=merge,
         )

@@ -220,6 +220,12 @@ def test_rows_to_judge(parameters, asked, rows):
     assert defaults.judged_rows(parameters, examples_of(220, 200), asked) == rows
 
 
+def test_many_rows_are_not_all_judged_on_a_small_base_either():
+    many = examples_of(150, 14_782)
+    assert defaults.judged_rows(1_213_568, many, None) == defaults.JUDGED
+    assert defaults.judged_rows(1_213_568, many, len(many)) == len(many)
+
+
 @pytest.mark.parametrize(
     ("width", "targets", "lr"),
     [(12, ("q_proj", "v_proj"), 0.015), (128, ("q_proj", "v_proj"), 0.015),
