@@ -14,13 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from minilora.gradients.adapter_cases import adapted_cases
-from minilora.gradients.bottleneck_cases import bottleneck_cases
+from minilora.gradients.case import Case
+from minilora.gradients.cases import all_cases
 from minilora.gradients.gradcheck import Row
-from minilora.gradients.model_cases import model_cases
 from minilora.gradients.mutants import Mutant, run_mutants
-from minilora.gradients.op_cases import Case, op_cases
-from minilora.gradients.stored_cases import stored_cases
 
 GROUP = "Understand"
 
@@ -47,8 +44,7 @@ def gradcheck(
 
 def chosen_cases(op: str, seed: int) -> list[Case]:
     """All cases, or those of one op. Raises ValueError naming the ops where there is none."""
-    kinds = (op_cases, model_cases, adapted_cases, stored_cases, bottleneck_cases)
-    cases = [case for kind in kinds for case in kind(seed)]
+    cases = all_cases(seed)
     chosen = [case for case in cases if not op or case.op.lower() == op.lower()]
     if not chosen:
         names = ", ".join(dict.fromkeys(case.op for case in cases))
@@ -104,7 +100,8 @@ def show_mutants(console: Console, planted: list[Mutant], seconds: float) -> boo
     table = Table("op", title="Planted mistakes", box=box.SIMPLE)
     for heading in ("mutants", "caught"):
         table.add_column(heading, justify="right")
-    for op, group in groupby(sorted(planted, key=lambda m: m.op.lower()), key=lambda m: m.op):
+    by_name = lambda mutant: (mutant.op.lower(), mutant.op)  # noqa: E731
+    for op, group in groupby(sorted(planted, key=by_name), key=lambda m: m.op):
         mine = list(group)
         caught = sum(mutant.caught for mutant in mine)
         style = None if caught == len(mine) else "bold red"

@@ -9,8 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from minilora.autograd import Tensor
-from minilora.gradients.model_cases import PROBED, model_case, randomise_, tiny_config, token_batch
-from minilora.gradients.op_cases import Case
+from minilora.backend import Array
+from minilora.gradients.case import Case
+from minilora.gradients.model_cases import (
+    apply,
+    module_case,
+    randomise_,
+    tiny_config,
+    token_batch,
+)
 from minilora.lora.attach import attach
 from minilora.lora.config import ALL_LINEAR, LoRAConfig
 from minilora.lora.layer import LoRALinear
@@ -39,12 +46,12 @@ def adapted_model(config: LoRAConfig, seed: int, tied: bool = True) -> Transform
     return model
 
 
-def fixed_dropout_(model: Module) -> Module:
-    """Set every dropout generator back to the same state, so that two calls draw the same masks."""
+def loss_with_fixed_dropout(model: Module, ids: Array, labels: Array) -> Tensor:
+    """A model's mean loss, with the same dropout masks at each call."""
     for _, module in model.named_modules():
         if isinstance(module, LoRALinear):
             module.dropout_rng = np.random.default_rng(9)
-    return model
+    return model.loss(ids, labels)
 
 
 def adapted_cases(seed: int = 0) -> list[Case]:
@@ -55,22 +62,10 @@ def adapted_cases(seed: int = 0) -> list[Case]:
     layer = LoRALinear(base, LoRAConfig(r=2, lora_alpha=3), rng)
     layer.lora_A.data = rng.standard_normal((2, 5))
     layer.lora_B.data = rng.standard_normal((7, 2))
-    inputs = {
-        "x": rng.standard_normal((2, 3, 5)),
-        "lora_A": layer.lora_A,
-        "lora_B": layer.lora_B,
-    }
-
-    def apply(target: Module, x: Tensor, **_: Tensor) -> Tensor:
-        return target(x)
-
-    def loss(model: Module) -> Tensor:
-        return fixed_dropout_(model).loss(ids, labels)
-
-    return [
-        Case("LoRALinear", "", layer, apply, inputs, PROBED),
-        *(
-            model_case("adapted", variant, adapted_model(config, seed, tied), loss)
-            for (variant, config), tied in zip(CONFIGS.items(), (True, False, True), strict=True)
-        ),
-    ]
+    cases = [module_case("LoRALinear", "", layer, apply, {"x": rng.standard_normal((2, 3, 5))})]
+    for (variant, config), tied in zip(CONFIGS.items(), (True, False, True), strict=True):
+        model = adapted_model(config, seed, tied)
+        cases.append(
+            module_case("adapted", variant, model, loss_with_fixed_dropout, ids=ids, labels=labels)
+        )
+    return cases

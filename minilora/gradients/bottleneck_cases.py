@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from minilora.autograd import Tensor
 from minilora.baselines.bottleneck import BottleneckLinear, attach_bottlenecks
-from minilora.gradients.model_cases import PROBED, model_case, randomise_, tiny_config, token_batch
-from minilora.gradients.op_cases import Case
-from minilora.nn import Linear, Module, Transformer
+from minilora.gradients.case import Case
+from minilora.gradients.model_cases import (
+    apply,
+    loss_of,
+    module_case,
+    randomise_,
+    tiny_config,
+    token_batch,
+)
+from minilora.nn import Linear, Transformer
 
 
 def bottleneck_model(size: int, seed: int, tied: bool = True) -> Transformer:
@@ -34,21 +40,10 @@ def bottleneck_cases(seed: int = 0) -> list[Case]:
     for part in (layer.down, layer.up):
         part.weight.data = rng.standard_normal(part.weight.shape)
         part.bias.data = rng.standard_normal(part.bias.shape)
-    inputs = {"x": rng.standard_normal((2, 3, 5))}
-    inputs |= {name: p for name, p in layer.named_parameters() if p.requires_grad}
-
-    def apply(target: Module, x: Tensor, **_: Tensor) -> Tensor:
-        return target(x)
-
+    x = {"x": rng.standard_normal((2, 3, 5))}
+    tied, untied = bottleneck_model(3, seed), bottleneck_model(2, seed, tied=False)
     return [
-        Case("BottleneckLinear", "", layer, apply, inputs, PROBED),
-        *(
-            model_case(
-                "bottlenecks",
-                name,
-                bottleneck_model(size, seed, tied),
-                lambda m: m.loss(ids, labels),
-            )
-            for name, size, tied in (("tied", 3, True), ("untied", 2, False))
-        ),
+        module_case("BottleneckLinear", "", layer, apply, x),
+        module_case("bottlenecks", "tied", tied, loss_of, ids=ids, labels=labels),
+        module_case("bottlenecks", "untied", untied, loss_of, ids=ids, labels=labels),
     ]

@@ -10,13 +10,17 @@ The reported error of an input is the worst of two comparisons:
 The cotangent is random: the sum of a softmax does not depend on its input, so an all-ones
 cotangent is blind to it, and to most of a norm. A gradient that is zero everywhere proves nothing
 and fails as vacuous, unless the caller says that zero is the right answer.
+
+A `Probe` measures the numeric slopes, with forward passes only; then the gradients that backward
+records are compared with them.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -104,182 +108,210 @@ def check_gradients(
     Raises ValueError for no inputs, for dtypes other than float64, and where `fn` returns
     something else than a float64 Tensor.
     """
-    probe = Probe(inputs, rng, eps=eps, elementwise=elementwise)
-    probe.measure(fn)
-    return probe.compare(fn, tolerance=tolerance, name=name, zero=zero)
+    probe = Probe(fn, inputs, rng, eps=eps, elementwise=elementwise)
+    return probe.compare(probe.record(fn), tolerance=tolerance, name=name, zero=zero)
 
 
-@dataclass
-class _Slopes:
-    """Numeric derivatives of one leaf: along `direction`, and at flat `places`."""
+class _Slopes(NamedTuple):
+    """Numeric derivatives of <g, fn> for one input."""
 
     direction: np.ndarray
-    along: float = 0.0
-    places: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    at: np.ndarray = field(default_factory=lambda: np.empty(0))
-    seconds: float = 0.0
+    along_direction: float
+    elements: np.ndarray  # flat numbers of the elements that were moved one by one
+    by_element: np.ndarray  # the derivative for each of them
+    seconds: float
+
+
+class Recorded(NamedTuple):
+    """What one forward and backward pass gave: gradients of <g, fn> by input, None for none.
+
+    `problem` says what else went wrong, "" if nothing.
+    """
+
+    gradients: dict[str, np.ndarray | None]
+    same_value: bool
+    problem: str
+    seconds: float
 
 
 class Probe:
-    """Numeric slopes of a function, measured once and then compared with any recorded gradient.
+    """Numeric slopes of <g, fn> at one point, for a random cotangent g of fn's result.
 
-    Apart from `check_gradients`, so that many wrong vjps can be judged by one measurement.
+    They are measured once, with forward passes only, and can then be compared with what any
+    function of the same values records: so one measurement judges many planted mistakes.
     """
 
     def __init__(
-        self, inputs: Inputs, rng: np.random.Generator, *, eps: float, elementwise: int | None
+        self,
+        fn: Callable[..., Tensor],
+        inputs: Inputs,
+        rng: np.random.Generator,
+        *,
+        eps: float = 1e-6,
+        elementwise: int | None = None,
     ) -> None:
-        named = isinstance(inputs, Mapping)
-        pairs = list(inputs.items()) if named else [(str(i), x) for i, x in enumerate(inputs)]
+        self.by_name = isinstance(inputs, Mapping)
+        pairs = (
+            list(inputs.items()) if self.by_name else [(str(i), x) for i, x in enumerate(inputs)]
+        )
         if not pairs:
             raise ValueError("check_gradients got no inputs, expected at least one float64 array")
-        self.leaves = {key: _leaf(key, value) for key, value in pairs}
-        self.base = {key: leaf.data for key, leaf in self.leaves.items()}
-        self.named, self.rng, self.eps = named, rng, eps
-        self.limit = 256 if elementwise is None else elementwise
+        self.leaves = {name: _leaf(name, value) for name, value in pairs}
+        self.point = {name: leaf.data for name, leaf in self.leaves.items()}
+        self.eps = eps
+        most = 256 if elementwise is None else elementwise
+        with no_grad():
+            self.value = self.call(fn).data.copy()
+            self.g = np.asarray(rng.standard_normal(self.value.shape))
+            # The rounding error of a difference quotient; gradients below it count as zero.
+            self.noise = 1e-15 * float(np.abs(self.g * self.value).sum()) / eps
+            self.slopes = {name: self._measure(fn, name, rng, most) for name in self.leaves}
+            directions = {name: slopes.direction for name, slopes in self.slopes.items()}
+            self.slope_along_all = self._slope(fn, directions)
 
     def call(self, fn: Callable[..., Tensor]) -> Tensor:
         """`fn` at the leaves' present values."""
-        out = fn(**self.leaves) if self.named else fn(*self.leaves.values())
+        out = fn(**self.leaves) if self.by_name else fn(*self.leaves.values())
         if not isinstance(out, Tensor) or out.dtype != np.float64:
             got = out.dtype if isinstance(out, Tensor) else type(out).__name__
             raise ValueError(f"check_gradients got a function to {got}, expected a float64 Tensor")
         return out
 
-    def measure(self, fn: Callable[..., Tensor]) -> None:
-        """Take every numeric slope of `fn`: forward passes only."""
-        with no_grad():
-            self.value = self.call(fn).data.copy()
-            self.g = np.asarray(self.rng.standard_normal(self.value.shape))
-            # The rounding of a difference quotient; gradients below it count as zero.
-            self.noise = 1e-15 * float(np.abs(self.g * self.value).sum()) / self.eps
-            self.slopes = {key: self._measure_leaf(fn, key) for key in self.leaves}
-            self.along_all = self._slope(fn, {k: s.direction for k, s in self.slopes.items()})
+    def _measure(
+        self, fn: Callable[..., Tensor], name: str, rng: np.random.Generator, most: int
+    ) -> _Slopes:
+        """Slopes along one random direction of an input, and for at most so many elements."""
+        began, shape, size = time.perf_counter(), self.point[name].shape, self.point[name].size
+        direction = rng.standard_normal(shape)
+        along = self._slope(fn, {name: direction})
+        elements = np.arange(size) if size <= most else rng.choice(size, most, replace=False)
+        by_element = np.empty(len(elements))
+        for i, element in enumerate(elements):
+            one_element = np.zeros(shape)
+            one_element.flat[element] = 1.0
+            by_element[i] = self._slope(fn, {name: one_element})
+        return _Slopes(direction, along, elements, by_element, time.perf_counter() - began)
 
-    def _measure_leaf(self, fn: Callable[..., Tensor], key: str) -> _Slopes:
-        began, base = time.perf_counter(), self.base[key]
-        slopes = _Slopes(self.rng.standard_normal(base.shape))
-        slopes.along = self._slope(fn, {key: slopes.direction})
-        slopes.places = np.arange(base.size)
-        if base.size > self.limit:
-            slopes.places = self.rng.choice(base.size, self.limit, replace=False)
-        slopes.at = np.array([self._slope_at(fn, key, int(i)) for i in slopes.places])
-        slopes.seconds = time.perf_counter() - began
-        return slopes
+    def _slope(self, fn: Callable[..., Tensor], directions: dict[str, np.ndarray]) -> float:
+        """Central difference of <g, fn>, each input moved along its direction.
 
-    def _slope(self, fn: Callable[..., Tensor], moves: dict[str, np.ndarray]) -> float:
-        """Derivative of <g, fn> along `moves`: outputs are subtracted before they are summed."""
+        The outputs are subtracted before they are summed, which loses fewer digits.
+        """
         values = []
         try:
             for step in (self.eps, -self.eps):
-                for key, direction in moves.items():
-                    self.leaves[key].data = self.base[key] + step * direction
+                for name, direction in directions.items():
+                    self.leaves[name].data = self.point[name] + step * direction
                 values.append(self.call(fn).data)
         finally:
-            for key in moves:
-                self.leaves[key].data = self.base[key]
+            for name in directions:
+                self.leaves[name].data = self.point[name]
         return float(np.sum(self.g * (values[0] - values[1]))) / (2 * self.eps)
 
-    def _slope_at(self, fn: Callable[..., Tensor], key: str, place: int) -> float:
-        unit = np.zeros(self.base[key].shape)
-        unit.flat[place] = 1.0
-        return self._slope(fn, {key: unit})
-
-    def gradients(self, fn: Callable[..., Tensor]) -> tuple[dict[str, np.ndarray | None], str]:
-        """Recorded gradients of <g, fn> by input, and what else went wrong ("" if nothing)."""
-        before = {key: leaf.grad for key, leaf in self.leaves.items()}
-        kept = {key: data.copy() for key, data in self.base.items()}
-        g, problem = self.g.copy(), ""
+    def record(self, fn: Callable[..., Tensor]) -> Recorded:
+        """The gradients that `fn` records. The leaves' own `grad` stays as it was."""
+        began, problems, g = time.perf_counter(), [], self.g.copy()
+        grads_before = {name: leaf.grad for name, leaf in self.leaves.items()}
+        point_before = {name: data.copy() for name, data in self.point.items()}
         try:
             for leaf in self.leaves.values():
                 leaf.grad = None
             out = self.call(fn)
-            if out.shape != self.value.shape or not np.allclose(out.data, self.value, 1e-9, 1e-12):
-                problem = "two calls gave different values; fn must draw no random numbers"
+            same_value = self._is_value(out.data)
+            if not same_value:
+                problems.append("two calls gave different values; fn must draw no random numbers")
             if out.requires_grad:
-                problem = "; ".join([problem, *false_declarations(out, g)]).strip("; ")
+                problems += false_declarations(out, g)
                 out.backward(g)
-            found = {key: leaf.grad for key, leaf in self.leaves.items()}
+            gradients = {name: leaf.grad for name, leaf in self.leaves.items()}
         finally:
-            for key, leaf in self.leaves.items():
-                leaf.grad = before[key]
+            for name, leaf in self.leaves.items():
+                leaf.grad = grads_before[name]
         if not np.array_equal(g, self.g):
-            problem = "backward wrote into the cotangent"
-        if not all(np.array_equal(kept[key], self.base[key]) for key in kept):
-            problem = "the function wrote into an input"
-        return found, problem
+            problems.append("backward wrote into the cotangent")
+        if not all(np.array_equal(point_before[name], self.point[name]) for name in self.point):
+            problems.append("the function wrote into an input")
+        seconds = time.perf_counter() - began
+        return Recorded(gradients, same_value, "; ".join(problems), seconds)
+
+    def _is_value(self, value: np.ndarray) -> bool:
+        """Whether a result is the one that was measured, up to rounding."""
+        return value.shape == self.value.shape and np.allclose(value, self.value, 1e-9, 1e-12)
 
     def compare(
-        self, fn: Callable[..., Tensor], *, tolerance: float, name: str, zero: Collection[str] = ()
+        self,
+        recorded: Recorded,
+        *,
+        tolerance: float = 1e-6,
+        name: str = "fn",
+        zero: Collection[str] = (),
     ) -> Report:
-        """Report on `fn`'s recorded gradients against the slopes that were measured."""
+        """Report on recorded gradients, against the slopes that were measured."""
         unknown = set(zero) - self.leaves.keys()
         if unknown:
             raise ValueError(f"got zero={sorted(unknown)}, expected names of {list(self.leaves)}")
-        began = time.perf_counter()
-        found, problem = self.gradients(fn)
-        share = (time.perf_counter() - began) / len(self.leaves)
         rows = []
         for key, slopes in self.slopes.items():
-            error, index, analytic, numeric, trouble = self._judge(key, found[key], key in zero)
-            seconds = slopes.seconds + share
-            rows.append(
-                Row(
-                    name,
-                    key,
-                    error,
-                    index,
-                    analytic,
-                    numeric,
-                    seconds,
-                    tolerance,
-                    problem or trouble,
-                )
-            )
+            worst, problem = self._judge(key, recorded.gradients[key], key in zero)
+            seconds = slopes.seconds + recorded.seconds / len(self.leaves)
+            rows.append(Row(name, key, *worst, seconds, tolerance, recorded.problem or problem))
         if len(rows) > 1:
-            rows.append(self._row_of_all(found, name, tolerance))
+            rows.append(Row(name, ALL, *self._along_all(recorded.gradients), 0.0, tolerance))
         return Report(tuple(rows))
 
     def _judge(
-        self, key: str, ga: np.ndarray | None, expect_zero: bool
-    ) -> tuple[float, tuple[int, ...] | None, float, float, str]:
-        """(error, index, analytic, numeric, problem) of one input."""
-        slopes, shape = self.slopes[key], self.base[key].shape
-        missing = ga is None
-        ga = np.zeros(shape) if missing else ga
-        slope = float(np.sum(ga * slopes.direction))
-        norm = float(np.sqrt(np.sum(ga * ga)))
-        scale = max(_largest(ga), _largest(slopes.at))
-        if max(scale, norm, abs(slopes.along)) <= self.noise or ga.size == 0:
-            trouble = "" if expect_zero else "vacuous: the gradient is zero everywhere"
-            return 0.0, None, slope, slopes.along, trouble
-        trouble = "the gradient was said to be zero" if expect_zero else ""
-        if missing:
-            trouble = "no gradient reached this input"
-        error, index = abs(slope - slopes.along) / max(norm, abs(slopes.along)), None
-        analytic, numeric = slope, slopes.along
-        if slopes.places.size:
-            at = ga.reshape(-1)[slopes.places]
-            errors = np.abs(at - slopes.at) / scale
-            worst = int(np.argmax(np.nan_to_num(errors, nan=np.inf)))
-            if not errors[worst] <= error:
-                error = float(errors[worst])
-                place = np.unravel_index(slopes.places[worst], shape)
-                index = tuple(int(i) for i in place)
-                analytic, numeric = float(at[worst]), float(slopes.at[worst])
-        return _finite(error), index, analytic, numeric, trouble
+        self, name: str, gradient: np.ndarray | None, expect_zero: bool
+    ) -> tuple[_Difference, str]:
+        """The largest difference of one input, and what is wrong apart from it."""
+        slopes = self.slopes[name]
+        ga = np.zeros(self.point[name].shape) if gradient is None else gradient
+        slope, norm = float(np.sum(ga * slopes.direction)), float(np.sqrt(np.sum(ga * ga)))
+        scale = max(_largest(ga), _largest(slopes.by_element))
+        if max(scale, norm, abs(slopes.along_direction)) <= self.noise or ga.size == 0:
+            problem = "" if expect_zero else "vacuous: the gradient is zero everywhere"
+            return _Difference(0.0, None, slope, slopes.along_direction), problem
+        differences = [_along(slope, slopes.along_direction, norm)]
+        if slopes.elements.size:
+            differences.append(_worst_element(ga, slopes, scale))
+        problem = "the gradient was said to be zero" if expect_zero else ""
+        if gradient is None:
+            problem = "no gradient reached this input"
+        return max(differences, key=lambda difference: difference.error), problem
 
-    def _row_of_all(self, found: dict[str, np.ndarray | None], name: str, limit: float) -> Row:
-        began, slope, square = time.perf_counter(), 0.0, 0.0
-        for key, ga in found.items():
-            if ga is not None:
-                slope += float(np.sum(ga * self.slopes[key].direction))
-                square += float(np.sum(ga * ga))
-        scale = max(square**0.5, abs(self.along_all))
-        quiet = scale <= self.noise  # then every input's own row has said so already
-        error = 0.0 if quiet else _finite(abs(slope - self.along_all) / scale)
-        seconds = time.perf_counter() - began
-        return Row(name, ALL, error, None, slope, self.along_all, seconds, limit)
+    def _along_all(self, gradients: dict[str, np.ndarray | None]) -> _Difference:
+        """All inputs moved at once, each along its direction."""
+        arrived = {name: ga for name, ga in gradients.items() if ga is not None}
+        slope = sum(float(np.sum(ga * self.slopes[n].direction)) for n, ga in arrived.items())
+        norm = sum(float(np.sum(ga * ga)) for ga in arrived.values()) ** 0.5
+        if max(norm, abs(self.slope_along_all)) <= self.noise:
+            # Then every input's own row has said so already.
+            return _Difference(0.0, None, slope, self.slope_along_all)
+        return _along(slope, self.slope_along_all, norm)
+
+
+class _Difference(NamedTuple):
+    """How far a recorded gradient is from a numeric slope, and where; as in `Row`."""
+
+    error: float
+    index: tuple[int, ...] | None
+    analytic: float
+    numeric: float
+
+
+def _along(slope: float, numeric: float, norm: float) -> _Difference:
+    """Along a random direction, relative to the length of the gradient."""
+    error = abs(slope - numeric) / max(norm, abs(numeric))
+    return _Difference(_finite(error), None, slope, numeric)
+
+
+def _worst_element(ga: np.ndarray, slopes: _Slopes, scale: float) -> _Difference:
+    """The worst of the elements that were moved, relative to the largest of the gradient."""
+    analytic = ga.reshape(-1)[slopes.elements]
+    errors = np.abs(analytic - slopes.by_element) / scale
+    i = int(np.argmax(np.nan_to_num(errors, nan=np.inf)))
+    index = tuple(int(k) for k in np.unravel_index(slopes.elements[i], ga.shape))
+    error = _finite(float(errors[i]))
+    return _Difference(error, index, float(analytic[i]), float(slopes.by_element[i]))
 
 
 def _leaf(key: str, value: np.ndarray | Tensor) -> Tensor:

@@ -8,8 +8,8 @@ import numpy as np
 
 from minilora.autograd import IGNORE, Tensor
 from minilora.autograd import functional as F
-from minilora.backend import get_array_module
-from minilora.gradients.op_cases import Case
+from minilora.backend import Array
+from minilora.gradients.case import Case
 from minilora.nn.layers import Embedding, Linear, RMSNorm
 from minilora.nn.module import Module
 from minilora.nn.transformer import (
@@ -63,53 +63,64 @@ def token_batch(rng: np.random.Generator, vocab: int) -> tuple[np.ndarray, np.nd
     return ids, labels
 
 
-def model_case(op: str, variant: str, model: Module, forward: Callable[[Module], Tensor]) -> Case:
-    """A Case over the trained Parameters of `model`, which are perturbed where they stand."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    return Case(op, variant, forward, lambda target, **_: target(model), trained, PROBED)
-
-
-def _layer_case(
-    op: str, layer: Module, x: np.ndarray, forward: Callable[[Module, Tensor], Tensor]
+def module_case(
+    op: str,
+    variant: str,
+    module: Module,
+    target: Callable[..., Tensor],
+    inputs: dict[str, np.ndarray] | None = None,
+    **constants: object,
 ) -> Case:
-    """A Case over a layer's Parameters and its input x."""
-    inputs = {"x": x, **dict(layer.named_parameters())}
-    call = lambda target, x, **_: target(layer, x)  # noqa: E731
-    return Case(op, "", forward, call, inputs, PROBED)
+    """A Case over the trained Parameters of `module`, and over inputs where there are any."""
+    return Case(op, variant, target, inputs or {}, constants, module, PROBED)
+
+
+def apply(layer: Module, x: Tensor) -> Tensor:
+    """A layer's output for x."""
+    return layer(x)
+
+
+def loss_of(model: Transformer, ids: Array, labels: Array) -> Tensor:
+    """A model's mean loss."""
+    return model.loss(ids, labels)
+
+
+def _mix(layer: Module, x: Tensor, cos: Array, sin: Array, start: Array) -> Tensor:
+    """The output for x of a layer that looks at positions."""
+    return layer(x, Positions(cos, sin, start), 0)
+
+
+def _look_up(module: Module, ids: Array) -> Tensor:
+    """An embedding's rows, or a model's logits."""
+    return module(ids)
 
 
 def model_cases(seed: int = 0) -> list[Case]:
     """Every layer type and the whole Transformer, with numbers drawn from `seed`."""
     rng, config = np.random.default_rng([seed, 1]), tiny_config()
     ids, labels = token_batch(rng, config.vocab_size)
-    x = rng.standard_normal((BATCH, TIME, config.hidden_size))
+    x = {"x": rng.standard_normal((BATCH, TIME, config.hidden_size))}
     heads = config.num_attention_heads
     tables = F.rope_tables(np.arange(TIME), config.head_dim, config.rope_theta, heads)
+    cos, sin = (table.astype(np.float64) for table in tables)
+    places = {"cos": cos, "sin": sin, "start": np.array([0, 2])}
 
     def new(make: Callable[..., Module], *sizes: object, **options: object) -> Module:
         return randomise_(make(*sizes, **options), rng)
 
-    def plain(layer: Module, x: Tensor) -> Tensor:
-        return layer(x)
-
-    def mixing(layer: Module, x: Tensor) -> Tensor:
-        xp = get_array_module(x.data)
-        cos, sin = (xp.asarray(table, dtype=x.dtype) for table in tables)
-        return layer(x, Positions(cos, sin, np.array([0, 2])), 0)
-
-    return [
-        _layer_case("Linear", new(Linear, 6, 7, rng, bias=True), x, plain),
-        _layer_case("RMSNorm", new(RMSNorm, 6, 0.1), x, plain),
-        model_case("Embedding", "", new(Embedding, 11, 6, rng), lambda m: m(ids)),
-        _layer_case("Attention", new(Attention, config, rng), x, mixing),
-        _layer_case("MLP", new(MLP, config, rng), x, plain),
-        _layer_case("Block", new(Block, config, rng), x, mixing),
-        *(
-            model_case("Transformer", variant, new(Transformer, tiny_config(tied), rng), forward)
-            for tied in (True, False)
-            for variant, forward in (
-                (f"{'tied' if tied else 'untied'}, logits", lambda m: m(ids)),
-                (f"{'tied' if tied else 'untied'}, loss", lambda m: m.loss(ids, labels)),
-            )
-        ),
+    cases = [
+        module_case("Linear", "", new(Linear, 6, 7, rng, bias=True), apply, x),
+        module_case("RMSNorm", "", new(RMSNorm, 6, 0.1), apply, x),
+        module_case("Embedding", "", new(Embedding, 11, 6, rng), _look_up, ids=ids),
+        module_case("Attention", "", new(Attention, config, rng), _mix, x, **places),
+        module_case("MLP", "", new(MLP, config, rng), apply, x),
+        module_case("Block", "", new(Block, config, rng), _mix, x, **places),
     ]
+    for tied in (True, False):
+        head, size = "tied" if tied else "untied", tiny_config(tied)
+        model, other = new(Transformer, size, rng), new(Transformer, size, rng)
+        cases += [
+            module_case("Transformer", f"{head}, logits", model, _look_up, ids=ids),
+            module_case("Transformer", f"{head}, loss", other, loss_of, ids=ids, labels=labels),
+        ]
+    return cases

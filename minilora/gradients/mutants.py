@@ -18,8 +18,8 @@ from minilora.autograd import ops
 from minilora.autograd.tensor import Node, Tensor, topological_order
 from minilora.backend import Array
 from minilora.gradients import twins
-from minilora.gradients.gradcheck import Probe
-from minilora.gradients.op_cases import Case
+from minilora.gradients.case import Case
+from minilora.gradients.gradcheck import Probe, Recorded
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ def spoilt(
 
 
 def _spoil(node: Node, leaf: Tensor, change: Callable[[Array], Array]) -> None:
-    place = next(i for i, parent in enumerate(node.parents) if parent is leaf)
-    right = node.vjps[place]
+    i = next(i for i, parent in enumerate(node.parents) if parent is leaf)
+    right = node.vjps[i]
     vjps = list(node.vjps)
-    vjps[place] = lambda g: change(np.asarray(right(g)))
+    vjps[i] = lambda g: change(np.asarray(right(g)))
     node.vjps = tuple(vjps)
 
 
@@ -225,30 +225,30 @@ def run_mutants(case: Case, rng: np.random.Generator, tolerance: float = 1e-6) -
     the gradient of a sum) is no mistake, and is left out.
     """
     fn = case.fn()
-    probe = Probe(case.inputs, rng, eps=1e-6, elementwise=case.elementwise)
-    probe.measure(fn)
-    right, _ = probe.gradients(fn)
+    probe = Probe(fn, case.checked, rng, elementwise=case.elementwise)
+    right = probe.record(fn)
     mutants = []
     for key, leaf in probe.leaves.items():
         for mistake, change in SPOILS.items():
-            wrong = spoilt(fn, key, leaf, change)
-            if not _same(probe, wrong, right):
-                caught = _rejects(probe, wrong, tolerance)
+            recorded = probe.record(spoilt(fn, key, leaf, change))
+            if not _same(recorded, right):
+                caught = _rejects(probe, recorded, tolerance)
                 mutants.append(Mutant(case.op, key, mistake, caught))
     for mistake, target in FORGETFUL.get(case.op, {}).items():
-        caught = _rejects(probe, case.fn(target), tolerance)
+        caught = _rejects(probe, probe.record(case.fn(target)), tolerance)
         mutants.append(Mutant(case.op, "", f"{mistake} ({case.variant})", caught))
     return mutants
 
 
-def _same(probe: Probe, fn: Callable[..., Tensor], right: dict[str, np.ndarray | None]) -> bool:
-    found, _ = probe.gradients(fn)
-    return all(np.array_equal(found[key], right[key]) for key in right)
+def _same(recorded: Recorded, right: Recorded) -> bool:
+    return all(np.array_equal(recorded.gradients[key], ga) for key, ga in right.gradients.items())
 
 
-def _rejects(probe: Probe, fn: Callable[..., Tensor], tolerance: float) -> bool:
-    """Whether the gradients are found wrong; a wrong value would be found for the wrong reason."""
-    report = probe.compare(fn, tolerance=tolerance, name="mutant")
-    if any("values" in row.problem for row in report.rows):
-        raise ValueError(f"got a mutant with other values than the op:\n{report}")
-    return not report.ok
+def _rejects(probe: Probe, recorded: Recorded, tolerance: float) -> bool:
+    """Whether the numbers of the gradients are rejected, and not something else about them.
+
+    Raises ValueError for a mutant with other values, which would be found for that reason.
+    """
+    if not recorded.same_value:
+        raise ValueError("got a mutant with other values than its op's, expected a wrong vjp only")
+    return any(row.error >= tolerance for row in probe.compare(recorded).rows)

@@ -1,8 +1,6 @@
-"""The inputs on which every op's gradients are checked: small, odd and unequal sizes.
+"""The inputs on which every op's gradients are checked: small, and no two sizes equal.
 
-A case names the function under test and how to call it, so that the same inputs also serve the
-slow twins and the planted mistakes. Cases for whole layers are in `model_cases`, for adapted
-models in `adapter_cases`.
+Cases for whole layers are in `model_cases`, for adapted models in `adapter_cases`.
 """
 
 from __future__ import annotations
@@ -16,78 +14,48 @@ import numpy as np
 from minilora.autograd import functional as F
 from minilora.autograd import ops
 from minilora.autograd.tensor import Tensor
-from minilora.gradients.gradcheck import Report, check_gradients
-
-
-@dataclass(frozen=True)
-class Case:
-    """One function, its inputs, and `call(target, **inputs)` with all else filled in."""
-
-    op: str
-    variant: str
-    target: Callable[..., Tensor]
-    call: Callable[..., Tensor]
-    inputs: dict[str, np.ndarray | Tensor]
-    elementwise: int | None = None
-
-    @property
-    def name(self) -> str:
-        """Op and variant, as shown in tables and test names."""
-        return f"{self.op} ({self.variant})" if self.variant else self.op
-
-    def fn(self, target: Callable[..., Tensor] | None = None) -> Callable[..., Tensor]:
-        """The case as a function of its inputs; `target` replaces the function under test."""
-        chosen = target or self.target
-        return lambda **tensors: self.call(chosen, **tensors)
-
-    def check(self, rng: np.random.Generator) -> Report:
-        """Run `check_gradients` on this case."""
-        return check_gradients(
-            self.fn(), self.inputs, rng=rng, elementwise=self.elementwise, name=self.name
-        )
-
+from minilora.gradients.case import Case
 
 Draw = Callable[[np.random.Generator], object]
 """Makes an input or an argument from a generator, anew for each seed."""
 
 
 @dataclass(frozen=True)
-class _Spec:
+class _Recipe:
+    """A case before its numbers are drawn. A shape stands for N(0, 1) numbers of that shape."""
+
     target: Callable[..., Tensor]
     variant: str
     inputs: dict[str, tuple[int, ...] | Draw]
-    arguments: dict[str, object]
-    call: Callable[..., Tensor] | None
+    constants: dict[str, object]
 
-    def build(self, seed: int) -> Case:
+    def draw(self, seed: int) -> Case:
         op = self.target.__name__
         rng = np.random.default_rng([seed, zlib.crc32(f"{op} {self.variant}".encode())])
         inputs = {
             name: rng.standard_normal(x) if isinstance(x, tuple) else x(rng)
             for name, x in self.inputs.items()
         }
-        fixed = {key: x(rng) if callable(x) else x for key, x in self.arguments.items()}
-        call = self.call or (lambda target, **tensors: target(**tensors, **fixed))
-        return Case(op, self.variant, self.target, call, inputs)
+        constants = {name: x(rng) if callable(x) else x for name, x in self.constants.items()}
+        return Case(op, self.variant, self.target, inputs, constants)
 
 
-_SPECS: list[_Spec] = []
+_RECIPES: list[_Recipe] = []
 
 
 def _case(
     target: Callable[..., Tensor],
     variant: str = "",
     inputs: dict[str, tuple[int, ...] | Draw] | None = None,
-    call: Callable[..., Tensor] | None = None,
-    **arguments: object,
+    **constants: object,
 ) -> None:
-    """Register a case. A shape means N(0, 1) numbers, a function draws; arguments are keywords."""
-    _SPECS.append(_Spec(target, variant, inputs or {"a": (3, 5)}, arguments, call))
+    """Add a recipe. A constant that is a function is drawn, as an input is."""
+    _RECIPES.append(_Recipe(target, variant, inputs or {"a": (3, 5)}, constants))
 
 
 def op_cases(seed: int = 0) -> list[Case]:
     """Every case of a primitive or fused op, its numbers drawn from `seed` and its own name."""
-    return [spec.build(seed) for spec in _SPECS]
+    return [recipe.draw(seed) for recipe in _RECIPES]
 
 
 def _away_from_zero(*shape: int) -> Draw:
@@ -164,12 +132,14 @@ _case(ops.transpose, "", {"a": (2, 3, 5)}, axes=(1, 2, 0))
 _case(ops.swapaxes, "", {"a": (2, 3, 5)}, i=-1, j=0)
 _case(ops.getitem, "slices", {"a": (4, 3, 5)}, index=(slice(None, None, -2), ..., slice(1, 4)))
 _case(ops.getitem, "integer", {"a": (4, 3, 5)}, index=(1, None, slice(2)))
-_case(
-    ops.concatenate,
-    "axis 1",
-    {"a": (2, 3, 5), "b": (2, 1, 5), "c": (2, 4, 5)},
-    lambda op, a, b, c: op([a, b, c], axis=1),
-)
+
+
+def concatenate(a: Tensor, b: Tensor, c: Tensor, axis: int) -> Tensor:
+    """`ops.concatenate`, with its inputs by name."""
+    return ops.concatenate([a, b, c], axis)
+
+
+_case(concatenate, "axis 1", {"a": (2, 3, 5), "b": (2, 1, 5), "c": (2, 4, 5)}, axis=1)
 
 # -- fused ops -------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ import numpy as np
 from minilora.autograd import Tensor
 from minilora.autograd import functional as F
 from minilora.autograd.quantize import quantize
-from minilora.gradients.model_cases import PROBED, model_case, randomise_, token_batch
-from minilora.gradients.op_cases import Case
+from minilora.gradients.case import Case
+from minilora.gradients.model_cases import PROBED, loss_of, module_case, randomise_, token_batch
 from minilora.lora.attach import attach
 from minilora.lora.config import ALL_LINEAR, LoRAConfig
 from minilora.nn import Transformer, TransformerConfig, store_base
@@ -61,20 +61,21 @@ def stored_cases(seed: int = 0) -> list[Case]:
     for format in ("float16", "q8", "q4"):
         weight = Tensor(quantize(rng.standard_normal((OUT, WIDTH)), format))
         x = {"x": rng.standard_normal((2, 3, WIDTH))}
-        call = lambda target, weight=weight, **given: target(weight=weight, **given)  # noqa: E731
-        cases.append(Case("linear", f"stored {format}", F.linear, call, x))
+        cases.append(Case("linear", f"stored {format}", F.linear, x, {"weight": weight}))
         for variant, rows in (("folded", 3), ("not folded", 2)):
             inputs = {
                 "x": rng.standard_normal((2, rows, WIDTH)),
                 "lora_A": rng.standard_normal((RANK, WIDTH)),
                 "lora_B": rng.standard_normal((OUT, RANK)),
             }
-            adapted = lambda target, call=call, **given: call(target, scaling=1.7, **given)  # noqa: E731
+            constants = {"weight": weight, "scaling": 1.7}
             name = f"stored {format}, {variant}"
-            cases.append(Case("lora_linear", name, F.lora_linear, adapted, inputs, PROBED))
+            cases.append(
+                Case("lora_linear", name, F.lora_linear, inputs, constants, elementwise=PROBED)
+            )
     ids, labels = token_batch(rng, blocky_config(True).vocab_size)
     for dtype in ADAPTED:
         model = adapted_stored_model(dtype, seed)
-        loss = lambda target: target.loss(ids, labels)  # noqa: E731
-        cases.append(model_case("adapted", f"stored base, {dtype}", model, loss))
+        variant = f"stored base, {dtype}"
+        cases.append(module_case("adapted", variant, model, loss_of, ids=ids, labels=labels))
     return cases

@@ -1,19 +1,23 @@
 """float32 stays float32: no value and no gradient is widened on the way."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from minilora.autograd import Tensor
-from minilora.gradients.adapter_cases import adapted_cases
-from minilora.gradients.model_cases import model_cases
+from minilora.gradients.cases import all_cases
 from minilora.gradients.op_cases import op_cases
 
 OPS = op_cases(seed=0)
-MODELS = [*model_cases(), *adapted_cases()]
+MODELS = [case for case in all_cases() if case.module is not None]
 
 
 def single(value):
-    """Every float64 array in a case's constants as float32."""
+    """Every float64 array in a case's inputs or constants as float32."""
+    if isinstance(value, Mapping):
+        return {name: single(one) for name, one in value.items()}
     if isinstance(value, Tensor):
         return Tensor(value.data.astype(np.float32))
     if isinstance(value, np.ndarray) and value.dtype == np.float64:
@@ -21,14 +25,9 @@ def single(value):
     return value
 
 
-def as_float32(call):
-    """The case's call with float32 constants (they sit in the closure of the case)."""
-    names = call.__code__.co_freevars
-    cells = dict(zip(names, call.__closure__ or (), strict=True))
-    if "fixed" not in cells:
-        return call
-    fixed = {name: single(value) for name, value in cells["fixed"].cell_contents.items()}
-    return lambda target, **tensors: target(**tensors, **fixed)
+def as_float32(case):
+    """The case with float32 inputs and constants."""
+    return replace(case, inputs=single(case.inputs), constants=single(case.constants))
 
 
 def spy_on_vjps(monkeypatch):
@@ -56,8 +55,9 @@ def spy_on_vjps(monkeypatch):
 @pytest.mark.parametrize("case", OPS, ids=lambda case: case.name)
 def test_ops_keep_float32(case, monkeypatch):
     seen = spy_on_vjps(monkeypatch)
-    leaves = {name: Tensor(single(x), requires_grad=True) for name, x in case.inputs.items()}
-    out = as_float32(case.call)(case.target, **leaves)
+    case = as_float32(case)
+    leaves = case.leaves()
+    out = case.fn()(**leaves)
     assert out.dtype == np.float32
     out.backward(np.ones(out.shape, dtype=np.float32))
     assert {name: leaf.grad.dtype for name, leaf in leaves.items()} == dict.fromkeys(
@@ -72,28 +72,19 @@ def test_a_float64_cotangent_widens_no_gradient():
     assert x.grad.dtype == np.float32
 
 
-def parameters_in(case):
-    """Every Parameter of the case's model, the frozen ones too."""
-    cells = dict(zip(case.call.__code__.co_freevars, case.call.__closure__, strict=True))
-    return list(cells["model"].cell_contents.parameters())
-
-
-@pytest.mark.parametrize(
-    "case",
-    [case for case in MODELS if case.op in ("Transformer", "adapted", "Embedding")],
-    ids=lambda case: case.name,
-)
-def test_whole_models_keep_float32(case, monkeypatch):
-    for parameter in parameters_in(case):
+@pytest.mark.parametrize("case", MODELS, ids=lambda case: case.name)
+def test_layers_and_models_keep_float32(case, monkeypatch):
+    for parameter in case.module.parameters():
         monkeypatch.setattr(parameter, "data", parameter.data.astype(np.float32))
+    case = as_float32(case)
+    leaves = case.leaves()
     seen = spy_on_vjps(monkeypatch)
-    out = case.fn()()
+    out = case.fn()(**leaves)
     assert out.dtype == np.float32
     out.backward(np.ones(out.shape, dtype=np.float32))
     assert seen == {("value", "float32"), ("cotangent", "float32")}
-    for parameter in parameters_in(case):
-        if parameter.requires_grad:
-            assert parameter.grad.dtype == np.float32
-        else:
-            assert parameter.grad is None
+    for leaf in leaves.values():
+        assert leaf.grad.dtype == np.float32
+    for parameter in case.module.parameters():
+        assert parameter.requires_grad or parameter.grad is None
         parameter.zero_grad()

@@ -6,33 +6,30 @@ tests/gpu on a real device.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from minilora.autograd import Tensor
 from minilora.backend import get_array_module, to_device, to_numpy
-from minilora.gradients.adapter_cases import adapted_cases
-from minilora.gradients.model_cases import model_cases
-from minilora.gradients.op_cases import Case, op_cases
+from minilora.gradients.case import Case
+from minilora.gradients.cases import all_cases
+from minilora.gradients.twins import TWINS
 from minilora.lora import Attachment, LoRAConfig, attach
 from minilora.nn import Module, Transformer
 from minilora.text import Example
 from minilora.training import AdamW, Batches, History, TrainingConfig, fit
 from tests import tiny
 
-OP_CASES = op_cases(seed=3)
+CASES = [case for case in all_cases(seed=3) if "stored" not in case.variant]
+"""Every case but those over stored weights, which live on the host."""
+OP_CASES = [case for case in CASES if case.module is None]
+MODULE_CASES = [case for case in CASES if case.module is not None]
 DEVICES = ("cpu", "gpu")
 LORA = LoRAConfig(r=3, lora_alpha=5, target_modules="all-linear", lora_dropout=0.25)
-
-
-def whole_cases() -> list[Case]:
-    """Layers, models and adapted models, made anew because they are moved."""
-    return [*model_cases(seed=3), *adapted_cases(seed=3)]
-
-
-WHOLE_NAMES = [case.name for case in whole_cases()]
 
 
 def assert_close(got: object, expected: object, tolerance: float, name: str = "") -> None:
@@ -54,6 +51,8 @@ def _moved(value: object, device: str, dtype: type) -> object:
     """An input or constant as `dtype` on the device. Integers stay on the host: token ids and
     labels come from there, and the ops move them.
     """
+    if isinstance(value, Mapping):
+        return {name: _moved(one, device, dtype) for name, one in value.items()}
     if isinstance(value, Tensor):
         return Tensor(_moved(value.data, device, dtype))
     if isinstance(value, np.ndarray) and value.dtype.kind in "fb":
@@ -61,54 +60,36 @@ def _moved(value: object, device: str, dtype: type) -> object:
     return value
 
 
-def _held(call: Callable) -> dict[str, object]:
-    """What a case's call holds besides its inputs: constants ("fixed"), a "model" or a "layer"."""
-    names = call.__code__.co_freevars
-    cells = zip(names, call.__closure__ or (), strict=True)
-    return {name: cell.cell_contents for name, cell in cells}
+def _moved_module(module: Module, device: str, dtype: type) -> Module:
+    """A copy of the module as `dtype` on the device."""
+    copied = copy.deepcopy(module)
+    for parameter in copied.parameters():
+        parameter.data = parameter.data.astype(dtype)
+    assert copied.to(device) is copied
+    return copied
+
+
+def case_on(case: Case, device: str, dtype: type = np.float32) -> Case:
+    """The same case with everything that it holds as `dtype` on a device."""
+    return replace(
+        case,
+        inputs=_moved(case.inputs, device, dtype),
+        constants=_moved(case.constants, device, dtype),
+        module=None if case.module is None else _moved_module(case.module, device, dtype),
+    )
 
 
 Results = tuple[Tensor, dict[str, object]]
 
 
-def _backward(out: Tensor, leaves: dict[str, Tensor], device: str) -> Results:
+def run_case(case: Case, device: str, dtype: type = np.float32, twin: bool = False) -> Results:
+    """The value and the gradients of a case, or of its op's twin, on a device."""
+    case = case_on(case, device, dtype)
+    leaves = case.leaves()
+    out = case.fn(TWINS[case.op] if twin else None)(**leaves)
     g = np.random.default_rng(5).standard_normal(out.shape).astype(out.dtype)
     out.backward(to_device(g, device))
     return out, {name: leaf.grad for name, leaf in leaves.items()}
-
-
-def run_op(
-    case: Case, device: str, dtype: type = np.float32, target: Callable | None = None
-) -> Results:
-    """An op's (or its twin's, as `target`) value and gradients on a device."""
-    fixed = _held(case.call).get("fixed")
-    leaves = {name: Tensor(_moved(x, device, dtype), True) for name, x in case.inputs.items()}
-    if fixed is None:
-        out = case.fn(target)(**leaves)
-    else:
-        constants = {name: _moved(x, device, dtype) for name, x in fixed.items()}
-        out = (target or case.target)(**leaves, **constants)
-    return _backward(out, leaves, device)
-
-
-def _module_of(case: Case) -> Module:
-    if isinstance(case.target, Module):
-        return case.target
-    held = _held(case.call)
-    return held["model"] if "model" in held else held["layer"]
-
-
-def run_whole(name: str, device: str, dtype: type = np.float32) -> Results:
-    """A layer's or a model's value and gradients on a device."""
-    case = next(case for case in whole_cases() if case.name == name)
-    module = _module_of(case)
-    for parameter in module.parameters():
-        parameter.data = parameter.data.astype(dtype)
-    assert module.to(device) is module
-    leaves = {}
-    for key, x in case.inputs.items():
-        leaves[key] = x if isinstance(x, Tensor) else Tensor(_moved(x, device, dtype), True)
-    return _backward(case.fn()(**leaves), leaves, device)
 
 
 def assert_same_results(run: Callable[[str], Results], tolerance: float) -> None:

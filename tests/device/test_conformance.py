@@ -22,26 +22,26 @@ TOLERANCE = 1e-6
 
 @pytest.mark.parametrize("case", c.OP_CASES, ids=lambda case: case.name)
 def test_ops(case):
-    c.assert_same_results(lambda device: c.run_op(case, device), TOLERANCE)
+    c.assert_same_results(lambda device: c.run_case(case, device), TOLERANCE)
 
 
 @pytest.mark.parametrize(
     "case", [case for case in c.OP_CASES if case.op in TWINS], ids=lambda case: case.name
 )
 def test_twins(case):
-    c.assert_same_results(lambda d: c.run_op(case, d, target=TWINS[case.op]), TOLERANCE)
+    c.assert_same_results(lambda d: c.run_case(case, d, twin=True), TOLERANCE)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 5e-6), (np.float64, 1e-13)])
-@pytest.mark.parametrize("name", c.WHOLE_NAMES)
-def test_layers_and_models(name, dtype, tolerance):
-    c.assert_same_results(lambda device: c.run_whole(name, device, dtype), tolerance)
+@pytest.mark.parametrize("case", c.MODULE_CASES, ids=lambda case: case.name)
+def test_layers_and_models(case, dtype, tolerance):
+    c.assert_same_results(lambda device: c.run_case(case, device, dtype), tolerance)
 
 
 @pytest.mark.parametrize("case", c.OP_CASES, ids=lambda case: case.name)
 def test_no_op_waits_for_the_device(case):
     with counted() as waits:
-        c.run_op(case, "gpu")
+        c.run_case(case, "gpu")
     assert not waits
 
 

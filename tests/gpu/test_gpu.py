@@ -25,14 +25,14 @@ SINGLE, DOUBLE, TRAINED = 1e-5, 1e-12, 1e-3
 
 @pytest.mark.parametrize("case", c.OP_CASES, ids=lambda case: case.name)
 def test_ops(case):
-    c.assert_same_results(lambda device: c.run_op(case, device), SINGLE)
-    c.assert_same_results(lambda device: c.run_op(case, device, np.float64), DOUBLE)
+    c.assert_same_results(lambda device: c.run_case(case, device), SINGLE)
+    c.assert_same_results(lambda device: c.run_case(case, device, np.float64), DOUBLE)
 
 
-@pytest.mark.parametrize("name", c.WHOLE_NAMES)
-def test_layers_and_models(name):
-    c.assert_same_results(lambda device: c.run_whole(name, device), 5 * SINGLE)
-    c.assert_same_results(lambda device: c.run_whole(name, device, np.float64), DOUBLE)
+@pytest.mark.parametrize("case", c.MODULE_CASES, ids=lambda case: case.name)
+def test_layers_and_models(case):
+    c.assert_same_results(lambda device: c.run_case(case, device), 5 * SINGLE)
+    c.assert_same_results(lambda device: c.run_case(case, device, np.float64), DOUBLE)
 
 
 @pytest.mark.parametrize("adapted", [False, True])

@@ -4,21 +4,10 @@ import numpy as np
 import pytest
 
 from minilora.autograd import Tensor, ops
-from minilora.gradients.adapter_cases import adapted_cases
-from minilora.gradients.bottleneck_cases import bottleneck_cases
+from minilora.gradients.cases import all_cases
 from minilora.gradients.gradcheck import check_gradients
-from minilora.gradients.model_cases import model_cases
 from minilora.gradients.op_cases import op_cases
 from minilora.gradients.ownership import false_declarations
-from minilora.gradients.stored_cases import stored_cases
-
-CASES = [
-    *op_cases(),
-    *model_cases(),
-    *adapted_cases(),
-    *stored_cases(),
-    *bottleneck_cases(),
-]
 
 
 def leaf(*shape, seed=0):
@@ -26,11 +15,7 @@ def leaf(*shape, seed=0):
 
 
 def result_of(case):
-    leaves = {
-        name: x if isinstance(x, Tensor) else Tensor(x, requires_grad=True)
-        for name, x in case.inputs.items()
-    }
-    return case.fn()(**leaves)
+    return case.fn()(**case.leaves())
 
 
 # -- a vjp may return any array --------------------------------------------------------------
@@ -117,7 +102,7 @@ def test_a_fresh_result_is_added_into_by_the_next():
 # -- what an op declares is true -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", all_cases(), ids=lambda case: case.name)
 def test_what_is_declared_fresh_is_fresh(case):
     out = result_of(case)
     g = np.random.default_rng(3).standard_normal(out.shape)

@@ -3,26 +3,26 @@
 import numpy as np
 import pytest
 
-from minilora.autograd import Tensor, functional
+from minilora.autograd import functional
 from minilora.gradients.op_cases import op_cases
 from minilora.gradients.twins import TWINS
 
 CASES = [case for case in op_cases(seed=4) if case.op in TWINS]
 
 
-def value_and_gradients(fn, inputs, g):
-    leaves = {name: Tensor(x.copy(), requires_grad=True) for name, x in inputs.items()}
-    out = fn(**leaves)
+def value_and_gradients(case, g, target=None):
+    leaves = case.leaves()
+    out = case.fn(target)(**leaves)
     out.backward(g)
     return out.data, {name: leaf.grad for name, leaf in leaves.items()}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_fused_op_equals_its_twin(case):
-    shape = case.fn()(**{name: Tensor(x) for name, x in case.inputs.items()}).shape
+    shape = case.fn()(**case.leaves()).shape
     g = np.random.default_rng(6).standard_normal(shape)
-    fused, fused_gradients = value_and_gradients(case.fn(), case.inputs, g)
-    slow, slow_gradients = value_and_gradients(case.fn(TWINS[case.op]), case.inputs, g)
+    fused, fused_gradients = value_and_gradients(case, g)
+    slow, slow_gradients = value_and_gradients(case, g, TWINS[case.op])
     np.testing.assert_allclose(fused, slow, rtol=1e-10, atol=1e-10)
     for name in case.inputs:
         np.testing.assert_allclose(
@@ -49,7 +49,7 @@ def test_padding_gets_a_gradient_of_exactly_zero():
     g = np.random.default_rng(1).standard_normal(case.inputs["q"].shape)
     for row, count in enumerate(start):
         g[row, :count] = 0.0
-    _, gradients = value_and_gradients(case.fn(), case.inputs, g)
+    _, gradients = value_and_gradients(case, g)
     for row, count in enumerate(start):
         assert not gradients["k"][row, :count].any()
         assert not gradients["v"][row, :count].any()
