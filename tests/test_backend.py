@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from minilora import backend
+from tests.says import refusal
 
 
 class DeviceArray:
@@ -75,15 +76,15 @@ def test_host_arrays_are_not_copied(no_cupy):
 
 def test_gpu_without_cupy_is_a_clear_error(no_cupy):
     assert not backend.is_gpu_available()
-    with pytest.raises(ValueError, match="needs CuPy and a CUDA device"):
+    with refusal(ValueError, "CuPy", "CUDA"):
         backend.to_device(np.ones(3), "gpu")
-    with pytest.raises(ValueError, match="needs CuPy and a CUDA device"):
+    with refusal(ValueError, "CuPy", "CUDA"):
         backend.device_memory("gpu")
 
 
 @pytest.mark.parametrize("function", [lambda d: backend.to_device(1.0, d), backend.device_memory])
 def test_unknown_device_is_named(function):
-    with pytest.raises(ValueError, match="got 'tpu'"):
+    with refusal(ValueError, "tpu"):
         function("tpu")
 
 
@@ -141,13 +142,13 @@ def test_our_own_default_is_no_override(monkeypatch, no_override):
 @pytest.mark.parametrize("text", ["0", "-2", "two", "1.5"])
 def test_a_bad_override_is_named(monkeypatch, no_override, text):
     monkeypatch.setenv("MINILORA_THREADS", text)
-    with pytest.raises(ValueError, match=f"MINILORA_THREADS .* got '{text}'"):
+    with refusal(ValueError, "MINILORA_THREADS", text):
         backend.recommended_blas_threads(64)
 
 
 @pytest.mark.parametrize("size", [0, -3])
 def test_a_bad_width_is_named(size):
-    with pytest.raises(ValueError, match=f"got {size}"):
+    with refusal(ValueError, size):
         backend.recommended_blas_threads(size)
 
 
@@ -157,7 +158,7 @@ def test_blas_threads_are_set_and_put_back():
         assert backend.current_blas_threads() == 2
         raise KeyError
     assert backend.current_blas_threads() == before
-    with pytest.raises(ValueError, match="got 0"), backend.blas_threads(0):
+    with refusal(ValueError, 0), backend.blas_threads(0):
         pass
 
 

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from minilora.hub.smollm import KNOWN
+from tests.says import names
 
 SOURCE = Path(__file__).resolve().parents[1] / "minilora" / "__main__.py"
 
@@ -139,7 +140,7 @@ def test_the_installer_can_be_chosen(launcher, monkeypatch, capsys):
     assert "/opt/uv" not in [call[0] for call in launcher.state["calls"]]
     monkeypatch.setenv("MINILORA_INSTALLER", "conda")
     assert launcher.main(["test"]) == 1
-    assert "must be pip or uv, got 'conda'" in capsys.readouterr().err
+    assert names(capsys.readouterr().err, "pip", "uv", "'conda'")
 
 
 def test_without_ensurepip_this_pythons_pip_installs(launcher):
@@ -158,7 +159,7 @@ def test_without_any_pip_the_way_out_is_told(launcher, capsys):
         "--version": (1, "No module named pip"),
     }
     assert launcher.main(["tour"]) == 1
-    assert "apt install python3-venv" in capsys.readouterr().err
+    assert "python3-venv" in capsys.readouterr().err
     assert launcher.state["calls"][-1][0] != "RUN"
 
 
@@ -255,7 +256,7 @@ def test_an_old_python_is_told_so(launcher, monkeypatch, capsys):
     old.stderr = sys.stderr
     monkeypatch.setitem(launcher.state, "sys", old)
     assert launcher.main(["tour"]) == 1
-    assert "needs Python 3.10 or newer; this is Python 3.9.18" in capsys.readouterr().err
+    assert names(capsys.readouterr().err, "Python 3.10", "Python 3.9.18")
     assert launcher.state["calls"] == []
 
 
@@ -297,4 +298,4 @@ def test_the_packages_own_files_do_not_hide_the_standard_library(tmp_path):
         [sys.executable, str(package)], cwd="/", env=environment, capture_output=True, text=True
     )
     assert "shadowed" not in done.stderr
-    assert "must be pip or uv, got 'none'" in done.stderr
+    assert names(done.stderr, "pip", "uv", "'none'")
