@@ -14,6 +14,7 @@ from minilora import storage
 from minilora.hub import load_pretrained, save_pretrained
 from minilora.lora import LoRAConfig, attach
 from minilora.storage import read_safetensors, write_safetensors
+from tests.says import refusal
 
 IDS = np.array([[5, 9, 2, 250], [7, 7, 1, 0]])
 
@@ -73,33 +74,36 @@ def test_other_float_types_are_read_as_float32(saved, dtype):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"model_type": "qwen2"}, "'model_type': 'qwen2'"),
-        ({"hidden_act": "gelu"}, "'hidden_act': 'gelu'"),
-        ({"attention_bias": True}, "'attention_bias': True"),
-        ({"mlp_bias": True}, "'mlp_bias': True"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_parameters"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
-        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "rope_parameters"),
-        ({"partial_rotary_factor": 0.25}, "'partial_rotary_factor': 0.25"),
-        ({"rope_interleaved": True}, "'rope_interleaved': True"),
-        ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config"),
-        ({"hidden_size": ...}, "no hidden_size"),
-        ({"hidden_size": "16"}, "expected positive integers"),
-        ({"num_key_value_heads": 3}, "4 heads and 3"),
+        ({"model_type": "qwen2"}, ("model_type", "qwen2")),
+        ({"hidden_act": "gelu"}, ("hidden_act", "gelu")),
+        ({"attention_bias": True}, ("attention_bias", True)),
+        ({"mlp_bias": True}, ("mlp_bias", True)),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, ("rope_scaling",)),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, ("rope_parameters",)),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, ("rope_scaling",)),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, ("rope_parameters",)),
+        ({"partial_rotary_factor": 0.25}, ("partial_rotary_factor", 0.25)),
+        ({"rope_interleaved": True}, ("rope_interleaved", True)),
+        (
+            {"architectures": ["LlamaForSequenceClassification"]},
+            ("LlamaForSequenceClassification",),
+        ),
+        ({"quantization_config": {"bits": 4}}, ("quantization_config",)),
+        ({"hidden_size": ...}, ("hidden_size",)),
+        ({"hidden_size": "16"}, ("hidden_size", "16")),
+        ({"num_key_value_heads": 3}, (4, 3)),
     ],
 )
 def test_a_config_that_this_decoder_cannot_run_is_refused(saved, changes, named):
     edit_config(saved, **changes)
-    with pytest.raises(ValueError, match=named) as error:
+    with refusal(ValueError, *named) as error:
         load_pretrained(saved)
     assert str(saved / "config.json") in str(error.value)
 
 
 def test_all_odd_settings_are_named_at_once(saved):
     edit_config(saved, model_type="gpt2", hidden_act="gelu", mlp_bias=True)
-    with pytest.raises(ValueError, match=r"model_type.*hidden_act.*mlp_bias.*supported"):
+    with refusal(ValueError, "model_type", "gpt2", "hidden_act", "gelu", "mlp_bias", True):
         load_pretrained(saved)
 
 
@@ -124,7 +128,7 @@ def test_what_a_config_leaves_out_means_what_a_llama_config_means(saved, changes
 
 def test_a_head_is_tied_only_where_the_config_says_so(saved):
     edit_config(saved, tie_word_embeddings=...)
-    with pytest.raises(ValueError, match=r"missing.*lm_head\.weight"):
+    with refusal(ValueError, "lm_head.weight"):
         load_pretrained(saved)
 
 
@@ -133,7 +137,7 @@ def test_a_repeated_tied_embedding_must_be_the_embedding(saved):
     edit_weights(saved, lambda s: s.update({"lm_head.weight": s[embedding].copy()}))
     assert load_pretrained(saved)[0].lm_head is None
     edit_weights(saved, lambda s: s.update({"lm_head.weight": s[embedding] * 2}))
-    with pytest.raises(ValueError, match=r"lm_head\.weight that differs from the embedding"):
+    with refusal(ValueError, "lm_head.weight"):
         load_pretrained(saved)
 
 
@@ -150,16 +154,16 @@ def poke(value):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda s: s.pop(NAME), rf"missing \['{NAME}'\]"),
-        (lambda s: s.update({"model.extra": np.zeros(2)}), r"unexpected \['model.extra'\]"),
-        (lambda s: s.update({NAME: s[NAME].T}), rf"{NAME} got \(16, 20\), expected \(20, 16\)"),
-        (poke(np.nan), f"NaN or Inf in .*{NAME}"),
-        (poke(-np.inf), f"NaN or Inf in .*{NAME}"),
+        (lambda s: s.pop(NAME), (NAME,)),
+        (lambda s: s.update({"model.extra": np.zeros(2)}), ("model.extra",)),
+        (lambda s: s.update({NAME: s[NAME].T}), (NAME, (16, 20), (20, 16))),
+        (poke(np.nan), (NAME, "NaN")),
+        (poke(-np.inf), (NAME, "NaN")),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_by_name(saved, change, named):
     edit_weights(saved, change)
-    with pytest.raises(ValueError, match=named) as error:
+    with refusal(ValueError, *named) as error:
         load_pretrained(saved)
     assert str(saved / "model.safetensors") in str(error.value)
 
@@ -168,29 +172,29 @@ def test_weights_that_do_not_fit_are_refused_by_name(saved, change, named):
 def test_a_truncated_file_is_refused_by_name(saved, keep):
     path = saved / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"model.safetensors is not a whole safetensors file"):
+    with refusal(ValueError, saved / "model.safetensors"):
         load_pretrained(saved)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_a_missing_file_is_named(saved, name):
     (saved / name).unlink()
-    with pytest.raises(ValueError, match=f"has no {name}"):
+    with refusal(ValueError, saved, name):
         load_pretrained(saved)
 
 
 @pytest.mark.parametrize(
     ("content", "named"),
-    [("{", "config.json is not JSON"), ("[]", "config.json holds a JSON list")],
+    [("{", ("config.json", "JSON")), ("[]", ("config.json", "list"))],
 )
 def test_a_config_that_is_no_object_is_named(saved, content, named):
     (saved / "config.json").write_text(content)
-    with pytest.raises(ValueError, match=named):
+    with refusal(ValueError, *named):
         load_pretrained(saved)
 
 
 def test_a_path_that_is_no_folder_is_named(tmp_path):
-    with pytest.raises(ValueError, match="nowhere is not a folder"):
+    with refusal(ValueError, tmp_path / "nowhere"):
         load_pretrained(tmp_path / "nowhere")
 
 

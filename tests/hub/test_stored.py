@@ -10,6 +10,7 @@ from minilora.lora import base_fingerprint
 from minilora.nn import generate, storage, store_base
 from minilora.storage import fingerprint
 from tests import tiny
+from tests.says import refusal
 
 IDS = np.array([[5, 9, 2, 250], [7, 7, 1, 0]])
 
@@ -40,7 +41,7 @@ def test_a_stored_model_is_saved_as_the_float32_numbers_it_means(folder, dtype, 
 
 
 def test_another_dtype_is_refused(folder):
-    with pytest.raises(ValueError, match="'bfloat16', expected one of float32, float16, q4"):
+    with refusal(ValueError, "bfloat16", "float32", "float16", "q4"):
         load_pretrained(folder, "bfloat16")
 
 
@@ -48,7 +49,7 @@ def test_a_weight_beyond_float16_is_refused_by_name(folder, tmp_path):
     model, tokenizer = load_pretrained(folder)
     model.model.layers[1].mlp.up_proj.weight.data[2, 3] = 1e6
     save_pretrained(tmp_path / "large", model, tokenizer)
-    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.up_proj\.weight: .*1000000"):
+    with refusal(ValueError, "layers.1.mlp.up_proj.weight", 1000000):
         load_pretrained(tmp_path / "large", "q4")
 
 
@@ -115,5 +116,5 @@ def test_blocks_with_odd_scales_are_refused_by_name(tmp_path):
     raw = bytearray(path.read_bytes())
     raw[info.offset : info.offset + 2] = b"\xff\xff"  # d, a NaN
     path.write_bytes(raw)
-    with pytest.raises(ValueError, match=r"ffn_down\.weight: .*NaN or Inf"):
+    with refusal(ValueError, "ffn_down.weight", "NaN"):
         load_pretrained(path, "q4")

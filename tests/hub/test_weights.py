@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from minilora.hub import load_pretrained, save_pretrained
 from minilora.hub.weights import INDEX, WEIGHTS
 from minilora.storage import SafetensorsFile, read_safetensors
+from tests.says import refusal
 
 EMBEDDING, NORM = "model.embed_tokens.weight", "model.norm.weight"
 
@@ -89,7 +90,7 @@ def test_tensors_that_are_no_floats_are_named(saved, dtype):
     size = {"I32": np.int32, "F8_E4M3": np.uint8}[dtype]
     state, _ = read_safetensors(saved / WEIGHTS)
     write_typed(saved / WEIGHTS, {n: a.astype(size) for n, a in state.items()}, dtype)
-    with pytest.raises(ValueError, match=rf"{dtype}.*and \d+ more, expected one of .*BF16"):
+    with refusal(ValueError, dtype, "BF16"):
         load_pretrained(saved)
 
 
@@ -98,7 +99,7 @@ def test_a_float64_beyond_float32_is_told_as_inf(saved):
     state = {name: array.astype(np.float64) for name, array in state.items()}
     state[NORM][0] = 1e300
     save_file(state, saved / WEIGHTS)
-    with pytest.raises(ValueError, match=f"NaN or Inf in {NORM}"):
+    with refusal(ValueError, NORM, "NaN"):
         load_pretrained(saved)
 
 
@@ -149,21 +150,21 @@ def half_listed(folder, places):
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
-        (in_two, f"{NORM} is in two shards, model-.* and model-"),
-        (moved, f"places {NORM} in model-.* which has no such tensor .it is in model-"),
-        (lacking, f"places {NORM} in model-.* which has no such tensor .it is in no shard"),
-        (unlisted, "does not list .'model.extra'. of model-"),
-        (gone, "names the shard model-.* which is not there"),
-        (cut, "model-.* is not a whole safetensors file"),
-        (elsewhere, f"places {NORM} in '../model.safetensors', expected a file beside it"),
-        (half_listed, f"missing .*{EMBEDDING}"),
+        (in_two, (NORM, "model-")),
+        (moved, (NORM, "model-")),
+        (lacking, (NORM, "model-")),
+        (unlisted, ("model.extra", "model-")),
+        (gone, ("model-",)),
+        (cut, ("model-",)),
+        (elsewhere, (NORM, "../model.safetensors")),
+        (half_listed, (EMBEDDING,)),
     ],
 )
 def test_shards_that_do_not_fit_are_told(sharded, spoil, named):
     folder, places = sharded
     load_pretrained(folder)
     spoil(folder, dict(places))
-    with pytest.raises(ValueError, match=named) as error:
+    with refusal(ValueError, *named) as error:
         load_pretrained(folder)
     assert str(folder) in str(error.value)
 
@@ -171,22 +172,22 @@ def test_shards_that_do_not_fit_are_told(sharded, spoil, named):
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("{", "is not JSON"),
-        ("[]", "holds a JSON list"),
-        ("{}", "has no weight_map"),
-        ('{"weight_map": {"a": 3}}', "places a in 3"),
+        ("{", ("JSON",)),
+        ("[]", ("list",)),
+        ("{}", ("weight_map",)),
+        ('{"weight_map": {"a": 3}}', ("a", 3)),
     ],
 )
 def test_an_index_that_is_none_is_told(sharded, text, named):
     folder, _ = sharded
     (folder / INDEX).write_text(text)
-    with pytest.raises(ValueError, match=named):
+    with refusal(ValueError, *named):
         load_pretrained(folder)
 
 
 def test_pickles_are_named_and_not_read(saved):
     (saved / WEIGHTS).rename(saved / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"no model.safetensors.*pytorch_model.bin, a pickle"):
+    with refusal(ValueError, "model.safetensors", "pytorch_model.bin"):
         load_pretrained(saved)
 
 
@@ -194,7 +195,7 @@ def test_a_tokenizer_with_more_ids_than_rows_is_refused(saved, tokenizer):
     config = json.loads((saved / "config.json").read_text())
     config["vocab_size"] = tokenizer.vocab_size - 1
     (saved / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=rf"{tokenizer.vocab_size} ids, expected at most"):
+    with refusal(ValueError, tokenizer.vocab_size, tokenizer.vocab_size - 1):
         load_pretrained(saved)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from minilora.nn import generate
 from minilora.text.answers import answers, stop_ids
+from tests.says import refusal
 
 PROMPTS = ["Pulse?", "No known allergies. Pulse 88, regular", "a", "takes 20 mg", "é", "Pulse?"]
 
@@ -45,5 +46,5 @@ def test_a_prompt_that_is_too_long_is_refused_before_anything_is_generated(
     make_model, tokenizer, monkeypatch
 ):
     monkeypatch.setattr("minilora.text.answers.generate", lambda *a, **k: pytest.fail("generated"))
-    with pytest.raises(ValueError, match="max_position_embeddings = 64"):
+    with refusal(ValueError, "max_position_embeddings", 64):
         answers(make_model(), tokenizer, ["a", "b" * 60], max_new_tokens=9, batch_size=1)

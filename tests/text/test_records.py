@@ -21,6 +21,7 @@ from minilora.text import (
     read_records,
 )
 from minilora.training import Batches
+from tests.says import refusal
 
 TEXT = "The patient takes 20 mg of lisinopril daily. Pulse 88, regular. No known allergies."
 
@@ -118,7 +119,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
 def test_a_file_that_is_not_utf8_is_refused_by_name(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(json.dumps(PAIR).encode() + b"\nL\xe4kare")
-    with pytest.raises(ValueError, match=rf"{name} is not UTF-8 text \(byte 42\)"):
+    with refusal(ValueError, name, "UTF-8", 42):
         read_records(path)
     with pytest.raises(FileNotFoundError):
         read_records(tmp_path / "none.jsonl")
@@ -129,18 +130,12 @@ def test_a_text_file_is_one_record(tmp_path):
     assert read_records(path) == ([Record(str(path), text="one\n{two}\n")], [])
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"), [("a.txt", "a text"), ("a.jsonl", "JSON with an example on each line")]
-)
+@pytest.mark.parametrize(("name", "expected"), [("a.txt", "text"), ("a.jsonl", "JSON")])
 def test_a_file_without_text_is_refused_by_name(tmp_path, name, expected):
     path = tmp_path / name
-    for content, got in (
-        ("", "is empty"),
-        ("\ufeff", "is empty"),
-        ("\n \n\n", "holds nothing but"),
-    ):
+    for content in ("", "\ufeff", "\n \n\n"):
         path.write_text(content, "utf-8")
-        with pytest.raises(ValueError, match=f"{name} {got}.*, expected {expected}$"):
+        with refusal(ValueError, path, expected):
             read_records(path)
 
 
@@ -223,7 +218,7 @@ def test_chats_that_are_too_long_are_named(tokenizer):
     assert [str(p) for p in problems] == [f"d.jsonl:2: got {got} tokens, expected at most {fits}"]
     examples, problems = encode_records(tokenizer, [long, good], fits - 1)
     assert examples == [] and len(problems) == 2
-    with pytest.raises(ValueError, match="max_length 0"):
+    with refusal(ValueError, "max_length", 0):
         encode_records(tokenizer, [good], 0)
 
 
@@ -245,7 +240,7 @@ def test_a_text_of_one_token_and_a_chat_that_the_template_refuses_are_named(toke
 def test_a_template_that_rewrites_earlier_messages_is_refused(tokenizer):
     template = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
     other = Tokenizer(tokenizer.backend, {**tokenizer.config, "chat_template": template})
-    with pytest.raises(ValueError, match="rewrites earlier messages"):
+    with refusal(ValueError):
         encode_record(other, Record("r", messages=(USER, ASSISTANT)))
 
 
@@ -322,12 +317,11 @@ def test_examples_of_one_length_meet():
 
 @pytest.mark.parametrize(("count", "size"), [(0, 4), (3, 0), (3, -1)])
 def test_nothing_to_batch_is_refused(count, size):
-    named = f"got batch_size {size}" if count else "got 0 examples"
-    with pytest.raises(ValueError, match=f"{named}, expected"):
+    with refusal(ValueError, *(("batch_size", size) if count else (0,))):
         Batches(some_examples([2] * count), size, 0)
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, None])
 def test_a_seed_that_numpy_would_refuse_later_is_refused_at_once(seed):
-    with pytest.raises(ValueError, match=f"got seed {seed}, expected a whole number of at least 0"):
+    with refusal(ValueError, "seed", str(seed)):
         Batches(some_examples([2]), 1, seed)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from minilora.text import Tokenizer
 from minilora.text.tokenizer import SPECIAL_TOKENS
+from tests.says import refusal
 
 CHAT = [
     {"role": "user", "content": "Pulse?"},
@@ -108,16 +109,16 @@ def test_templates_have_what_hugging_face_gives_them(tokenizer, template, expect
     ],
 )
 def test_a_template_that_reaches_out_or_refuses_is_a_value_error(tokenizer, template):
-    with pytest.raises(ValueError, match="the chat template refused the messages"):
+    with refusal(ValueError, "chat template"):
         with_template(tokenizer, template).apply_chat_template(CHAT)
 
 
 def test_the_reason_of_a_template_is_told(tokenizer):
     which = with_template(tokenizer, "{{ raise_exception('roles must alternate') }}")
-    with pytest.raises(ValueError, match="roles must alternate"):
+    with refusal(ValueError, "roles must alternate"):
         which.encode_prompt("a")
     bare = Tokenizer(tokenizer.backend, {})
-    with pytest.raises(ValueError, match="no chat template"):
+    with refusal(ValueError, "chat template"):
         bare.apply_chat_template(CHAT)
     assert bare.eos_id is None and bare.pad_id == 0
 
@@ -141,12 +142,12 @@ def test_a_folder_without_a_config_still_encodes(tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "named"),
     [
-        ("tokenizer.json", "{}", "tokenizer.json can't be read"),
-        ("tokenizer.json", '{"version": "1.0", "mod', "tokenizer.json can't be read"),
-        ("tokenizer.json", None, "no tokenizer.json"),
-        ("tokenizer_config.json", '{"eos_token": ', "tokenizer_config.json is not JSON"),
-        ("tokenizer_config.json", "[1]", "tokenizer_config.json holds a JSON list"),
-        ("chat_template.jinja", "{% for %}", "the chat template is not Jinja"),
+        ("tokenizer.json", "{}", ("tokenizer.json",)),
+        ("tokenizer.json", '{"version": "1.0", "mod', ("tokenizer.json",)),
+        ("tokenizer.json", None, ("tokenizer.json",)),
+        ("tokenizer_config.json", '{"eos_token": ', ("tokenizer_config.json", "JSON")),
+        ("tokenizer_config.json", "[1]", ("tokenizer_config.json", "list")),
+        ("chat_template.jinja", "{% for %}", ("chat template", "Jinja")),
     ],
 )
 def test_a_bad_file_is_refused_by_name(tokenizer, tmp_path, name, content, named):
@@ -155,7 +156,7 @@ def test_a_bad_file_is_refused_by_name(tokenizer, tmp_path, name, content, named
         (tmp_path / name).unlink()
     else:
         (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=named) as error:
+    with refusal(ValueError, *named) as error:
         Tokenizer.from_folder(tmp_path)
     assert str(tmp_path) in str(error.value)
 
