@@ -10,9 +10,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import BinaryIO
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 POLL_SECONDS = 0.25
@@ -23,27 +22,18 @@ HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "LICENSE*", "READ
 
 
 @contextlib.contextmanager
-def lock(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+def one_at_a_time(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Hold a lock file; wait for another process that holds it, and outlive one that was killed."""
-    with open(path, "a+b") as file:
-        if os.name == "nt":
-            msvcrt = importlib.import_module("msvcrt")
-            _lock_on_windows(msvcrt, file)
-        else:
-            fcntl = importlib.import_module("fcntl")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                say("another fetch is at work; waiting for it")
-                fcntl.flock(file, fcntl.LOCK_EX)
+    held = FileLock(lock)
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
+        say("another fetch is at work; waiting for it")
+        held.acquire()
+    try:
         yield
-
-
-def _lock_on_windows(msvcrt: ModuleType, file: BinaryIO) -> None:
-    while True:  # LK_LOCK gives up after ten seconds; the lock goes when the file closes
-        with contextlib.suppress(OSError):
-            file.seek(0)
-            return msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+    finally:
+        held.release()
 
 
 def downloader() -> list[str]:

@@ -17,6 +17,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from platformdirs import PlatformDirs
+from platformdirs.unix import Unix
+
 from minilora.hub import download
 from minilora.storage import read_json, sha256_file
 
@@ -66,13 +69,14 @@ def known_model(name: str) -> KnownModel | None:
 
 
 def cache_folder() -> Path:
-    """Where fetched models are kept: MINILORA_CACHE, else the user's own cache folder."""
+    """Where fetched models are kept: MINILORA_CACHE, else the user's own cache folder.
+
+    On macOS too that is ~/.cache, as in the Hugging Face hub's own tools.
+    """
     if os.environ.get("MINILORA_CACHE"):
         return Path(os.environ["MINILORA_CACHE"]).expanduser()
-    if sys.platform == "win32" and os.environ.get("LOCALAPPDATA"):
-        return Path(os.environ["LOCALAPPDATA"]) / "minilora"
-    root = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(root) if os.path.isabs(root) else Path.home() / ".cache") / "minilora"
+    folders = PlatformDirs if sys.platform == "win32" else Unix
+    return folders("minilora", appauthor=False, opinion=False).user_cache_path
 
 
 def source_of(model: KnownModel) -> str | None:
@@ -125,7 +129,7 @@ def fetch(
         raise ValueError(f"got source {source!r}, expected one of {SOURCES}")
     root = cache_folder()
     root.mkdir(parents=True, exist_ok=True)
-    with download.lock(root / f".{model.name}.lock", say):
+    with download.one_at_a_time(root / f".{model.name}.lock", say):
         part = root / f".{model.name}.part"
         shutil.rmtree(part, ignore_errors=True)
         (part / "new").mkdir(parents=True)

@@ -223,21 +223,37 @@ def test_a_folder_without_a_good_record_is_no_model(known, cache, text):
     assert cached(known[0]) is None and source_of(known[0]) is None
 
 
-def test_where_the_cache_is(monkeypatch, tmp_path):
-    for name in ("MINILORA_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has a folder of its own")
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_where_the_cache_is(monkeypatch, tmp_path, platform):
+    """Where it has always been, so that a model that was fetched before is found."""
+    for name in ("MINILORA_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "platform", platform)
     assert smollm.cache_folder() == tmp_path / ".cache" / "minilora"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, says the standard
     assert smollm.cache_folder() == tmp_path / ".cache" / "minilora"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert smollm.cache_folder() == tmp_path / "xdg" / "minilora"
-    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
-    monkeypatch.setattr(sys, "platform", "win32")
-    assert smollm.cache_folder() == tmp_path / "local" / "minilora"
     monkeypatch.setenv("MINILORA_CACHE", str(tmp_path / "mine"))
     assert smollm.cache_folder() == tmp_path / "mine"
+
+
+@pytest.mark.processes
+def test_a_second_fetch_waits_for_the_first(known, pip, cache):
+    pip("whole")
+    cache.mkdir()
+    first = download.FileLock(cache / f".{tiny.NAME}.lock")
+    first.acquire()
+    said = []
+
+    def say(text):
+        said.append(text)
+        first.release()
+
+    assert fetch(known[0], say=say).read_bytes() == CONTENT
+    assert "waiting" in said[0]
 
 
 def test_both_names_are_the_same_model():
