@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import json
 import mmap
 import os
+import re
 import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -20,8 +23,13 @@ from safetensors.numpy import save
 
 from minilora.backend import Array, to_numpy
 
+if TYPE_CHECKING:
+    from filelock import FileLock
+
 # What a folder of ours (adapter, model, checkpoint) may hold; others are never replaced.
 OUR_SUFFIXES = {".safetensors", ".json", ".jsonl", ".jinja", ".md", ".txt", ".model"}
+
+TEMPORARY = ".tmp"
 
 # JSON takes up to 20 times its size as Python's objects, and no file of settings is so long.
 JSON_LIMIT = 16 << 20
@@ -40,21 +48,17 @@ def atomic_write(path: str | Path, data: bytes) -> None:
     """Write `data` to `path` so that a reader, or a kill, sees the old file or the new one.
 
     The bytes go to a file beside it, reach the disk, and take the name in one step. Missing
-    parent folders are made.
+    parent folders are made. A symbolic link stays, and what it points to is written.
+
+    Raises OSError naming `path`, also where the system names no file, as for a full disk.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
-    try:
+    with _in_place_of(path) as (place, temporary):
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+        os.replace(temporary, place)
+        _sync_folder(place.parent)
 
 
 @contextlib.contextmanager
@@ -64,36 +68,125 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     An existing `path` is replaced if it is empty or a folder of ours: plain files with the
     suffixes of OUR_SUFFIXES, one of them .safetensors. On Linux the exchange is a single step;
     elsewhere a kill between its two renames leaves the old folder as `.NAME.previous`, which the
-    next call puts back.
+    next call puts back. A symbolic link stays, and the folder that it points to is replaced.
 
-    Raises ValueError, before anything is written, when `path` is something else.
+    Raises ValueError, before anything is written, when `path` is something else, and OSError as
+    `atomic_write` does.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    previous = path.parent / f".{path.name}.previous"
-    if previous.exists() and not path.exists():
-        os.rename(previous, path)
-    _require_replaceable(path)
-    temporary = _beside(path)
-    temporary.mkdir()
-    try:
+    with _in_place_of(path) as (place, temporary):
+        previous = place.parent / f".{place.name}.previous"
+        if previous.exists() and not place.exists():
+            os.rename(previous, place)
+        _require_replaceable(place, Path(path))
+        temporary.mkdir()
         yield temporary
         for folder, _, files in os.walk(temporary, topdown=False):
             for name in files:
                 _sync_file(Path(folder) / name)
             _sync_folder(Path(folder))
-        _put_in_place(temporary, path, previous)
+        _put_in_place(temporary, place, previous)  # `temporary` is now the old folder, if any
+        _sync_folder(place.parent)
+
+
+def real_place(path: str | Path) -> Path:
+    """`path`, or what it points to where it is a symbolic link, also one that leads nowhere yet.
+
+    Raises OSError for links that point to each other in a circle.
+    """
+    path = Path(path)
+    if not path.is_symlink():
+        return path
+    place = Path(os.path.realpath(path))
+    if place.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return place
+
+
+@contextlib.contextmanager
+def _in_place_of(path: str | Path) -> Iterator[tuple[Path, Path]]:
+    """(the place that is written, a new name beside it, so that one rename moves there).
+
+    The name is this process's alone, and nothing of it is left in the end. What killed processes
+    left beside the place goes: who uses such a name holds a lock, which ends with the process.
+    """
+    place = path = Path(path)
+    temporary = None
+    lock = None
+    try:
+        place = real_place(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(place)
+        temporary = place.parent / f".{place.name}.{secrets.token_hex(6)}{TEMPORARY}"
+        lock = _try_lock(temporary)
+        yield place, temporary
+    except OSError as error:
+        _name_path(error, path, place, temporary)
+        raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # after an exchange: the old folder
-    _sync_folder(path.parent)
+        if temporary is not None:
+            _remove(temporary)
+            _unlock(temporary, lock)
 
 
-def _require_replaceable(path: Path) -> None:
-    if not path.exists():
+def _sweep(place: Path) -> None:
+    """Remove the temporary files and folders of `place` whose process is dead."""
+    # Several endings where a temporary folder was itself being replaced.
+    pattern = re.compile(rf"\.+{re.escape(place.name)}(\.[0-9a-f]{{12}}{re.escape(TEMPORARY)})+")
+    with contextlib.suppress(OSError):  # a folder that can be written and not be listed
+        for entry in place.parent.iterdir():
+            if pattern.fullmatch(entry.name) and (lock := _try_lock(entry)):
+                _remove(entry)
+                _unlock(entry, lock)
+
+
+def _try_lock(temporary: Path) -> FileLock | None:
+    """The lock of a temporary name; None where another holds it, or the disk knows no locks."""
+    from filelock import FileLock  # here, since whoever only reads need not wait for it
+
+    lock = FileLock(f"{temporary}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except (OSError, NotImplementedError):  # Timeout is an OSError
+        return None
+    return lock
+
+
+def _unlock(temporary: Path, lock: FileLock | None) -> None:
+    if lock is not None:
+        lock.release()
+        with contextlib.suppress(OSError):
+            os.unlink(f"{temporary}.lock")
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder of ours as far as the system lets us."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _name_path(error: OSError, path: Path, place: Path, temporary: Path | None) -> None:
+    """Let an error name what the caller wrote, not a temporary name, a link's target or nothing."""
+    if error.errno is None:
         return
-    if not path.is_dir():
+    if not isinstance(error.filename, (str, bytes)):
+        error.filename = str(path)
+        return
+    named = Path(os.fsdecode(error.filename))
+    if temporary is not None and named.is_relative_to(temporary):
+        error.filename = str(path / named.relative_to(temporary))
+    elif place != path and (place.is_relative_to(named) or named.is_relative_to(place)):
+        error.filename = str(path)
+
+
+def _require_replaceable(place: Path, path: Path) -> None:
+    if not place.exists():
+        return
+    if not place.is_dir():
         raise ValueError(f"expected {path} to be a folder or absent, got a file")
-    entries = list(path.iterdir())
+    entries = list(place.iterdir())
     foreign = [
         entry.name for entry in entries if entry.suffix not in OUR_SUFFIXES or entry.is_dir()
     ]
@@ -131,11 +224,6 @@ def _exchange(first: Path, second: Path) -> bool:
         return False
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     return renameat2(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0
-
-
-def _beside(path: Path) -> Path:
-    """A fresh name in the same folder, so that the last rename stays on one file system."""
-    return path.parent / f".{path.name}.{secrets.token_hex(6)}.tmp"
 
 
 def _sync_file(path: Path) -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -140,6 +143,161 @@ def test_an_empty_folder_is_replaced(tmp_path):
     (tmp_path / "out").mkdir()
     fill(tmp_path / "out", "new")
     assert content(tmp_path / "out") == "new"
+
+
+# -------------------------------------------------------------------------------- symbolic links
+
+links = pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+
+
+@links
+@pytest.mark.parametrize("there", [True, False], ids=["filled", "dangling"])
+def test_a_link_stays_and_its_target_is_written(tmp_path, there):
+    target = tmp_path / "disk" / "deep" / "adapter"
+    if there:
+        fill(target, "old")
+    link = tmp_path / "home" / "adapter"
+    link.parent.mkdir()
+    link.symlink_to(target)
+    for text in ("new", "newer"):
+        fill(link, text)
+        assert link.is_symlink() and content(target) == text
+    assert names(link.parent) == names(target.parent) == ["adapter"]
+
+
+@links
+def test_a_link_to_a_file_stays_too(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link.json").symlink_to("disk/real.json")
+    storage.atomic_write(tmp_path / "link.json", b"1")
+    storage.atomic_write(tmp_path / "link.json", b"2")
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "disk" / "real.json").read_bytes() == b"2"
+    assert names(tmp_path / "disk") == ["real.json"] and names(tmp_path) == ["disk", "link.json"]
+
+
+@links
+def test_an_error_behind_a_link_names_the_link(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    link = tmp_path / "adapter"
+    link.symlink_to(tmp_path / "file" / "below" / "adapter")
+    for write in (lambda: fill(link, "new"), lambda: storage.atomic_write(link, b"new")):
+        with pytest.raises(OSError) as error:
+            write()
+        assert error.value.filename == str(link)
+    assert names(tmp_path) == ["adapter", "file"] and link.is_symlink()
+
+
+@links
+def test_links_in_a_circle_are_an_error_and_stay(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for write in (lambda p: fill(p, "new"), lambda p: storage.atomic_write(p, b"new")):
+        with pytest.raises(OSError) as error:
+            write(tmp_path / "a")
+        assert error.value.errno == errno.ELOOP and error.value.filename == str(tmp_path / "a")
+    assert names(tmp_path) == ["a", "b"] and (tmp_path / "a").is_symlink()
+
+
+@links
+def test_what_a_link_points_to_is_replaced_only_if_it_is_ours(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.docx").write_text("years of work")
+    (tmp_path / "out").symlink_to("thesis")
+    with pytest.raises(ValueError, match="out"), storage.atomic_folder(tmp_path / "out"):
+        pytest.fail("the folder must be refused before it is filled")
+    assert names(tmp_path / "thesis") == ["thesis.docx"]
+
+
+# ------------------------------------------------------------------------- errors and what is left
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as write and fsync raise it
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError) as error:
+        storage.atomic_write(tmp_path / "file.json", b"1")
+    assert error.value.errno == errno.ENOSPC
+    assert error.value.filename == str(tmp_path / "file.json")
+    with pytest.raises(OSError) as error, storage.atomic_folder(tmp_path / "adapter") as part:
+        storage.atomic_write(part / "x.json", b"1")
+    assert error.value.filename == str(tmp_path / "adapter" / "x.json")
+    with pytest.raises(OSError) as error, storage.atomic_folder(tmp_path / "adapter"):
+        full_disk()
+    assert error.value.filename == str(tmp_path / "adapter")
+    assert names(tmp_path) == []
+
+
+def test_an_error_of_another_file_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as error, storage.atomic_folder(tmp_path / "adapter"):
+        (tmp_path / "elsewhere.json").read_text()
+    assert error.value.filename == str(tmp_path / "elsewhere.json")
+
+
+SAVE = """
+import os, signal, sys, time
+from pathlib import Path
+from minilora import storage
+path, what = Path(sys.argv[1]), sys.argv[2]
+def wait(*_):
+    print("saving", flush=True)
+    time.sleep(60)
+if what == "file":
+    storage.os.fsync = wait
+    storage.atomic_write(path, b"half")
+else:
+    with storage.atomic_folder(path) as part:
+        (part / "a.safetensors").write_text("half")
+        if what == "nested":
+            with storage.atomic_folder(part) as inner:
+                (inner / "b.safetensors").write_text("half")
+                wait()
+        wait()
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("what", ["file", "folder", "nested"])
+def test_what_a_killed_save_left_goes_with_the_next_and_a_live_one_stays(tmp_path, what):
+    path = tmp_path / "out"
+    save = (lambda: storage.atomic_write(path, b"new")) if what == "file" else (
+        lambda: fill(path, "new")
+    )  # fmt: skip
+    command = [sys.executable, "-c", SAVE, str(path), what]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "saving\n"
+        during = names(tmp_path)
+        assert during and all(name.startswith(".") for name in during)
+        other = tmp_path / ".other.0123456789ab.tmp"
+        other.write_text("of another place")
+        save()
+        assert names(tmp_path) == sorted([*during, other.name, "out"])
+    finally:
+        process.kill()
+        process.wait(30)
+        process.stdout.close()
+    save()
+    assert names(tmp_path) == [other.name, "out"]
+
+
+def test_a_disk_without_locks_is_written_and_nothing_is_swept(tmp_path, monkeypatch):
+    import filelock
+
+    def no_locks(*_, **__):
+        raise NotImplementedError("no flock here")
+
+    leftover = tmp_path / ".adapter.0123456789ab.tmp"
+    leftover.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(filelock.FileLock, "acquire", no_locks)
+        fill(tmp_path / "adapter", "new")
+    assert content(tmp_path / "adapter") == "new" and leftover.is_dir()
+    fill(tmp_path / "adapter", "newer")
+    assert names(tmp_path) == ["adapter"]
 
 
 # ------------------------------------------------------------------------------------- fingerprint

@@ -24,7 +24,7 @@ from minilora.nn import Transformer, storage
 from minilora.runs import defaults
 from minilora.runs.data import SMALLEST_TO_SPLIT, File, UnusableDataError, read_file, split
 from minilora.runs.driver import Job, OpenPlan, Trained
-from minilora.runs.folder import real_place, require_free
+from minilora.runs.folder import require_free
 from minilora.runs.plan import Clock, Reporter, Result, Sizes
 from minilora.runs.plots import plot_loss
 from minilora.runs.samples import Sample, answer_samples, pick_samples
@@ -317,7 +317,7 @@ class AdaptJob(Job):
         adapter = self.attachment.adapter(
             base_name=public_name(plan.base), provenance=provenance, tokenizer=self.tokenizer
         )
-        adapter.write(real_place(plan.out))
+        adapter.write(plan.out)
         clock.lap("judging after and saving")
         return AdaptResult(
             plan=plan,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from minilora.storage import atomic_write, read_json
+from minilora.storage import atomic_write, read_json, real_place
 from minilora.training.checkpoint import checkpoints
 
 RUNNING, DIVERGED, FINISHED = "running", "diverged", "finished"
@@ -141,11 +141,6 @@ class RunFolder:
         atomic_write(self._about, (json.dumps(about, indent=2, sort_keys=True) + "\n").encode())
         if state == FINISHED:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
-
-
-def real_place(out: Path) -> Path:
-    """`out`, or what it points to where it is a symbolic link, also one that leads nowhere yet."""
-    return Path(os.path.realpath(out)) if out.is_symlink() else out
 
 
 def _holder_text(holder: Path) -> str:

@@ -13,7 +13,7 @@ from minilora.hub.describe import MERGE_MARK, PATTERNS, pattern_text, scaling_te
 from minilora.lora import Adapter, attach, mark_base
 from minilora.lora.peft_format import dump_json
 from minilora.lora.peft_options import shared_scaling
-from minilora.runs.folder import real_place, require_free
+from minilora.runs.folder import require_free
 from minilora.storage import atomic_folder, fingerprint
 
 FILES = (
@@ -55,7 +55,7 @@ def merge_adapter(adapter_folder: Path, out: Path, base: str | None = None) -> M
         "probe": {"from_adapted": check.from_adapted, "from_base": check.from_base},
         "provenance": adapter.provenance,
     }
-    with atomic_folder(real_place(out)) as part:
+    with atomic_folder(out) as part:
         save_pretrained(part, model, tokenizer, card(about, adapter))
         (part / MERGE_MARK).write_text(dump_json(about), "utf-8")
     return Merged(out, check, about)

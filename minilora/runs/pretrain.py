@@ -13,7 +13,7 @@ from minilora.evaluation.judge import Judge
 from minilora.hub import load_pretrained, save_pretrained
 from minilora.nn import Transformer, TransformerConfig
 from minilora.runs.driver import Job, OpenPlan, Trained
-from minilora.runs.folder import RunFolder, real_place, require_free
+from minilora.runs.folder import RunFolder, require_free
 from minilora.runs.plan import Clock, Reporter, Result, Sizes
 from minilora.text import Example, Record, Tokenizer, encode_record
 from minilora.training import History, TrainingConfig
@@ -107,7 +107,7 @@ class PretrainJob(Job):
         """Write the base and its card."""
         history, score = trained.history, trained.after.suite
         card = model_card(plan, self.model, self.examples, history, score, self.earlier)
-        save_pretrained(real_place(plan.out), self.model, self.tokenizer, card)
+        save_pretrained(plan.out, self.model, self.tokenizer, card)
         clock.lap("judging and saving")
         size = sum(p.size for p in self.model.parameters())
         return Result(

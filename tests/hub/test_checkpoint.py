@@ -253,6 +253,8 @@ def test_a_kill_before_the_last_step_leaves_the_old_folder(
     assert process.exitcode == -signal.SIGKILL
     assert files(saved) == before
     load_pretrained(saved)
+    save_pretrained(saved, make_model(initializer_range=0.1), tokenizer)
+    assert [p.name for p in saved.parent.iterdir()] == ["model"]
 
 
 def test_a_folder_with_other_files_is_not_replaced(tmp_path, make_model, tokenizer):
