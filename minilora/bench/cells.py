@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from minilora.bench import matmuls
 from minilora.bench.race import SETTLE, WARM_STEPS
-from minilora.bench.workloads import JOBS, Job, Workload, runs
+from minilora.bench.workloads import JOBS, NEW_TOKENS, PROMPT, Job, Workload, runs
+from minilora.nn import Transformer
 
 TEXTBOOK = ("S", "M")
 """Workloads on which the textbook autograd runs as well: on others it takes too long."""
@@ -39,6 +39,15 @@ def racing_sides(
     return [(kind, count) for count in counts for kind in kinds]
 
 
+def _rough_flops(workload: Workload, job: Job) -> float:
+    """Two for each weight and position, and as many for each of the ways back."""
+    weights = sum(p.data.size for p in Transformer(workload.config, None).parameters())
+    if job.kind == "generate":
+        return 2 * weights * job.rows * (PROMPT + NEW_TOKENS)
+    ways = {"forward": 1, "step": 2 if job.targets else 3}[job.kind]
+    return 2 * weights * workload.rows * workload.time * ways
+
+
 def estimated_seconds(
     workload: Workload,
     job: Job,
@@ -49,11 +58,9 @@ def estimated_seconds(
     seconds: float,
 ) -> float:
     """What a cell takes on a quiet machine, roughly."""
-    pieces = matmuls.piece_rows(workload, 1)[0]
-    flops = sum(item.flops for item in matmuls.products(workload, job, pieces))
     total = 0.0
     for kind, count in sides:
-        step = flops / FLOPS / count * SLOWER.get(kind, 1.0)
+        step = _rough_flops(workload, job) / FLOPS / count * SLOWER.get(kind, 1.0)
         probes = (PROBES if step < 1 else PROBES / 2) if kind in START else 0
         start = START.get(kind, NUMPY_START) + (WARM_STEPS + 2 + probes) * step
         turn = max(seconds, step) + SETTLE

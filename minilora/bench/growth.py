@@ -47,7 +47,7 @@ def points() -> list[Workload]:
 
 
 def flops_per_token(workload: Workload, job: str) -> float:
-    """Of the products a step needs: linear in the width squared, and in the length (attention)."""
+    """Of the products of a step: they grow with the width squared, and with the length."""
     pieces = matmuls.piece_rows(workload, 1)[0]
     items = matmuls.products(workload, JOBS[job], pieces)
     return sum(item.flops for item in items) / (workload.rows * workload.time)

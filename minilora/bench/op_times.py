@@ -8,38 +8,29 @@ step on one row of two tokens, where arrays are next to nothing.
 
 from __future__ import annotations
 
-import resource
+import contextlib
+import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import wraps
 from pathlib import Path
 
 import numpy as np
 
-from minilora.autograd import Tensor, ops
-from minilora.autograd import functional as F
 from minilora.backend import blas_threads
 from minilora.bench import matmuls
 from minilora.bench import workloads as w
+from minilora.bench.watching import BACKWARD, FORWARD, watching
 from minilora.training import AdamW, clip_grad_norm_
 from minilora.training.batches import pad_examples
 from minilora.training.loop import split_batch
 from minilora.training.parallel import Workers
 
-FUSED = (
-    "linear", "lora_linear", "embedding", "rms_norm", "rope", "swiglu", "causal_attention",
-    "linear_cross_entropy",
-)  # fmt: skip
-PRODUCTS = {"linear": "linear", "adapter": "lora_linear", "attention": "causal_attention"}
-PRODUCTS["head"] = "linear_cross_entropy"
-
 
 class Stopwatch:
-    """Seconds and calls by (op, "forward" or "backward")."""
+    """Seconds by (op, part), and calls by op; `timed` is what stands around each (watching.py)."""
 
     def __init__(self) -> None:
         self.seconds: dict[tuple[str, str], float] = defaultdict(float)
@@ -49,6 +40,7 @@ class Stopwatch:
         """`function`, timed."""
 
         def run(*args: object, **kwargs: object) -> object:
+            self.calls[name] += part == FORWARD
             began = time.perf_counter()
             try:
                 return function(*args, **kwargs)
@@ -57,47 +49,19 @@ class Stopwatch:
 
         return run
 
-    def op(self, name: str, function: Callable) -> Callable:
-        """An op with its forward timed, and the vjps of the node that it leaves."""
-        forward = self.timed(name, "forward", function)
-
-        @wraps(function)
-        def run(*args: object, **kwargs: object) -> Tensor:
-            self.calls[name] += 1
-            out = forward(*args, **kwargs)
-            node = out.node
-            if node is not None:
-                node.vjps = tuple(self.timed(name, "backward", vjp) for vjp in node.vjps)
-                if node.prepare is not None:
-                    node.prepare = self.timed(name, "backward", node.prepare)
-            return out
-
-        return run
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Inside the `with`, every op goes through the stopwatch."""
-        places = [(F, name) for name in FUSED]
-        places += [(ops, "reshape"), (Tensor, "__add__")]
-        before = [(place, name, getattr(place, name)) for place, name in places]
-        try:
-            for place, name, function in before:
-                setattr(place, name, self.op(name.strip("_"), function))
-            yield
-        finally:
-            for place, name, function in before:
-                setattr(place, name, function)
-
 
 @dataclass
 class Profile:
-    """Seconds a step. ops: name -> (calls, forward, backward, bare matmul seconds)."""
+    """Seconds a step. ops: name -> (calls, forward, backward, bare matmul seconds).
+
+    fault_count: page faults a step, None where the system doesn't tell.
+    """
 
     total: float
     update: float
     matmul: float
     faults: float
-    fault_count: float
+    fault_count: float | None
     python: float
     ops: dict[str, tuple[int, float, float, float]]
 
@@ -131,6 +95,19 @@ class Step:
         self.updating += time.perf_counter() - began
 
 
+def fresh_memory() -> tuple[float, int | None]:
+    """(seconds of CPU that the system has spent on this process, its page faults).
+
+    The faults are None where the system does not count them, as on Windows.
+    """
+    with contextlib.suppress(ImportError):
+        import resource
+
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return usage.ru_stime, usage.ru_minflt
+    return os.times().system, None
+
+
 def mean_seconds(function: Callable[[], None], count: int) -> float:
     """Wall seconds a call, after one call to warm up."""
     function()
@@ -143,12 +120,10 @@ def mean_seconds(function: Callable[[], None], count: int) -> float:
 def product_seconds(workload: w.Workload, job: w.Job, count: int) -> dict[str, float]:
     """Op -> seconds a step of its bare products."""
     items = matmuls.products(workload, job, matmuls.piece_rows(workload, 1)[0])
-    result = {}
-    for kind, op in PRODUCTS.items():
-        own = [item for item in items if item.op == kind]
-        if own:
-            result[op] = mean_seconds(matmuls.Bare(own).run, count)
-    return result
+    by_op: dict[str, list[matmuls.Product]] = defaultdict(list)
+    for item in items:
+        by_op[item.op].append(item)
+    return {op: mean_seconds(matmuls.Bare(own).run, count) for op, own in by_op.items()}
 
 
 def python_seconds(workload: w.Workload, job: w.Job, folder: str) -> float:
@@ -170,25 +145,25 @@ def profile(workload: w.Workload, job: w.Job, seconds: float = 2.0) -> Profile:
         step = Step(workload, job, folder)
         with Workers(step.model, 1) as pool:
             count = max(2, round(seconds / mean_seconds(lambda: step.run(pool), 1)))
-            step.updating, before = 0.0, resource.getrusage(resource.RUSAGE_SELF)
+            step.updating, before = 0.0, fresh_memory()
             total = mean_seconds(lambda: step.run(pool), count)
-            after, update = resource.getrusage(resource.RUSAGE_SELF), step.updating / (count + 1)
-            with watch.watching():
+            after, update = fresh_memory(), step.updating / (count + 1)
+            with watching(watch.timed):
                 mean_seconds(lambda: step.run(pool), count)
         bare = product_seconds(workload, job, count)
         python = python_seconds(workload, job, folder) * len(step.pieces)
     steps = count + 1  # mean_seconds warms up with one
 
     def each(name: str) -> tuple[int, float, float, float]:
-        spent = [watch.seconds[name, part] / steps for part in ("forward", "backward")]
+        spent = [watch.seconds[name, part] / steps for part in (FORWARD, BACKWARD)]
         return (watch.calls[name] // steps, *spent, bare.get(name, 0.0))
 
     return Profile(
         total=total,
         update=update,
         matmul=sum(bare.values()),
-        faults=(after.ru_stime - before.ru_stime) / steps,
-        fault_count=(after.ru_minflt - before.ru_minflt) / steps,
+        faults=(after[0] - before[0]) / steps,
+        fault_count=None if after[1] is None else (after[1] - before[1]) / steps,
         python=python,
         ops={name: each(name) for name in watch.calls},
     )

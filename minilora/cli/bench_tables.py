@@ -107,10 +107,12 @@ def show_profile(console: Console, workload: Workload, job: Job, profile: Profil
     def line(name: str, seconds: float, note: str = "") -> tuple[str, str, str, str]:
         return name, f"{seconds * 1e3:,.2f}", f"{seconds / profile.total:.1%}", note
 
+    known = profile.fault_count is not None
+    faults = f"{profile.fault_count:,.0f} page faults" if known else "the system's CPU time"
     rows = [
         line("matmul", profile.matmul, "its bare products, timed alone"),
         line("passes over elements", profile.passes, "the rest"),
-        line("fresh memory", profile.faults, f"{profile.fault_count:,.0f} page faults"),
+        line("fresh memory", profile.faults, faults),
         line("Python", profile.python, "the same step on one row of two tokens"),
         line("step", profile.total, f"of it clipping and AdamW {profile.update * 1e3:.2f} ms"),
     ]

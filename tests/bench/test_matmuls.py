@@ -1,10 +1,29 @@
-"""The list of products equals the count in closed form, and the calls that the engine makes."""
+"""The recorded products: as many as the shapes alone ask for, laid out as the engine has them."""
 
-import numpy as np
+from itertools import pairwise
+
 import pytest
 
 from minilora.bench import matmuls
 from minilora.bench import workloads as w
+
+
+def maps(config):
+    """Name -> (in, out) of the linear maps of a block."""
+    width, inner = config.hidden_size, config.num_attention_heads * config.head_dim
+    shared, wide = config.num_key_value_heads * config.head_dim, config.intermediate_size
+    return {
+        "q_proj": (width, inner), "k_proj": (width, shared), "v_proj": (width, shared),
+        "o_proj": (inner, width), "gate_proj": (width, wide), "up_proj": (width, wide),
+        "down_proj": (wide, width),
+    }  # fmt: skip
+
+
+def scores(time):
+    """Pairs of a query and a key: whole squares, or runs of about 64 queries up to their last."""
+    count = max(1, round(time / 64))
+    edges = [time * i // count for i in range(count + 1)]
+    return sum((b - a) * b for a, b in pairwise(edges))
 
 
 def closed_form(workload, job, rows):
@@ -15,8 +34,8 @@ def closed_form(workload, job, rows):
     )  # fmt: skip
     inner, shared = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
     count = rows * time
-    block = 2 * count * (2 * width * inner + 2 * width * shared + 3 * width * wide)
-    square = 2 * rows * time * time * inner
+    block = 2 * count * sum(i * o for i, o in maps(c).values())
+    square = 2 * rows * scores(time) * inner
     if job == "forward":
         return layers * (block + 2 * square) + 2 * count * width * vocab
     labels = rows * workload.labels
@@ -24,15 +43,15 @@ def closed_form(workload, job, rows):
     if job == "full":
         spared = 2 * (count - labels) * 3 * width * wide
         return 3 * (layers * block - spared) + 6 * layers * square + 3 * head
-    maps = {"q": (width, inner), "k": (width, shared), "v": (width, shared), "o": (inner, width)}
-    maps |= {"gate": (width, wide), "up": (width, wide), "down": (wide, width)}
-    adapted = {n: maps[n] for n in maps if job == "lora-all" or n in "qv"}
+    adapted = {n: s for n, s in maps(c).items() if job == "lora-all" or n in ("q_proj", "v_proj")}
 
-    def thin(layer):  # s B A, or x A^T B^T; then u = g B and gB (out), h = x A^T and gA (in)
+    def thin(layer):
+        # s B A, or x A^T B^T and on the way back u A; then u = g B and gB (out), gA (in), and
+        # h = x A^T (in), which is not kept from the way there.
         size = 0
         for name, (i, o) in adapted.items():
-            n = labels if layer == layers - 1 and name in ("gate", "up", "down") else count
-            size += (i * o if n * (i + o) > i * o else n * (i + o)) + 2 * n * (i + o)
+            n = labels if layer == layers - 1 and name[:-5] in ("gate", "up", "down") else count
+            size += (i * o if n * (i + o) > i * o else n * (2 * i + o)) + 2 * n * (i + o)
         return 2 * w.RANK * size
 
     # The last block's MLP works on labelled positions alone.
@@ -43,17 +62,26 @@ def closed_form(workload, job, rows):
     return total - square if job == "lora-qv" else total
 
 
-def test_few_rows_are_not_folded(tiny):
-    def thin(rows, time):
-        products = matmuls.forward(tiny.config, rows, time, time, 1, {"q_proj"})
-        backward = matmuls.backward(tiny.config, rows, time, 1, {"q_proj"}, False)
-        both = [*products, *backward]
-        return [(p.m, p.k, p.n) for p in both if p.op == "adapter" and p.weight]
+def test_few_rows_are_not_folded(tiny, monkeypatch):
+    r = 2  # unlike every other size
+    monkeypatch.setattr(w, "RANK", r)
 
-    r = w.RANK  # q_proj is 12 -> 24: 8 rows are the most that are not folded
-    layer_1 = [(8, 12, r), (8, r, 24)] * 2 + [(8, 24, r), (8, r, 12)]
-    assert thin(1, 8) == [*layer_1, (8, 24, r)]  # nothing is trained below layer 0
-    assert thin(1, 9) == [(24, r, 12)] * 2 + [(9, 24, r), (9, 12, r)] * 2
+    def thin(time):
+        workload = w.Workload("thin", tiny.config, 1, time, 1)
+        job = w.Job("lora-q", "step", "", ("q_proj",))
+        items = matmuls.products(workload, job, [1])
+        return [
+            (*item.left.shape, item.right.shape[1])
+            for item in items
+            if item.op == "lora_linear" and r in (*item.left.shape, *item.right.shape)
+        ]
+
+    # q_proj is 12 -> 24: 8 rows are the most that are not folded.
+    grads = [(r, 9, 12), (24, 9, r), (9, 24, r), (9, 12, r)]  # gA, gB, u, h
+    assert sorted(thin(9)) == sorted(2 * [(24, r, 12), *grads])
+    grads = [(r, 8, 12), (24, 8, r), (8, 24, r), (8, 12, r)]
+    # Nothing is trained below layer 0, so u A is made in layer 1 alone.
+    assert sorted(thin(8)) == sorted(2 * [(8, 12, r), (8, r, 24), *grads] + [(8, r, 12)])
 
 
 @pytest.mark.parametrize("job", ["lora-qv", "lora-all", "full", "forward"])
@@ -79,35 +107,45 @@ def test_pieces_change_no_count_but_the_adapters(name, workers):
 
 
 def test_generation_counts_every_position_once(tiny):
-    c, rows = tiny.config, 8
+    c, rows, layers = tiny.config, 8, tiny.config.num_hidden_layers
     items = matmuls.products(tiny, w.JOBS["generate-8"], [])
     positions = rows * (w.PROMPT + w.NEW_TOKENS - 1)
-    linear = sum(i * o for i, o in matmuls.projections(c).values())
-    seen = w.PROMPT**2 + sum(range(w.PROMPT + 1, w.PROMPT + w.NEW_TOKENS))
-    attention = 2 * 2 * rows * c.num_attention_heads * c.head_dim * seen
-    head = 2 * rows * w.NEW_TOKENS * c.hidden_size * c.vocab_size
-    expected = c.num_hidden_layers * (2 * positions * linear + attention) + head
-    assert sum(item.flops for item in items) == expected
+    linear = layers * positions * sum(i * o for i, o in maps(c).values())
+    # Of a prompt, the last block's MLP works on the last position alone.
+    linear -= rows * (w.PROMPT - 1) * 3 * c.hidden_size * c.intermediate_size
+    keys = scores(w.PROMPT) + sum(range(w.PROMPT + 1, w.PROMPT + w.NEW_TOKENS))
+    attention = layers * 2 * rows * c.num_attention_heads * c.head_dim * keys
+    head = rows * w.NEW_TOKENS * c.hidden_size * c.vocab_size
+    assert sum(item.flops for item in items) == 2 * (linear + attention + head)
 
 
 @pytest.mark.parametrize("job", ["lora-all", "full", "generate-1"])
-def test_operands_have_the_shapes_of_the_list(tiny, job):
+def test_operands_are_laid_out_as_they_were_recorded(tiny, job):
     items = matmuls.products(tiny, w.JOBS[job], [3, 2])
     bare = matmuls.Bare(items)
     bare.run()
-    for item, (left, right, out) in zip(items, bare.calls, strict=True):
-        assert left.shape == (*item.batch, item.m, item.k)
-        assert right.shape == (*item.batch, item.k, item.n)
-        np.testing.assert_array_equal(out.shape, (*item.batch, item.m, item.n))
+    for item, operands in zip(items, bare.calls, strict=True):
+        for layout, array in zip((item.left, item.right, item.out), operands, strict=True):
+            assert array.shape == layout.shape
+            assert tuple(step // 4 for step in array.strides) == layout.strides
 
 
-def test_a_layer_has_weights_of_its_own(tiny):
+def test_every_weight_has_memory_of_its_own(tiny):
     items = matmuls.products(tiny, w.JOBS["full"], [2])
     bare = matmuls.Bare(items)
-    weights = {}
+    starts = {}
     for item, (_, right, _) in zip(items, bare.calls, strict=True):
-        if item.weight:
-            base = right if right.base is None else right.base
-            weights.setdefault(item.weight, set()).add(id(base))
-    assert all(len(arrays) == 1 for arrays in weights.values())  # forward and backward share it
-    assert len(set.union(*weights.values())) == len(weights) == 2 * 7 + 1
+        if item.right.weight:
+            start = right.__array_interface__["data"][0]
+            starts.setdefault(item.right.weight, set()).add(start)
+    assert all(len(places) == 1 for places in starts.values())  # forward and backward share it
+    assert len(set.union(*starts.values())) == len(starts) == 2 * 7 + 1
+
+
+def test_products_are_noted_under_their_op(tiny):
+    items = matmuls.products(tiny, w.JOBS["lora-qv"], [2])
+    assert {item.op for item in items} == {
+        "linear", "lora_linear", "causal_attention", "linear_cross_entropy",
+    }  # fmt: skip
+    weights = {item.right.weight.rpartition(".")[0] for item in items if item.op == "linear"}
+    assert "model.layers.0.mlp.up_proj" in weights

@@ -1,11 +1,15 @@
 """The stopwatch sees every op and changes no result."""
 
+import sys
+
 import numpy as np
 import pytest
 
 from minilora.autograd import functional as F
+from minilora.bench import op_times
 from minilora.bench import workloads as w
-from minilora.bench.op_times import FUSED, Stopwatch, profile
+from minilora.bench.op_times import Stopwatch, profile
+from minilora.bench.watching import FUSED, watching
 from tests.says import refusal
 
 
@@ -26,7 +30,7 @@ def test_watching_changes_no_gradient_and_ends(tiny, tmp_path):
     model = w.load_model(tiny, job, tmp_path)
     before, linear = gradients(model, *tiny.batch()), F.linear
     watch = Stopwatch()
-    with watch.watching():
+    with watching(watch.timed):
         watched = gradients(model, *tiny.batch())
     for a, b in zip(before, watched, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -50,3 +54,10 @@ def test_the_shares_add_up(tiny):
 def test_only_steps_are_profiled(tiny):
     with refusal(ValueError, "forward"):
         profile(tiny, w.JOBS["forward"])
+
+
+def test_a_profile_where_the_system_counts_no_page_faults(tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)
+    system, faults = op_times.fresh_memory()
+    assert system >= 0 and faults is None
+    assert profile(tiny, w.JOBS["lora-qv"], seconds=0.01).fault_count is None
