@@ -12,18 +12,18 @@ import numpy as np
 from minilora.autograd.tensor import Node, Tensor, topological_order
 
 
-def false_declarations(out: Tensor, g: np.ndarray) -> list[str]:
+def false_declarations(out: Tensor, cotangent: np.ndarray) -> list[str]:
     """A line for each vjp below `out` that was declared fresh and is not; [] where all are.
 
-    g: a cotangent of out's shape. Every vjp is called twice, and the graph stays as it was.
+    cotangent: of out's shape. Every vjp is called twice, and the graph stays as it was.
     """
     if out.node is None:
         return []
     faults: list[str] = []
-    cotangents: dict[Node | Tensor, np.ndarray] = {out.node: g}
+    cotangents: dict[Node | Tensor, np.ndarray] = {out.node: cotangent}
     for node in topological_order(out.node):
-        given = cotangents.pop(node)
-        shared = given if node.prepare is None else node.prepare(given)
+        g = cotangents.pop(node)
+        shared = g if node.prepare is None else node.prepare(g)
         for parent, vjp in zip(node.parents, node.vjps, strict=True):
             first = vjp(shared)
             if node.fresh:
