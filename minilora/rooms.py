@@ -37,8 +37,6 @@ class Import:
     """What is imported, as in "minilora.nn.layers.Linear"."""
     target: str | None
     """The file of the package that it comes from; None if it comes from elsewhere."""
-    for_types: bool
-    """Whether it stands under `if TYPE_CHECKING:` and so never runs."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +85,12 @@ class House:
     def circles(self) -> list[list[str]]:
         """Files that import each other in a circle: a shortest one for each such group of files.
 
-        Each file imports the next, and the last imports the first. An import inside a function
-        counts as one at the top does; one for types only does not.
+        Each file imports the next, and the last imports the first. An import inside a function, or
+        for types only, counts as one at the top does: whoever reads one file must know the other.
         """
         graph: dict[str, set[str]] = {file: set() for file in self.lines}
         for one in self.imports:
-            if one.target and not one.for_types:
+            if one.target:
                 graph[one.file].add(one.target)
         found, seen = [], set[str]()
         for file in graph:
@@ -112,9 +110,9 @@ def read_house(package: Path = PACKAGE) -> House:
     trees = {file: ast.parse(text) for file, text in texts.items()}
     bound = {f: set(_given_names(tree, f)) for f, tree in trees.items() if _is_front(f)}
     imports = tuple(
-        Import(file, line, name, _file_of(name, whole, trees.keys(), bound), for_types)
+        Import(file, line, name, _file_of(name, whole, trees.keys(), bound))
         for file, tree in trees.items()
-        for line, name, whole, for_types in _imported_names(tree, file)
+        for line, name, whole in _imported_names(tree, file)
     )
     return House({file: len(text.splitlines()) for file, text in texts.items()}, imports)
 
@@ -139,28 +137,20 @@ def _base(node: ast.ImportFrom, file: str) -> str:
     return ".".join(filter(None, [*above, node.module]))
 
 
-def _imported_names(tree: ast.AST, file: str) -> Iterator[tuple[int, str, bool, bool]]:
-    """(line, dotted name, whether the name is a module for certain, whether for types only)."""
-    for_types = {
-        id(part)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for statement in node.body
-        for part in ast.walk(statement)
-    }
+def _imported_names(tree: ast.AST, file: str) -> Iterator[tuple[int, str, bool]]:
+    """(line, dotted name, whether the name is a module for certain)."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield node.lineno, alias.name, True, id(node) in for_types
+                yield node.lineno, alias.name, True
         elif isinstance(node, ast.ImportFrom):
             for alias in node.names:
-                name = f"{_base(node, file)}.{alias.name}"
-                yield node.lineno, name, False, id(node) in for_types
+                yield node.lineno, f"{_base(node, file)}.{alias.name}", False
         elif isinstance(node, ast.Call) and node.args:
             called = getattr(node.func, "attr", getattr(node.func, "id", ""))
             name = getattr(node.args[0], "value", None)
             if called in ("import_module", "__import__") and isinstance(name, str):
-                yield node.lineno, name, True, id(node) in for_types
+                yield node.lineno, name, True
 
 
 def _given_names(tree: ast.Module, file: str) -> Iterator[str]:

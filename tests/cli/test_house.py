@@ -58,10 +58,10 @@ def test_the_picture(built, show, tmp_path):
 @pytest.mark.parametrize(
     "imports",
     [
-        [Import("storage.py", 3, "minilora.ward.notes", "ward/notes.py", False)],
+        [Import("storage.py", 3, "minilora.ward.notes", "ward/notes.py")],
         [
-            Import("ward/a.py", 1, "minilora.ward.b", "ward/b.py", False),
-            Import("ward/b.py", 1, "minilora.ward.a", "ward/a.py", False),
+            Import("ward/a.py", 1, "minilora.ward.b", "ward/b.py"),
+            Import("ward/b.py", 1, "minilora.ward.a", "ward/a.py"),
         ],
     ],
     ids=["an arrow upward", "a circle"],
