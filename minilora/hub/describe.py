@@ -69,7 +69,8 @@ def about_adapter(path: Path, base: str | None) -> dict:
     if base is not None:
         model, tokenizer = open_base(base, base_dtype_of(path))
         try:
-            attach(model, adapter, base=mark_base(model, public_name(base), tokenizer))
+            mark = mark_base(model, public_name(base), tokenizer, quick=True)
+            attach(model, adapter, base=mark)
             known["fits"] = True
         except ValueError as error:
             known["fits"], known["misfit"] = False, " ".join(str(error).split())

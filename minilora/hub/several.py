@@ -71,7 +71,7 @@ def in_turn(
     they do, once an adapter.
     """
     adapters = {one: Adapter.read(one.folder) for one in chosen if one.folder is not None}
-    mark = mark_base(model, public_name(base), tokenizer) if adapters else None
+    mark = mark_base(model, public_name(base), tokenizer, quick=True) if adapters else None
     for adapter in adapters.values():
         attach(model, adapter, base=mark).detach()
     for one in chosen:

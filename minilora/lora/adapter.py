@@ -28,6 +28,7 @@ from minilora.storage import fingerprint
 
 MARKS = {
     "fingerprint": "base_fingerprint",
+    "held": "base_held_fingerprint",
     "config": "base_config",
     "adapted": "base_adapted_fingerprint",
     "tokenizer": "tokenizer_fingerprint",

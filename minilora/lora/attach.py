@@ -35,8 +35,8 @@ def attach(
     stay bit-identical; each layer has the rank and alpha that `config.at` gives its name. Or an
     Adapter, whose A and B are copied in. trainable: whether A and B ask for gradients; by default
     a fresh adapter's do and an Adapter's don't. rng also seeds dropout. base_name: the model's,
-    for messages. base: `mark_base` of this model, name included, where it is known already (every
-    weight is hashed otherwise) or its tokenizer is to be compared too.
+    for messages. base: `mark_base` of this model, quick or not, where it is known already (every
+    weight is hashed otherwise) or its tokenizer is to be compared too; its name is base_name.
 
     Base parameters get requires_grad False, lose their gradients, and their host arrays refuse
     writes, until the Attachment that is returned gives them back. All is checked before anything

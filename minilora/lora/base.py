@@ -9,8 +9,10 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 
 import numpy as np
 
-from minilora.lora.state import base_fingerprint
+from minilora.autograd.products import is_stored
+from minilora.lora.state import base_fingerprint, base_state
 from minilora.nn import Module, TransformerConfig
+from minilora.storage import fingerprint
 from minilora.text import Tokenizer
 
 SILENT = (
@@ -26,33 +28,52 @@ PROBE = "Pulse 88/min; café,  naïve\n\tΔW = 0.5·B·A — 血圧 120 👍🏽
 class BaseMark:
     """Which base an adapter was made for. A base is known by its numbers, not by its name.
 
-    fingerprint: "sha256:..." of all weights. config: the numbers of its config that change what
-    it computes. adapted: "sha256:..." of the adapted modules' weights alone, which is all that
-    adapters of the first sidecars knew. tokenizer, template: "sha256:..." of how texts become
-    tokens, and of the chat template; these change what a text means to the model, and no number
-    of it. None for what is not known.
+    fingerprint: "sha256:..." of all weights, as the numbers that they mean. held: the same of a
+    stored base's blocks as they are held, which is quick to take; equal blocks are equal numbers.
+    config: the numbers of its config that change what it computes. adapted: "sha256:..." of the
+    adapted modules' weights alone, which is all that adapters of the first sidecars knew.
+    tokenizer, template: "sha256:..." of how texts become tokens, and of the chat template; these
+    change what a text means to the model, and no number of it. None for what is not known.
     """
 
     name: str = field(default="", compare=False)
     fingerprint: str | None = None
+    held: str | None = field(default=None, compare=False)
     config: Mapping | None = field(default=None, hash=False)
     adapted: str | None = None
     tokenizer: str | None = field(default=None, compare=False)
     template: str | None = field(default=None, compare=False)
 
 
-def mark_base(model: Module, name: str = "", tokenizer: Tokenizer | None = None) -> BaseMark:
+def mark_base(
+    model: Module, name: str = "", tokenizer: Tokenizer | None = None, *, quick: bool = False
+) -> BaseMark:
     """The mark of a model's base, with or without an adapter on it.
 
-    Every weight is hashed: 0.4 GiB a second or more.
+    Every weight is hashed. quick: over a stored base leave `fingerprint` None, for which all of
+    its numbers must be made; `attach` takes it where `held` is not enough.
     """
+    stored = any(is_stored(array) for array in base_state(model).values())
     return BaseMark(
         name,
-        base_fingerprint(model),
+        None if stored and quick else base_fingerprint(model),
+        held_fingerprint(model) if stored else None,
         computing_config(model),
         tokenizer=None if tokenizer is None else tokenizer_fingerprint(tokenizer),
         template=None if tokenizer is None else template_fingerprint(tokenizer),
     )
+
+
+def held_fingerprint(model: Module) -> str:
+    """ "sha256:..." of all the base's arrays as they are held, stored ones by their fields."""
+    arrays = {}
+    for name, array in base_state(model).items():
+        if is_stored(array):
+            kind = f"{array.format} {array.dtype} {array.shape}"
+            arrays |= {f"{name} {kind} {i}": x for i, x in enumerate(array.fields)}
+        else:
+            arrays[name] = array
+    return fingerprint(arrays)
 
 
 def computing_config(model: Module) -> dict:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from minilora.lora.adapter import Adapter
-from minilora.lora.base import BaseMark, computing_config, config_differences
+from minilora.lora.base import BaseMark, computing_config, config_differences, mark_base
 from minilora.lora.config import LoRAConfig
 from minilora.lora.layer import check_rank
 from minilora.lora.peft_format import SIDECAR, AdapterError
@@ -181,7 +181,10 @@ def _check_weights(
     """Raise BaseMismatchError unless the weights are those that the adapter was trained on."""
     expected = adapter.base.fingerprint
     if expected is not None:
-        got = base_fingerprint(model) if base is None else base.fingerprint
+        base = mark_base(model, quick=True) if base is None else base
+        if base.held is not None and base.held == adapter.base.held:
+            return
+        got = base_fingerprint(model) if base.fingerprint is None else base.fingerprint
         fits = got == expected
     else:
         fits, got = _has_adapted_weights(model, adapter, chosen)

@@ -32,6 +32,7 @@ FORMAT_VERSION = 2
 
 FINGERPRINTS = (
     "base_fingerprint",
+    "base_held_fingerprint",
     "base_adapted_fingerprint",
     "adapter_fingerprint",
     "tokenizer_fingerprint",

@@ -538,6 +538,7 @@ def test_another_tokenizer_or_template_is_a_warning(tiny, tmp_path, recwarn, cha
 def test_a_mark_that_is_known_is_not_taken_again(tiny, saved, monkeypatch):
     mark = mark_base(tiny.model(), "tiny")
     monkeypatch.setattr(fitting, "base_fingerprint", None)
+    monkeypatch.setattr(fitting, "mark_base", None)
     assert is_adapted(load(tiny.model(), saved, base=mark))
     other = mark_base(tiny.model(), "other")
     with refusal(BaseMismatchError, "tiny", "other"):

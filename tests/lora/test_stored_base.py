@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import numpy as np
@@ -17,7 +18,9 @@ from minilora.lora import (
     attach,
     base_fingerprint,
     base_state,
+    fitting,
     lora_layers,
+    mark_base,
 )
 from minilora.nn import store_base
 from minilora.text import Example
@@ -159,6 +162,39 @@ def test_an_adapter_belongs_to_the_numbers_not_to_their_storage(tiny, dtype, tmp
     for other in (tiny.model(**SIZES), stored_model(tiny, STORED[dtype == "float16"])):
         with pytest.raises(BaseMismatchError, match="'tiny'"):
             attach(other, adapter)
+
+
+@pytest.mark.parametrize("dtype", STORED)
+def test_a_base_held_as_it_was_is_known_by_its_blocks(tiny, dtype, tmp_path, monkeypatch):
+    written = adapted_model(tiny, dtype).adapter().write(tmp_path / "a")
+    adapter = Adapter.read(written)
+    mark, whole = adapter.base, mark_base(stored_model(tiny, dtype))
+    quick = mark_base(stored_model(tiny, dtype), quick=True)
+    assert quick.held == mark.held == whole.held != whole.fingerprint == mark.fingerprint
+    assert quick.fingerprint is None
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "base_fingerprint", None)  # so the numbers are not made
+        attach(stored_model(tiny, dtype), adapter)
+        attach(stored_model(tiny, dtype), adapter, base=quick)
+    # Held otherwise, as by another minilora, the numbers decide.
+    sidecar = json.loads((written / "minilora.json").read_text())
+    sidecar["base_held_fingerprint"] = "sha256:0"
+    (written / "minilora.json").write_text(json.dumps(sidecar))
+    attach(stored_model(tiny, dtype), Adapter.read(written))
+    attach(stored_model(tiny, dtype), Adapter.read(written), base=quick)
+    model = stored_model(tiny, dtype)
+    weight = model.model.layers[2].mlp.gate_proj.weight  # which the adapter leaves alone
+    fields = tuple(field.copy() for field in weight.data.fields)
+    fields[0].view(np.uint8).reshape(-1)[0] ^= 1
+    weight.data = type(weight.data)(weight.data.format, fields, weight.shape)
+    for read in (adapter, Adapter.read(written)):
+        with pytest.raises(BaseMismatchError):
+            attach(model, read)
+
+
+def test_a_float32_base_is_held_as_its_numbers(tiny):
+    full, quick = (mark_base(tiny.model(**SIZES), quick=q) for q in (False, True))
+    assert full == quick and quick.fingerprint is not None and quick.held is None
 
 
 # -- training --------------------------------------------------------------------------------
