@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from minilora import __version__, backend
-from minilora.bench.load import FOREIGN
+from minilora.bench.processes import FOREIGN
 
 PEERS = ("torch", "transformers", "peft")
 LOGITS = {

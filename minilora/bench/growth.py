@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from minilora.bench import matmuls
-from minilora.bench.load import FOREIGN
+from minilora.bench.processes import FOREIGN
 from minilora.bench.race import Side
 from minilora.bench.workloads import JOBS, Workload, shaped, write_weights
 

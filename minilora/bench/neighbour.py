@@ -12,12 +12,11 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
 from minilora.backend import blas_threads
-from minilora.bench.load import process_busy
+from minilora.bench.processes import child_environment, process_busy
 
 WIDTH = 256  # a product takes some tenths of a millisecond
 
@@ -58,12 +57,10 @@ class Neighbour:
     """The other end: `with neighbour.busy():` is in `seconds`, `products` what it did."""
 
     def __init__(self, processes: int) -> None:
-        root = str(Path(__file__).resolve().parents[2])
-        paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "minilora.bench.neighbour", str(processes)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"},
+            env=child_environment(1),
         )  # fmt: skip
         self.pids = [int(pid) for pid in self._process.stdout.readline().split()]
         self._began = (0.0, 0, 0.0)

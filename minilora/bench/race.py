@@ -19,13 +19,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minilora.bench.load import FOREIGN, Foreign
+from minilora.bench.processes import FOREIGN, Foreign, child_environment
 from minilora.bench.workloads import Job, Workload, write_weights
 
 SETTLE = 0.1
 """Seconds between turns: BLAS and OpenMP threads spin for some tens of milliseconds after work."""
 WARM_STEPS = 3
-OTHER_LOSS = ("matmul", "full")  # these sides compute none, or that of the model without adapter
+OTHER_LOSS = ("matmul", "full", "float16", "q4")
+"""Sides that compute no loss, or that of another model: without adapter, or with another base."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +48,12 @@ class Side:
 
     def __init__(self, kind: str, threads: int, spec: dict) -> None:
         self.kind, self.threads, self.name = kind, threads, f"{kind}@{threads}"
-        folder = str(Path(__file__).resolve().parents[2])
-        paths = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
-        one = str(threads)
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(paths),
-            **dict.fromkeys(("MINILORA_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), one),
-        }
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in `close`
         self._process = subprocess.Popen(
             [sys.executable, "-m", "minilora.bench.sides",
              json.dumps({**spec, "kind": kind, "threads": threads})],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-            env=environment, text=True,
+            env=child_environment(threads), text=True,
         )  # fmt: skip
         self._workers: list[int] = []
         self.steps = 1
@@ -147,9 +140,9 @@ class Result:
         every = [r[name] for r in self.rounds]
         return [t for t in every if t.clean] or every
 
-    def seconds(self, name: str) -> float:
-        """Median wall seconds a step."""
-        return statistics.median(t.wall for t in self.turns(name))
+    def seconds(self, name: str, time: str = "wall") -> float:
+        """Median seconds a step; time: "wall", or "cpu" for core seconds."""
+        return statistics.median(getattr(turn, time) for turn in self.turns(name))
 
     def best(self, kind: str) -> str | None:
         """The side's faster setting of threads."""

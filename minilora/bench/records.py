@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from minilora.bench.busy import Busy
 from minilora.bench.op_times import Profile
 from minilora.bench.race import Result
@@ -42,11 +40,11 @@ def race_record(result: Result) -> dict:
     workload, job = result.workload, result.job
     sides = {}
     for name in result.names:
-        turns, seconds = result.turns(name), result.seconds(name)
+        seconds = result.seconds(name)
         sides[name] = {
             "seconds": seconds,
             "tokens_per_second": job.tokens(workload) / seconds,
-            "cpu_seconds": float(np.median([turn.cpu for turn in turns])),
+            "cpu_seconds": result.seconds(name, "cpu"),
             "turns": [vars(by_side[name]) for by_side in result.rounds],
             "clean_turns": sum(by_side[name].clean for by_side in result.rounds),
             "memory": result.peak(name),

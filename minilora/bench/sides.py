@@ -22,7 +22,7 @@ from minilora.bench.matmuls import Bare, piece_rows, products
 from minilora.bench.sweep import serve
 from minilora.bench.textbook import Textbook
 from minilora.bench.turns import Stop, Turns
-from minilora.nn import Transformer
+from minilora.nn import BASE_DTYPES, Transformer
 from minilora.nn.generate import generate
 from minilora.text import Example
 from minilora.training import Batches, TrainingConfig, evaluate, fit
@@ -33,11 +33,15 @@ STEPS = 1_000_000  # more than a race lasts
 def minilora(spec: dict, turns: Turns) -> None:
     """Our side. A training step is `fit` itself, stopped between steps by its own callback.
 
-    Its n cores are n workers of one BLAS thread in a step; the kind "blas" has one worker of n.
+    Its n cores are n workers of one BLAS thread in a step; the kind "blas" has one worker of n, and
+    the kinds "float16" and "q4" hold the base so.
     """
     workload, job = w.Workload.from_dict(spec["workload"]), w.JOBS[spec["job"]]
-    model, rows = w.load_model(workload, job, spec["folder"]), workload.examples()
-    turns.begin(lambda: evaluate(model, rows, batch_size=max(1, 768 // workload.time)))
+    dtype = spec["kind"] if spec["kind"] in BASE_DTYPES else "float32"
+    model, rows = w.load_model(workload, job, spec["folder"], dtype), workload.examples()
+    held = sum(p.data.nbytes for p in model.parameters() if not p.requires_grad)
+    batch = max(1, 768 // workload.time)
+    turns.begin(lambda: evaluate(model, rows, batch_size=batch), {"held": held})
     if job.kind == "step":
         workers = 1 if spec["kind"] == "blas" else spec["threads"]
         train(model, rows, workers, lambda step: turns.step_done() or {})
@@ -130,7 +134,8 @@ def full(spec: dict, turns: Turns) -> None:
 
 
 KINDS = {
-    "minilora": minilora, "blas": minilora, "full": full, "textbook": textbook, "matmul": matmul,
+    "minilora": minilora, "blas": minilora, "float16": minilora, "q4": minilora, "full": full,
+    "textbook": textbook, "matmul": matmul,
 }  # fmt: skip
 IN_TORCH = ("torch", "torch-labelled", "transformers")
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import IO
 
-from minilora.bench.load import Foreign
+from minilora.bench.processes import Foreign
 from minilora.bench.turns import Stop, Turns, forget_peak, status
 
 WARM_STEPS, LEAST_STEPS = 2, 3

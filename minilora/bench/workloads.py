@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from minilora.autograd import IGNORE
 from minilora.lora import LoRAConfig, adapter_state, attach, base_state, lora_layers
-from minilora.nn import Transformer, TransformerConfig
+from minilora.nn import Transformer, TransformerConfig, store_base
 from minilora.text import Example
 
 RANK, ALPHA = 8, 16
@@ -162,11 +162,17 @@ def read_weights(folder: Path | str) -> tuple[dict[str, np.ndarray], dict[str, n
     return arrays, adapter
 
 
-def load_model(workload: Workload, job: Job, folder: Path | str) -> Transformer:
-    """minilora's model with the written weights, adapted where the job says so."""
+def load_model(
+    workload: Workload, job: Job, folder: Path | str, base_dtype: str = "float32"
+) -> Transformer:
+    """minilora's model with the written weights, adapted where the job says so.
+
+    base_dtype: how the base is held, one of BASE_DTYPES.
+    """
     base, adapter = read_weights(folder)
     model = Transformer(workload.config, None)
     model.load_state_dict(base)
+    store_base(model, base_dtype)
     if job.targets:
         attach(model, lora_config(job), np.random.default_rng(1))
         for name, layer in lora_layers(model).items():

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from minilora.bench import busy as b
-from minilora.bench import load
+from minilora.bench import processes
 from minilora.bench import workloads as w
 from minilora.bench.neighbour import Neighbour
 from minilora.bench.race import Turn
@@ -56,18 +56,21 @@ def test_the_neighbour_works_between_go_and_stop():
         assert products > 0 and 0 <= cores < 3  # two processes, and what clocks round
     finally:
         neighbour.close()
-    assert all(load.process_busy(pid) == 0.0 for pid in neighbour.pids)  # they are gone
+    assert all(processes.process_busy(pid) == 0.0 for pid in neighbour.pids)  # they are gone
 
 
 @pytest.mark.processes
 def test_own_work_is_not_foreign_and_that_of_others_is():
-    if load.machine_busy() is None:
+    if processes.machine_busy() is None:
         pytest.skip("this system does not tell how busy it is")
     neighbour = Neighbour(1)
     try:
-        watched = load.Foreign([os.getpid(), *neighbour.pids]), load.Foreign([os.getpid()])
+        watched = (
+            processes.Foreign([os.getpid(), *neighbour.pids]),
+            processes.Foreign([os.getpid()]),
+        )
         neighbour.go()
-        while load.process_busy(neighbour.pids[0]) < 0.3:
+        while processes.process_busy(neighbour.pids[0]) < 0.3:
             time.sleep(0.01)
         without, within = (foreign.cores(1.0) for foreign in watched)
         assert within - without >= 0.25

@@ -1,4 +1,7 @@
-"""How much of the machine other processes use while something is timed, from Linux's /proc."""
+"""Processes beside one another: how a child is started, and how much of the machine others use.
+
+Use is read from Linux's /proc; elsewhere nothing is known of it.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,18 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+THREADS = ("MINILORA_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
 FOREIGN = 0.12
 """Share of one core that other processes may use before a turn is spoilt."""
 TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+
+
+def child_environment(threads: int) -> dict[str, str]:
+    """Environment of a process that imports this very copy of the package, with so many threads."""
+    root = str(Path(__file__).resolve().parents[2])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    counts = dict.fromkeys(THREADS, str(threads))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **counts}
 
 
 def machine_busy() -> float | None:
