@@ -30,6 +30,8 @@ CONFIG, TENSORS, SIDECAR, PICKLE = (
 FORMAT_VERSION = 2
 """Of minilora.json. Version 1 knew the base by its adapted weights alone."""
 
+LONGEST_MESSAGE = 1200
+
 FINGERPRINTS = (
     "base_fingerprint",
     "base_held_fingerprint",
@@ -43,7 +45,16 @@ _TENSOR_NAME = re.compile(r"base_model\.model\.(.+)\.(lora_[AB])\.weight")
 
 
 class AdapterError(ValueError):
-    """An adapter folder that is incomplete, damaged, or asks for what minilora does not do."""
+    """An adapter folder that is incomplete, damaged, or asks for what minilora does not do.
+
+    Its message is one line of LONGEST_MESSAGE characters at most, whatever the folder's files say.
+    """
+
+    def __init__(self, message: str) -> None:
+        line = " ".join(message.split())
+        if len(line) > LONGEST_MESSAGE:
+            line = f"{line[: LONGEST_MESSAGE // 2]} ... {line[-LONGEST_MESSAGE // 3 :]}"
+        super().__init__(line)
 
 
 @dataclass(frozen=True)

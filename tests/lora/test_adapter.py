@@ -805,6 +805,17 @@ def test_a_base_name_that_is_no_text_is_refused(saved, file, key, value):
         Adapter.read(saved)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"bias": "x" * 9000}, {"target_modules": ["q_proj\n", "y" * 9000]}]
+)
+def test_whatever_a_folder_says_its_refusal_is_one_short_line(saved, changes):
+    edit_json(saved / "adapter_config.json", **changes)
+    with refusal(AdapterError, saved) as caught:
+        Adapter.read(saved)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 1300 and message.startswith(str(saved))
+
+
 def test_a_missing_folder_is_named(tiny, tmp_path):
     refuse(tiny, tmp_path / "nowhere", AdapterError, "nowhere")
 

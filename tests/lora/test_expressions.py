@@ -14,6 +14,7 @@ from minilora.lora import Adapter, AdapterError, LoRAConfig, attach
 from minilora.lora.expressions import (
     LONGEST,
     MOST_EXPRESSIONS,
+    MOST_STEPS,
     _parsed,
     _Walk,
     check_expression,
@@ -102,6 +103,12 @@ def test_what_would_never_end_is_answered_or_refused(expression):
                 assert fits(expression, name) is False
             except ValueError as error:
                 assert "\n" not in str(error) and len(str(error)) < 300
+
+
+@pytest.mark.parametrize("expression", [".*" * 20 + "Z", "(" * 30 + ".*" + ")*" * 30 + "Z"])
+def test_what_takes_too_many_steps_is_refused(expression):
+    with refusal(ValueError, expression[:20], MOST_STEPS, Q0):
+        fits_whole(expression, Q0)
 
 
 @pytest.mark.parametrize(
