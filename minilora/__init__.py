@@ -13,7 +13,10 @@ import sys
 
 __version__ = "0.1.0"
 
-_BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+"""Environment variables by which each BLAS library is told its number of threads."""
+THREAD_VARIABLES = (*BLAS_VARIABLES, "OMP_NUM_THREADS")
+"""The same, and that of what else uses threads in a child process, such as torch."""
 
 
 def _start_with_few_blas_threads() -> None:
@@ -25,7 +28,7 @@ def _start_with_few_blas_threads() -> None:
         # Child processes inherit the variable; this mark tells them that no user chose it.
         os.environ["MINILORA_BLAS_DEFAULT"] = "1"
     if "numpy" not in sys.modules:
-        for name in _BLAS_VARIABLES:
+        for name in BLAS_VARIABLES:
             os.environ.setdefault(name, wanted)
         return
     try:

@@ -9,7 +9,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-THREADS = ("MINILORA_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
+from minilora import THREAD_VARIABLES
+
 FOREIGN = 0.12
 """Share of one core that other processes may use before a turn is spoilt."""
 TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
@@ -19,7 +20,7 @@ def child_environment(threads: int) -> dict[str, str]:
     """Environment of a process that imports this very copy of the package, with so many threads."""
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    counts = dict.fromkeys(THREADS, str(threads))
+    counts = dict.fromkeys(("MINILORA_THREADS", *THREAD_VARIABLES), str(threads))
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **counts}
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
+from minilora import THREAD_VARIABLES
 from minilora.cli.learner import FOLDER_HELP, chosen_folder
-from minilora.course.execute import THREADS
 from minilora.course.progress import FOLDER_VARIABLE, read_progress
 from minilora.course.source import Chapter, find_chapter, find_chapters
 from minilora.course.workspace import BESIDE, NEW, RENEWED, Landing, prepare
@@ -88,7 +88,7 @@ def open_lab(folder: Path, notebook: Path) -> int:
     """
     environment = dict(os.environ, **{FOLDER_VARIABLE: str(folder.resolve())})
     environment["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, not another's
-    for name in THREADS:
+    for name in THREAD_VARIABLES:
         environment.setdefault(name, "1")
     command = [
         sys.executable,

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import typer
 
+from minilora import THREAD_VARIABLES
+
 GROUP = "Make"
 ROOT = Path(__file__).resolve().parents[2]
 CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -26,10 +28,7 @@ def test(ctx: typer.Context) -> None:
         raise ValueError(f"the tests belong to a checkout of the project; found none in {ROOT}")
     if importlib.util.find_spec("pytest") is None:
         raise ValueError("the tests need the test extra: pip install -e '.[test]'")
-    one_thread = dict.fromkeys(
-        ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
-        "1",
-    )
+    one_thread = dict.fromkeys(THREAD_VARIABLES, "1")
     command = [sys.executable, "-m", "pytest", "-q", *side_by_side(ctx.args), *ctx.args]
     raise typer.Exit(subprocess.call(command, cwd=ROOT, env={**os.environ, **one_thread}))
 

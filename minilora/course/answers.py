@@ -42,13 +42,11 @@ def code_cells(path: Path) -> list[str]:
         raise ChapterError(f"{path} is not a notebook ({type(error).__name__})") from None
 
 
-def definitions(texts: Iterable[str]) -> dict[str, object]:
-    """Names that code cells import, define or set to a plain value."""
-    return Answers(texts, "chapter").names
-
-
 class Answers:
-    """What the code cells of one notebook define. name: of the notebook, for messages."""
+    """What the code cells of one notebook import, define, or set to a plain value: `names`.
+
+    name: of the notebook, for messages.
+    """
 
     def __init__(self, texts: Iterable[str], name: str) -> None:
         self.names: dict[str, object] = {"__name__": "__main__"}

@@ -6,13 +6,13 @@ sentence in the text, and `notebooks/CLAIMS.md` is made.
 
 from __future__ import annotations
 
-import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from minilora.course.kernel import live_shell
 from minilora.course.questions import QUESTIONS
 
 VERDICT_TYPE = "application/vnd.minilora.verdict+json"
@@ -125,9 +125,7 @@ def _judge(
 
 def _send(verdict: Verdict) -> None:
     """Hand a verdict to the notebook that the cell runs in; nothing elsewhere."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    if getattr(shell, "kernel", None) is not None:
+    if live_shell() is not None:
         from IPython.display import publish_display_data
 
         publish_display_data({VERDICT_TYPE: asdict(verdict)})

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from minilora import THREAD_VARIABLES
 from minilora.course.claims import VERDICT_TYPE, Verdict
 from minilora.course.notebook import PLAIN_VARIABLE
 from minilora.course.progress import FOLDER_VARIABLE
@@ -21,7 +22,6 @@ from minilora.course.source import ROOT, Cell, Chapter, ChapterError, cell_id, w
 Notebook = dict[str, Any]
 CELL_SECONDS = 300
 """When a cell is taken for an endless loop."""
-THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 DIGITS = re.compile(r"(?<![\w.])[-+]?(\d+\.\d+|\d+(?=e))(e[-+]?\d+)?(?![\w.]*\d)", re.IGNORECASE)
 SECONDS = re.compile(r"\d\s*(ms|µs|us|ns|s|sec|seconds|minutes)\b")
 PATHS = re.compile(r"(?<![\w.])/(home|Users|tmp|usr|root|var|opt|work|mnt)/|[A-Z]:\\\\")
@@ -74,7 +74,7 @@ def execute(notebook: Notebook, name: str) -> Notebook:
 
     node = nbformat.from_dict(notebook)
     environment = {k: v for k, v in os.environ.items() if k not in (FOLDER_VARIABLE, "MPLBACKEND")}
-    environment.update(dict.fromkeys(THREADS, "1"))
+    environment.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     paths = filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment.update({PLAIN_VARIABLE: "1", "PYTHONPATH": os.pathsep.join(paths)})
     with tempfile.TemporaryDirectory() as folder:

@@ -12,6 +12,7 @@ from typing import Any
 from minilora.course import progress
 from minilora.course.checking import PASSED, UNWRITTEN, missing, run_check
 from minilora.course.exercises import find_exercise
+from minilora.course.kernel import live_shell
 from minilora.course.source import ROOT
 
 PLAIN_VARIABLE = "MINILORA_PLAIN_NOTEBOOK"  # set where nobody can move a slider
@@ -117,7 +118,7 @@ def slider(draw: Callable[..., Any], **ranges: Any) -> None:
     if os.environ.get(PLAIN_VARIABLE):
         _draw_unseen(draw, {name: _first(choice) for name, choice in ranges.items()})
         return
-    if _shell() is None:
+    if live_shell() is None:
         return
     try:
         import ipywidgets
@@ -131,13 +132,6 @@ def slider(draw: Callable[..., Any], **ranges: Any) -> None:
             start = start if start in choice else choice[0]
             ranges[name] = ipywidgets.SelectionSlider(options=shown, value=start, description=name)
     ipywidgets.interact(draw, **ranges)
-
-
-def _shell() -> Any | None:
-    """IPython's shell of a live kernel; None in plain Python."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    return shell if getattr(shell, "kernel", None) is not None else None
 
 
 def _first(choice: Any) -> Any:
@@ -160,7 +154,7 @@ def style(*, photographs: bool = False) -> None:
     """
     from matplotlib import pyplot as plt
 
-    if photographs and _shell() is not None:
+    if photographs and live_shell() is not None:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
         set_matplotlib_formats("jpeg", pil_kwargs={"quality": 88})

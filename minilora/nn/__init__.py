@@ -3,7 +3,6 @@
 from minilora.nn.base_dtype import (
     BASE_DTYPES,
     StoredParameter,
-    resident_bytes,
     storage,
     storage_formats,
     store_base,
@@ -25,7 +24,6 @@ __all__ = [
     "Transformer",
     "TransformerConfig",
     "generate",
-    "resident_bytes",
     "storage",
     "storage_formats",
     "store_base",

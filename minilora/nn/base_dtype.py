@@ -137,8 +137,3 @@ def storage(model: Module) -> dict[str, tuple[int, int]]:
         numbers, held = found.get(kind, (0, 0))
         found[kind] = (numbers + data.size, held + data.nbytes)
     return dict(sorted(found.items(), key=lambda item: -item[1][1]))
-
-
-def resident_bytes(model: Module) -> int:
-    """Bytes of all weights as they are held."""
-    return sum(held for _, held in storage(model).values())

@@ -128,10 +128,6 @@ class Tokenizer:
         """Token ids of a text; special tokens written in it count as such, none are added."""
         return self.backend.encode(text, add_special_tokens=False).ids
 
-    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of several texts, in parallel."""
-        return [e.ids for e in self.backend.encode_batch(texts, add_special_tokens=False)]
-
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens left out."""
         return self.backend.decode(list(ids), skip_special_tokens=True)

@@ -11,7 +11,6 @@ from minilora.ward.corpus import (
 )
 from minilora.ward.describe import house_instruction
 from minilora.ward.formats import (
-    DEFAULT_STYLE,
     HOUSE_FORMATS,
     HOUSE_INSTRUCTION,
     PUBLIC_STYLES,
@@ -22,7 +21,6 @@ from minilora.ward.score import HouseScore, RegressionScore, score_house, score_
 from minilora.ward.write import write_ward
 
 __all__ = [
-    "DEFAULT_STYLE",
     "GROUPS",
     "HOUSE_FORMATS",
     "HOUSE_INSTRUCTION",

@@ -86,10 +86,6 @@ class Document:
         """Whether this is a note alone, to be read as text."""
         return self.turns[0].prompt == ""
 
-    @property
-    def characters(self) -> int:
-        return sum(len(turn.prompt) + len(turn.completion) for turn in self.turns)
-
     def to_dict(self) -> dict[str, Any]:
         return {"turns": [turn.to_dict() for turn in self.turns]}
 

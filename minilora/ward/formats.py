@@ -115,7 +115,6 @@ PUBLIC_STYLES: dict[str, PublicStyle] = {
         ),
     )
 }
-DEFAULT_STYLE = PUBLIC_STYLES["summary"]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minilora.course.answers import definitions
+from minilora.course.answers import Answers
 from minilora.course.source import find_chapters
 from minilora.gradients.gradcheck import check_gradients
 
@@ -53,6 +53,6 @@ def test_every_function_with_a_vjp_has_a_case(chapter):
 )
 def test_gradients_against_finite_differences(chapter, name):
     texts = [c.source for c in chapter.cells if c.kind == "code" and not c.exercise]
-    fn, inputs = cases(chapter)[name](definitions(texts), np.random.default_rng(0))
+    fn, inputs = cases(chapter)[name](Answers(texts, chapter.name).names, np.random.default_rng(0))
     report = check_gradients(fn, inputs, rng=np.random.default_rng(1), name=name)
     assert report.ok is not name.startswith("wrong_"), str(report)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from minilora.course.answers import Answers, check_answers, code_cells, definitions
+from minilora.course.answers import Answers, check_answers, code_cells
 from minilora.course.exercises import find_exercise
 from minilora.course.progress import read_progress
 from minilora.course.source import ChapterError
@@ -98,7 +98,9 @@ def test_tries_are_noted(tmp_path):
 
 
 def test_nothing_but_definitions_is_run(capsys):
-    names = definitions(["import math\nn = 3\nm = print('run')\nprint('run')\nclass A: pass"])
+    names = Answers(
+        ["import math\nn = 3\nm = print('run')\nprint('run')\nclass A: pass"], "mine"
+    ).names
     assert capsys.readouterr().out == ""
     assert names["n"] == 3 and "m" not in names and {"math", "A"} <= names.keys()
 

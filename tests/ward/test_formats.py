@@ -7,7 +7,6 @@ from minilora.ward.cases import Case, Prescription, Relative, sample_case
 from minilora.ward.diagnoses import DIAGNOSES
 from minilora.ward.facts import usual_dose
 from minilora.ward.formats import (
-    DEFAULT_STYLE,
     FORM_LABELS,
     HOUSE_FORMATS,
     HOUSE_INSTRUCTION,
@@ -54,7 +53,11 @@ def house_cases(ward: str, n: int = 300):
 
 
 def test_the_house_asks_with_the_default_public_instruction():
-    assert HOUSE_INSTRUCTION == DEFAULT_STYLE.instructions[0] == "Write the discharge summary."
+    assert (
+        HOUSE_INSTRUCTION
+        == PUBLIC_STYLES["summary"].instructions[0]
+        == "Write the discharge summary."
+    )
     asked = [text for style in PUBLIC_STYLES.values() for text in style.instructions]
     assert len(asked) == len(set(asked))
 
@@ -129,7 +132,7 @@ def test_text_out_of_format_does_not_parse(old, new):
 
 
 def test_public_default_is_in_no_house_format():
-    text = DEFAULT_STYLE.render(MARIA)
+    text = PUBLIC_STYLES["summary"].render(MARIA)
     assert all(form.parse(text) is None for form in HOUSE_FORMATS.values())
 
 
