@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +45,6 @@ def read_cases(path: Path, most: int | None = None, raw: bool = False) -> Rows:
     if most is not None and most < 1:
         raise ValueError(f"got --rows {most}, expected at least 1")
     records, problems = read_records(path)
-    lines = path.read_text("utf-8-sig").split("\n")
     cases, texts = [], []
     for record in records:
         if most is not None and len(cases) + len(texts) == most:
@@ -55,7 +53,7 @@ def read_cases(path: Path, most: int | None = None, raw: bool = False) -> Rows:
             texts.append(record)
             continue
         try:
-            cases.append(_case_of(record, lines, raw))
+            cases.append(_case_of(record, raw))
         except ValueError as error:
             problems.append(Problem(record.source, str(error)))
     if not cases and not texts:
@@ -64,17 +62,18 @@ def read_cases(path: Path, most: int | None = None, raw: bool = False) -> Rows:
     return Rows(cases, texts, problems)
 
 
-def _case_of(record: Record, lines: Sequence[str], raw: bool) -> Case:
+def _case_of(record: Record, raw: bool) -> Case:
     """The case of a chat. Raises ValueError where it can't be asked or scored."""
-    last = max(i for i, m in enumerate(record.messages) if m["role"] == "assistant")
+    last = record.last_answer
     if last == 0:
         raise ValueError("nothing is asked before the answer")
     if raw and last > 1:
         raise ValueError(f"got {last} messages before the answer, expected one prompt with --raw")
-    value = json.loads(lines[int(record.source.rpartition(":")[2]) - 1])
-    ward = house_of(value)
+    ward = house_of(record.row)
     answer = record.messages[last]["content"]
-    return Case(record.source, record.messages[:last], answer, value if ward else None, ward)
+    return Case(
+        record.source, record.messages[:last], answer, dict(record.row) if ward else None, ward
+    )
 
 
 def choose_shots(examples: Sequence[Case], count: int, scored: Sequence[Case] = ()) -> list[Case]:

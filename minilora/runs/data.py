@@ -61,10 +61,12 @@ def read_file(path: Path, tokenizer: Tokenizer, max_length: int) -> File:
     problems.sort(key=_line)
     used = {example.source for example in examples}
     total = len(used) + len(problems)
+    if not total:
+        raise UnusableDataError(f"{path} has 0 rows, expected at least 1", path, problems)
     if not examples or len(problems) > total / 2:
         raise UnusableDataError(
             f"{path}: {len(problems)} of {total} examples can't be used, expected at least half "
-            f"good ones; the first is {problems[0]}{_hint(path)}",
+            f"good ones; the first is {problems[0]}",
             path,
             problems,
         )
@@ -86,12 +88,6 @@ def _encode(
 def _line(problem: Problem) -> int:
     number = problem.source.rpartition(":")[2]
     return int(number) if number.isdigit() else 0
-
-
-def _hint(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(64).lstrip()
-    return " (a JSON array? write one object a line)" if start.startswith(b"[") else ""
 
 
 # -- evaluation ------------------------------------------------------------------------------------
@@ -125,7 +121,7 @@ def sample_of(tokenizer: Tokenizer, example: Example, record: Record, limit: int
         shown, expected = tokenizer.decode(ids), tokenizer.decode(rest)
         wanted = len(rest)
     else:
-        last = max(i for i, m in enumerate(record.messages) if m["role"] == "assistant")
+        last = record.last_answer
         before = list(record.messages[:last])
         ids = tokenizer.encode(tokenizer.apply_chat_template(before, add_generation_prompt=True))
         shown = before[-1]["content"] if before else ""

@@ -408,10 +408,11 @@ def test_odd_settings_are_refused(base, data, tmp_path, capsys, flags, words):
 @pytest.mark.parametrize(
     ("lines", "named"),
     [
-        ([], ("JSON",)),
-        (["", "  "], ("JSON",)),
+        ([], ("data",)),
+        (["", "  "], ("data",)),
         (["{bad"] * 4 + pairs(3), ("4 of 7",)),
-        (["[", '{"prompt": "a"}', "]"], ("JSON",)),
+        (["[", '{"prompt": "a"}', "]"], ("item 1", "completion")),
+        (["[", "]"], (0,)),
         ([{"prompt": "word " * 90, "completion": "x"}], (64,)),
     ],
 )

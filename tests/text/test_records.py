@@ -1,327 +1,252 @@
-"""Data files with every kind of bad line, loss masks, windows, and batches by (seed, step)."""
+"""Rows of every shape: how each is read, and what is refused by name."""
 
 from __future__ import annotations
 
 import json
-import re
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from minilora.autograd import IGNORE
-from minilora.text import (
-    Example,
-    Record,
-    Tokenizer,
-    encode_record,
-    encode_records,
-    prompt_messages,
-    read_records,
-)
-from minilora.training import Batches
+from minilora.text import Record, prompt_messages
+from minilora.text.records import SHAPES, parse_json, parse_record
 from tests.says import refusal
 
-TEXT = "The patient takes 20 mg of lisinopril daily. Pulse 88, regular. No known allergies."
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return Tokenizer.train([TEXT] * 3, 300)
-
-
-def write(path, *lines):
-    path.write_text("\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines) + "\n")
-    return path
-
-
-# -- files -------------------------------------------------------------------------------------
-
 PAIR = {"prompt": "Pulse?", "completion": "88"}
-USER, ASSISTANT = {"role": "user", "content": "Pulse?"}, {"role": "assistant", "content": "88"}
+USER, ASSISTANT = prompt_messages("Pulse?", "88")
+SYSTEM = {"role": "system", "content": "Be brief."}
+TURNS = [{"from": "human", "value": "Pulse?"}, {"from": "gpt", "value": "88"}]
+ALPACA = {"instruction": "Pulse?", "output": "88"}
 
 
-def test_good_lines_of_every_kind_become_records(tmp_path):
-    system = {"role": "system", "content": "Be brief."}
-    path = write(
-        tmp_path / "d.jsonl",
-        {**PAIR, "id": 7},
-        "",
-        {"messages": [system, USER, ASSISTANT, USER, ASSISTANT]},
-        {"text": " two\nlines "},
-    )
-    records, problems = read_records(path)
-    assert problems == []
-    assert records == [
-        Record(f"{path}:1", messages=(USER, ASSISTANT)),
-        Record(f"{path}:3", messages=(system, USER, ASSISTANT, USER, ASSISTANT)),
-        Record(f"{path}:4", text=" two\nlines "),
-    ]
-    assert records[0].messages == prompt_messages("Pulse?", "88")
+def chat(*messages, **more):
+    return {"messages": list(messages), **more}
+
+
+def messages_of(row):
+    return parse_record(row, "r").messages
+
+
+# -- shapes ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("line", "reason"),
+    ("row", "shape"),
     [
-        ('{"prompt": "a", ', "not JSON: .* at column"),
-        ("prompt,completion", "not JSON"),
-        ("[" * 100_000, "recursion"),
-        ([PAIR], "got a JSON list, expected an object"),
-        ("null", "got a JSON NoneType"),
-        ({}, r"got keys \[\], expected prompt and completion, or messages, or text"),
-        ({"question": "a", "answer": "b"}, r"got keys \['answer', 'question'\]"),
-        ({"prompt": "", "completion": "b"}, "'prompt' is missing or empty"),
-        ({"prompt": "a"}, "'completion' is missing or empty"),
-        ({"prompt": "a", "completion": " \n"}, "'completion' is missing or empty"),
-        ({"prompt": 3, "completion": "b"}, "'prompt' is missing or empty"),
-        ('{"prompt": "\\ud800", "completion": "b"}', "half of a surrogate pair"),
-        ({"text": ""}, "'text' is empty"),
-        ({"messages": []}, "'messages' is not a list of messages"),
-        ({"messages": "hello"}, "'messages' is not a list of messages"),
-        ({"messages": ["hello"]}, "a message has no 'role'"),
-        ({"messages": [{"content": "a"}, ASSISTANT]}, "a message has no 'role'"),
-        ({"messages": [{"role": "user"}, ASSISTANT]}, "the user message is empty"),
-        ({"messages": [USER, {**ASSISTANT, "content": None}]}, "the assistant message is empty"),
-        ({"messages": [USER]}, "no message has the role 'assistant'"),
+        (PAIR, "prompt"),
+        ({**PAIR, "id": 7, "task": "x", "messages": None, "text": None}, "prompt"),
+        (chat(USER, ASSISTANT), "messages"),
+        (chat(USER, ASSISTANT, prompt=None, completion=None), "messages"),
+        (chat(USER, ASSISTANT, prompt="Pulse?", prompt_id="7"), "messages"),
+        ({"conversations": TURNS}, "conversations"),
+        ({"conversations": [USER, ASSISTANT]}, "conversations"),
+        (chat(*TURNS), "messages"),
+        (ALPACA, "instruction"),
+        ({**ALPACA, "input": "", "text": "### Instruction: Pulse?"}, "instruction"),
+        ({**ALPACA, "input": None, "system": "", "history": []}, "instruction"),
     ],
-    ids=lambda value: str(value)[:40],
+    ids=lambda value: str(value)[:50],
 )
-def test_a_bad_line_is_a_problem_with_its_place_and_reason(tmp_path, line, reason):
-    path = write(tmp_path / "d.jsonl", PAIR, "", line, PAIR)
-    records, problems = read_records(path)
-    assert [r.source for r in records] == [f"{path}:1", f"{path}:4"]
-    assert [p.source for p in problems] == [f"{path}:3"]
-    assert re.search(reason, problems[0].reason), problems[0].reason
-    assert str(problems[0]) == f"{path}:3: {problems[0].reason}"
+def test_every_shape_of_a_chat_is_the_same_chat(row, shape):
+    record = parse_record(row, "my.jsonl:3")
+    assert record == Record("my.jsonl:3", messages=(USER, ASSISTANT))
+    assert record.shape == shape and shape in SHAPES
+    assert record.row is row and record.last_answer == 1
 
 
-@pytest.mark.parametrize("odd", ["\u2028", "\u2029", "\x85"])
-def test_only_a_newline_ends_a_line(tmp_path, odd):
-    text = f"one{odd}two"
-    path = tmp_path / "d.jsonl"
-    lines = [{"prompt": text, "completion": "b"}, PAIR]
-    content = "\r\n".join(json.dumps(x, ensure_ascii=False) for x in lines)
-    path.write_bytes(content.encode())
-    records, problems = read_records(path)
-    assert problems == []
-    assert records[0].messages[0]["content"] == text
-    assert records[1].source == f"{path}:2"
+def test_an_input_follows_its_instruction():
+    asked, _ = messages_of({"instruction": "Sum up.", "input": "A note.", "output": "b"})
+    assert asked == {"role": "user", "content": "Sum up.\n\nA note."}
 
 
-def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
-    path = tmp_path / "d.jsonl"
-    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(PAIR).encode())
-    assert len(read_records(path)[0]) == 1
+def test_a_text_is_itself():
+    record = parse_record({"text": " two\nlines ", "id": 1}, "r")
+    assert record == Record("r", text=" two\nlines ") and record.shape == "text"
 
 
-@pytest.mark.parametrize("name", ["d.jsonl", "d.txt"])
-def test_a_file_that_is_not_utf8_is_refused_by_name(tmp_path, name):
-    path = tmp_path / name
-    path.write_bytes(json.dumps(PAIR).encode() + b"\nL\xe4kare")
-    with refusal(ValueError, name, "UTF-8", 42):
-        read_records(path)
-    with pytest.raises(FileNotFoundError):
-        read_records(tmp_path / "none.jsonl")
+@pytest.mark.parametrize("row", [PAIR, chat(USER, ASSISTANT), {"conversations": TURNS}, ALPACA])
+def test_a_system_text_beside_a_chat_is_its_first_message(row):
+    record = parse_record({**row, "system": "Be brief."}, "r")
+    assert record.messages == (SYSTEM, USER, ASSISTANT) and record.last_answer == 2
 
 
-def test_a_text_file_is_one_record(tmp_path):
-    path = write(tmp_path / "note.txt", "one", "{two}")
-    assert read_records(path) == ([Record(str(path), text="one\n{two}\n")], [])
+def test_every_role_of_sharegpt_is_known():
+    turns = [{"from": name, "value": "a"} for name in ("system", "human", "gpt", "user")]
+    turns.append({"from": "chatgpt", "value": "b"})
+    roles = [m["role"] for m in messages_of({"conversations": turns})]
+    assert roles == ["system", "user", "assistant", "user", "assistant"]
 
 
-@pytest.mark.parametrize(("name", "expected"), [("a.txt", "text"), ("a.jsonl", "JSON")])
-def test_a_file_without_text_is_refused_by_name(tmp_path, name, expected):
-    path = tmp_path / name
-    for content in ("", "\ufeff", "\n \n\n"):
-        path.write_text(content, "utf-8")
-        with refusal(ValueError, path, expected):
-            read_records(path)
+def test_texts_of_parts_are_joined():
+    parts = [{"type": "text", "text": "Pul"}, {"type": "text", "text": "se?"}]
+    assert messages_of(chat({"role": "user", "content": parts}, ASSISTANT)) == (USER, ASSISTANT)
 
 
-def test_what_is_wrong_with_json_is_told_in_whole_words(tmp_path):
-    """Some of json's own messages end in "at"."""
-    path = write(tmp_path / "a.jsonl", '{"prompt": "cut', '{"prompt": "a\tb"}', '{"a" 1}')
-    _, problems = read_records(path)
-    reasons = [p.reason for p in problems]
-    assert reasons[0] == "not JSON: Unterminated string starting at column 12"
-    assert reasons[1].startswith("not JSON: Invalid control character at column")
-    assert reasons[2] == "not JSON: Expecting ':' delimiter at column 6"
+def test_only_role_and_content_reach_the_template():
+    noisy = [{**USER, "id": 1, "name": None}, {**ASSISTANT, "tool_calls": [], "weight": 1}]
+    assert messages_of(chat(*noisy)) == (USER, ASSISTANT)
 
 
-# -- masks and windows -------------------------------------------------------------------------
-
-WORDS = st.text("abcdefgh .,0123éß漢😀\n", min_size=1, max_size=12)
+# -- weights ---------------------------------------------------------------------------------------
 
 
-def labelled(tokenizer, example):
-    """Texts of each run of labelled tokens, special tokens kept."""
-    runs, open_run = [], False
-    for label in example.labels.tolist():
-        if label == IGNORE:
-            open_run = False
-            continue
-        if not open_run:
-            runs.append([])
-        open_run = True
-        runs[-1].append(label)
-    return [tokenizer.backend.decode(run, skip_special_tokens=False) for run in runs]
+def test_a_message_of_weight_0_is_read_and_not_learned():
+    row = chat(USER, {**ASSISTANT, "weight": 0}, USER, {**ASSISTANT, "weight": 1})
+    record = parse_record(row, "r")
+    assert record.messages == (USER, ASSISTANT) * 2
+    assert record.unlearned == {1} and record.last_answer == 3
+    with_system = parse_record({**row, "system": "s"}, "r")
+    assert with_system.unlearned == {2} and with_system.last_answer == 4
+    of_users = parse_record(chat({**USER, "weight": 0}, ASSISTANT), "r")
+    assert of_users.unlearned == frozenset()
 
 
-@settings(max_examples=40, deadline=None)
-@given(turns=st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=3), closing=st.booleans())
-def test_labels_are_the_answers_and_their_end_and_nothing_else(tokenizer, turns, closing):
-    messages = [m for turn in turns for m in prompt_messages(*turn)]
-    if closing:
-        messages.append({"role": "user", "content": "never answered"})
-    example = encode_record(tokenizer, Record("r", messages=tuple(messages)))
-    assert labelled(tokenizer, example) == [answer + "<|end|>" for _, answer in turns]
-    whole = "".join(f"<|user|>{q}<|end|><|assistant|>{a}<|end|>" for q, a in turns)
-    tokens = [*example.ids.tolist(), int(example.labels[-1])]
-    assert tokenizer.backend.decode(tokens, skip_special_tokens=False) == whole
-    known = example.labels != IGNORE
-    np.testing.assert_array_equal(example.labels[:-1][known[:-1]], example.ids[1:][known[:-1]])
-    assert example.ids.dtype == example.labels.dtype == np.int32
+@pytest.mark.parametrize("weight", [0.5, 2, -1, "0", True, [0]])
+def test_another_weight_is_refused(weight):
+    with refusal(ValueError, "assistant", "weight", 0, 1):
+        parse_record(chat(USER, {**ASSISTANT, "weight": weight}), "r")
 
 
-def test_the_prompt_is_tokenized_as_it_is_when_the_model_answers(tokenizer):
-    example = encode_record(tokenizer, Record("r", messages=prompt_messages("Pulse?", "88")))
-    prompt = tokenizer.encode_prompt("Pulse?")
-    assert example.ids[: len(prompt)].tolist() == prompt
-    assert (example.labels[: len(prompt) - 1] == IGNORE).all()
-    assert example.labels[len(prompt) - 1] == tokenizer.encode("88")[0]
+def test_a_chat_without_anything_to_learn_is_refused():
+    for row in (chat(USER), chat(USER, {**ASSISTANT, "weight": 0}), {"conversations": TURNS[:1]}):
+        with refusal(ValueError, "assistant"):
+            parse_record(row, "r")
 
 
-def test_plain_text_is_learned_from_its_second_token_on(tokenizer):
-    tokens = tokenizer.encode(TEXT)
-    example = encode_record(tokenizer, Record("r", text=TEXT))
-    assert example.ids.tolist() == tokens[:-1] and example.labels.tolist() == tokens[1:]
+# -- what is refused -------------------------------------------------------------------------------
+
+CALLS = [{"type": "function", "function": {"name": "pulse", "arguments": "{}"}}]
 
 
-@pytest.mark.parametrize("length", [1, 3, 7, 10_000])
-def test_windows_of_plain_text_lose_nothing(tokenizer, length):
-    tokens = tokenizer.encode(TEXT)
-    examples, problems = encode_records(tokenizer, [Record("r", text=TEXT)], length)
-    assert problems == []
-    assert all(1 <= len(e) <= length for e in examples)
-    assert np.concatenate([e.ids for e in examples]).tolist() == tokens[:-1]
-    assert np.concatenate([e.labels for e in examples]).tolist() == tokens[1:]
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        ({**ASSISTANT, "tool_calls": CALLS}, "tool_calls"),
+        ({"role": "assistant", "content": None, "tool_calls": CALLS}, "tool_calls"),
+        ({**ASSISTANT, "function_call": {"name": "pulse"}}, "function_call"),
+        ({**ASSISTANT, "name": "Anna"}, "name"),
+        ({**ASSISTANT, "images": ["a.png"]}, "images"),
+        ({**ASSISTANT, "reasoning_content": "Well."}, "reasoning_content"),
+        ({**ASSISTANT, "role": "tool"}, "tool"),
+        ({**ASSISTANT, "role": "developer"}, "developer"),
+        ({**ASSISTANT, "role": "Assistant"}, "Assistant"),
+        ({**ASSISTANT, "role": 3}, 3),
+        ({"from": "function_call", "value": "x"}, "function_call"),
+        ({"from": "observation", "value": "x"}, "observation"),
+        ({"content": "a"}, "role"),
+        ("hello", "hello"),
+        ({**ASSISTANT, "content": None}, "null"),
+        ({"role": "assistant"}, "missing"),
+        ({**ASSISTANT, "content": " \n"}, "empty"),
+        ({**ASSISTANT, "content": 88}, 88),
+        ({**ASSISTANT, "content": {"text": "a"}}, "object"),
+        ({**ASSISTANT, "content": []}, "empty"),
+        ({**ASSISTANT, "content": ["a"]}, "'a'"),
+        ({**ASSISTANT, "content": [{"text": "a"}]}, "type"),
+        ({**ASSISTANT, "content": [{"type": "text"}]}, "null"),
+        ({**ASSISTANT, "content": [{"type": "image_url", "image_url": {}}]}, "image_url"),
+        ({**ASSISTANT, "content": [{"type": "text", "text": "a"}, {"type": "input_audio"}]},
+         "input_audio"),
+    ],
+    ids=lambda value: str(value)[:60],
+)  # fmt: skip
+def test_a_message_that_says_more_or_less_than_a_text_is_refused(message, named):
+    with refusal(ValueError, named):
+        parse_record(chat(USER, message, USER, ASSISTANT), "r")
 
 
-def test_chats_that_are_too_long_are_named(tokenizer):
-    good = Record("d.jsonl:1", messages=prompt_messages("a", "b"))
-    long = Record("d.jsonl:2", messages=prompt_messages("a", TEXT * 3))
-    fits = len(encode_record(tokenizer, good))
-    examples, problems = encode_records(tokenizer, [long, good], fits)
-    assert [e.source for e in examples] == ["d.jsonl:1"]
-    got = len(encode_record(tokenizer, long))
-    assert [str(p) for p in problems] == [f"d.jsonl:2: got {got} tokens, expected at most {fits}"]
-    examples, problems = encode_records(tokenizer, [long, good], fits - 1)
-    assert examples == [] and len(problems) == 2
-    with refusal(ValueError, "max_length", 0):
-        encode_records(tokenizer, [good], 0)
+@pytest.mark.parametrize(
+    "key", ["tools", "functions", "documents", "history", "image", "images", "audio", "videos"]
+)
+@pytest.mark.parametrize("row", [PAIR, chat(USER, ASSISTANT), ALPACA, {"text": "a"}])
+def test_a_row_that_says_more_than_its_texts_is_refused(row, key):
+    with refusal(ValueError, key):
+        parse_record({**row, key: ["x"]}, "r")
+    for empty in (None, [], ""):
+        assert parse_record({**row, key: empty}, "r") == parse_record(row, "r")
 
 
-def test_a_text_of_one_token_and_a_chat_that_the_template_refuses_are_named(tokenizer):
-    template = "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}"
-    template += "{% endif %}{{ m.content }}{% endfor %}"
-    strict = Tokenizer(tokenizer.backend, {**tokenizer.config, "chat_template": template})
-    records = [
-        Record("a", text="x"),
-        Record("b", messages=({"role": "tool", "content": "x"}, ASSISTANT)),
-        Record("c", messages=(USER, ASSISTANT)),
-    ]
-    examples, problems = encode_records(strict, records, 99)
-    assert [e.source for e in examples] == ["c"]
-    assert [p.source for p in problems] == ["a", "b"]
-    assert "single token" in problems[0].reason and "no tools" in problems[1].reason
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ([PAIR], ["array", "object"]),
+        (None, ["null", "object"]),
+        ("hello", ["hello", "object"]),
+        ({}, ["[]", "prompt", "messages", "conversations", "instruction", "text"]),
+        ({"question": "a", "answer": "b"}, ["question", "answer", "prompt"]),
+        ({"prompt": "", "completion": "b"}, ["prompt", "empty"]),
+        ({"prompt": "a"}, ["completion", "missing"]),
+        ({"completion": "a"}, ["prompt", "missing"]),
+        ({"prompt": "a", "completion": " \n"}, ["completion", "empty"]),
+        ({"prompt": 3, "completion": "b"}, ["prompt", 3]),
+        ({"prompt": True, "completion": "b"}, ["prompt", "true"]),
+        ({"prompt": "a", "completion": None}, ["completion", "null"]),
+        ({"prompt": [USER], "completion": [ASSISTANT]}, ["prompt", "array"]),
+        ({"prompt": "\ud800", "completion": "b"}, ["prompt", "surrogate"]),
+        ({"text": ""}, ["text", "empty"]),
+        ({"text": None}, ["text", "null"]),
+        ({"text": "a", "system": "b"}, ["text", "system"]),
+        ({"messages": []}, ["messages", "empty"]),
+        ({"messages": "hello"}, ["messages", "hello"]),
+        ({"messages": None}, ["messages", "null"]),
+        ({"conversations": {}}, ["conversations", "object"]),
+        ({"instruction": "a"}, ["output", "missing"]),
+        ({"instruction": "a", "input": 7, "output": "b"}, ["input", 7]),
+        (chat(SYSTEM, USER, ASSISTANT, system="b"), ["system"]),
+        ({**PAIR, "system": 5}, ["system", 5]),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_a_row_of_no_known_shape_is_refused(row, named):
+    with refusal(ValueError, *named):
+        parse_record(row, "r")
 
 
-def test_a_template_that_rewrites_earlier_messages_is_refused(tokenizer):
-    template = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
-    other = Tokenizer(tokenizer.backend, {**tokenizer.config, "chat_template": template})
-    with refusal(ValueError):
-        encode_record(other, Record("r", messages=(USER, ASSISTANT)))
+@pytest.mark.parametrize(
+    "value", ["x" * 10**6, "\ud800\n\x1b[31m", int("9" * 4000), 1e300, [[]], "\u2028\r\n"]
+)
+def test_what_was_got_fits_on_a_line_of_any_terminal(value):
+    for row in ({"prompt": value}, {str(value): 1}, value,
+                chat({"role": str(value), "content": "a"}), {"messages": value},
+                chat({**USER, "content": [{"type": str(value)}]})):  # fmt: skip
+        with pytest.raises(ValueError) as caught:
+            parse_record(row, "r")
+        said = str(caught.value)
+        assert len(said) < 300 and said.isprintable()
 
 
-# -- batches -----------------------------------------------------------------------------------
+# -- JSON ------------------------------------------------------------------------------------------
 
 
-def some_examples(lengths):
-    rng = np.random.default_rng(0)
-    return [
-        Example(rng.integers(1, 9, n, np.int32), rng.integers(1, 9, n, np.int32)) for n in lengths
-    ]
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('{"prompt": "a", ', ["JSON", 17]),
+        ("prompt,completion", ["JSON", 1]),
+        ('{"prompt": "cut', ["JSON", 12]),
+        ('{"prompt": "a\tb"}', ["JSON", 14]),
+        ('{"a" 1}', ["JSON", 6]),
+        ('{"a": 1} {"a": 2}', ["JSON", 10]),
+        ("[" * 100_000, ["nested"]),
+        ('{"a":' * 100_000, ["nested"]),
+        ('{"prompt": "a", "prompt": "b"}', ["prompt", "twice"]),
+        ('{"x": {"k": 1, "k": 1}}', ["k", "twice"]),
+        ('{"x": NaN}', ["NaN"]),
+        ('{"x": [-Infinity]}', ["-Infinity"]),
+        ("9" * 5000, [4300]),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_is_no_json_is_refused_in_one_line(text, named):
+    with refusal(ValueError, *named) as caught:
+        parse_json(text)
+    assert "\n" not in str(caught.value) and not str(caught.value).endswith(" at")
 
 
-LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=40)
-SIZES = st.integers(1, 7)
-BUCKETS = st.integers(1, 3)
+def test_many_keys_and_one_of_them_twice_take_no_time():
+    keys = ",".join(f'"{i}":0' for i in range(200_000))
+    with refusal(ValueError, "0", "twice"):
+        parse_json(f'{{{keys},"0":1}}')
 
 
-@settings(max_examples=60, deadline=None)
-@given(LENGTHS, SIZES, BUCKETS, st.integers(0, 2**40), st.integers(0, 3))
-def test_every_example_comes_once_an_epoch(lengths, size, bucket, seed, epoch):
-    batches = Batches(some_examples(lengths), size, seed, bucket=bucket)
-    steps = range(epoch * len(batches), (epoch + 1) * len(batches))
-    seen = np.concatenate([batches.batch(step).indices for step in steps])
-    assert sorted(seen.tolist()) == list(range(len(lengths)))
-
-
-@settings(max_examples=60, deadline=None)
-@given(LENGTHS, SIZES, st.integers(0, 2**40), st.lists(st.integers(0, 60), max_size=6))
-def test_a_batch_depends_on_seed_and_step_alone(lengths, size, seed, detour):
-    examples = some_examples(lengths)
-    first, second = Batches(examples, size, seed), Batches(examples, size, seed)
-    for step in detour:  # whatever was asked before must not matter
-        second.batch(step)
-    for step in (0, 7, 31):
-        a, b = first.batch(step), second.batch(step)
-        for x, y in ((a.ids, b.ids), (a.labels, b.labels), (a.indices, b.indices)):
-            np.testing.assert_array_equal(x, y)
-
-
-@settings(max_examples=40, deadline=None)
-@given(LENGTHS, SIZES, st.integers(0, 60))
-def test_rows_are_the_examples_and_padding_has_no_label(lengths, size, step):
-    examples = some_examples(lengths)
-    batch = Batches(examples, size, seed=1, pad_id=77).batch(step)
-    assert batch.ids.dtype == batch.labels.dtype == np.int32
-    assert batch.ids.shape == batch.labels.shape
-    assert batch.ids.shape[1] == max(lengths[i] for i in batch.indices)
-    for row, i in enumerate(batch.indices):
-        n = lengths[i]
-        np.testing.assert_array_equal(batch.ids[row, :n], examples[i].ids)
-        np.testing.assert_array_equal(batch.labels[row, :n], examples[i].labels)
-        assert (batch.ids[row, n:] == 77).all() and (batch.labels[row, n:] == IGNORE).all()
-    assert batch.tokens == sum(lengths[i] for i in batch.indices)
-
-
-def test_epochs_and_seeds_differ():
-    examples = some_examples([3] * 40)
-    orders = []
-    for seed in (0, 1):
-        batches = Batches(examples, 4, seed)
-        for epoch in (0, 1, 2):
-            steps = range(epoch * 10, epoch * 10 + 10)
-            orders.append(tuple(int(i) for s in steps for i in batches.batch(s).indices))
-    assert len(set(orders)) == len(orders) and tuple(range(40)) not in orders
-
-
-def test_examples_of_one_length_meet():
-    lengths = [1 + i % 8 for i in range(128)]
-    padded = [b.ids.size for b in map(Batches(some_examples(lengths), 4, 0).batch, range(32))]
-    unsorted = Batches(some_examples(lengths), 4, 0, bucket=1)
-    assert sum(padded) < 0.8 * sum(unsorted.batch(s).ids.size for s in range(32))
-
-
-@pytest.mark.parametrize(("count", "size"), [(0, 4), (3, 0), (3, -1)])
-def test_nothing_to_batch_is_refused(count, size):
-    with refusal(ValueError, *(("batch_size", size) if count else (0,))):
-        Batches(some_examples([2] * count), size, 0)
-
-
-@pytest.mark.parametrize("seed", [-1, 1.5, None])
-def test_a_seed_that_numpy_would_refuse_later_is_refused_at_once(seed):
-    with refusal(ValueError, "seed", str(seed)):
-        Batches(some_examples([2]), 1, seed)
+def test_json_is_read_as_python_reads_it():
+    value = {"a": [1, 2.5, None, True, "é\u2028"], "b": {"c": {}}}
+    assert parse_json(json.dumps(value)) == parse_json(json.dumps(value, indent=1)) == value
