@@ -36,8 +36,8 @@ class Busy:
     def slowdown(self, name: str) -> dict:
         """Time busy / time alone: median, 20 and 80 % points, pairs, dropped."""
         kept = self.clean(name)
-        found = middle_and_band([busy.wall / alone.wall for alone, busy in kept])
-        return {**found, "pairs": len(kept), "dropped": len(self.pairs[name]) - len(kept)}
+        ratio = middle_and_band([busy.wall / alone.wall for alone, busy in kept])
+        return {**ratio, "pairs": len(kept), "dropped": len(self.pairs[name]) - len(kept)}
 
     def seconds(self, name: str) -> tuple[float, float]:
         """Median seconds a step (alone, busy); of the clean pairs where there are any."""

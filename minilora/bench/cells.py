@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Sequence
 
 from minilora.bench.race import SETTLE, WARM_STEPS
@@ -36,6 +37,8 @@ def racing_sides(
         kinds += ["full"] if job.name == "lora-qv" and runs(workload, JOBS["full"]) else []
     elif torches:
         kinds += ["torch", "transformers"] if job.kind == "generate" else ["torch"]
+    if job.kind == "step" and "fork" not in multiprocessing.get_all_start_methods():
+        counts = [count for count in counts if count == 1]  # our n cores are n forked processes
     return [(kind, count) for count in counts for kind in kinds]
 
 

@@ -27,7 +27,7 @@ GROWING = ("lora-qv", "full")
 TRIES = 3
 
 
-def at(axis: str, value: int) -> Workload:
+def workload_at(axis: str, value: int) -> Workload:
     """The base workload with one of its three sizes changed; every position is labelled."""
     size = {**BASE, axis: value}
     width, time = size["width"], size["length"]
@@ -38,12 +38,12 @@ def at(axis: str, value: int) -> Workload:
 
 def points() -> list[Workload]:
     """All of them once; the base is a point of every axis."""
-    found = {}
+    by_name = {}
     for axis, values in AXES.items():
         for value in values:
-            workload = at(axis, value)
-            found[workload.name] = workload
-    return list(found.values())
+            workload = workload_at(axis, value)
+            by_name[workload.name] = workload
+    return list(by_name.values())
 
 
 def flops_per_token(workload: Workload, job: str) -> float:
@@ -79,13 +79,13 @@ class Growth:
 
     def rate(self, kind: str, job: str, axis: str, value: int) -> float:
         """Tokens a second."""
-        workload = at(axis, value)
+        workload = workload_at(axis, value)
         return workload.rows * workload.time / self.seconds(kind, job, workload)
 
     def expected(self, job: str, axis: str, value: int) -> float:
-        """Tokens/s were matmuls all: minilora's at the base, times the flops a token there."""
-        base = at(axis, BASE[axis])
-        grown = flops_per_token(at(axis, value), job) / flops_per_token(base, job)
+        """Tokens a second if products were all: ours at the base, less as flops a token grow."""
+        base = workload_at(axis, BASE[axis])
+        grown = flops_per_token(workload_at(axis, value), job) / flops_per_token(base, job)
         return self.rate("minilora", job, axis, BASE[axis]) / grown
 
     def to_dict(self) -> dict:
@@ -135,7 +135,7 @@ def measure(
         for _ in range(starts):
             _times(result, folder, seconds, on_turn)
         for length in AXES["length"]:
-            workload = at("length", length)
+            workload = workload_at("length", length)
             for kind in kinds:
                 side = Side(kind, threads, {"sweep": True})
                 try:

@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
 
 
 class Neighbour:
-    """The other end: `with neighbour.busy():` is in `seconds`, `products` what it did."""
+    """The other end: starts the processes, asleep, and lets them work between `go` and `stop`."""
 
     def __init__(self, processes: int) -> None:
         self._process = subprocess.Popen(
@@ -63,7 +63,7 @@ class Neighbour:
             env=child_environment(1),
         )  # fmt: skip
         self.pids = [int(pid) for pid in self._process.stdout.readline().split()]
-        self._began = (0.0, 0, 0.0)
+        self._began = (0.0, 0, 0.0)  # when, products so far, core seconds so far
 
     def _tell(self, word: str) -> int:
         self._process.stdin.write(word + "\n")

@@ -132,7 +132,7 @@ class Result:
 
     @property
     def names(self) -> list[str]:
-        """Of the sides."""
+        """The sides, by name and cores: `minilora@2`."""
         return list(self.about)
 
     def turns(self, name: str) -> list[Turn]:
@@ -171,9 +171,9 @@ class Result:
 
     def check_losses(self) -> None:
         """Raise ValueError where sides that compute a loss do not compute the same one."""
-        told = {n: a for n, a in self.about.items() if n.partition("@")[0] not in OTHER_LOSS}
+        same = {n: a for n, a in self.about.items() if n.partition("@")[0] not in OTHER_LOSS}
         for key in ("loss", "loss_after"):
-            values = {name: about[key] for name, about in told.items()}
+            values = {name: about[key] for name, about in same.items()}
             if max(values.values()) - min(values.values()) > 1e-4 * max(values.values()):
                 raise ValueError(f"got other losses from each side, expected one: {key} {values}")
 

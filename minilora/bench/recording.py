@@ -97,11 +97,11 @@ class _Recorded(np.ndarray):
         self, ufunc: np.ufunc, method: str, *inputs: Any, out: tuple = (), **settings: Any
     ) -> Any:
         plain = [_plain(value) for value in inputs]
-        given = tuple(_plain(value) for value in out)
+        plain_out = tuple(_plain(value) for value in out)
         if ufunc is np.matmul and method == "__call__" and _now is not None:
-            result = _now.take(*plain, *(given or (None,)))
+            result = _now.take(*plain, *(plain_out or (None,)))
         else:
-            settings |= {"out": given} if given else {}
+            settings |= {"out": plain_out} if out else {}
             result = getattr(ufunc, method)(*plain, **settings)
         if out:
             return out[0] if len(out) == 1 else out

@@ -20,16 +20,16 @@ WARM_STEPS, LEAST_STEPS = 2, 3
 
 
 class Clock(Turns):
-    """Ends a side after `seconds` of steps; what it took is then in `found`."""
+    """Ends a side after `seconds` of steps; what it took is then in `answer`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._done = seconds, -WARM_STEPS
         self.base: dict[str, int] = {}
-        self.found: dict = {}
+        self.answer: dict = {}
 
     def begin(self, loss: Callable[[], float], about: dict | None = None) -> None:
         """Take the loss once, as a race does; memory counts from here."""
-        self.found = {"loss": loss(), **(about or {})}
+        self.answer = {"loss": loss(), **(about or {})}
         forget_peak()
         self.base = status() or {"VmRSS": 0, "VmHWM": 0}
 
@@ -44,8 +44,8 @@ class Clock(Turns):
             seconds = time.perf_counter() - self._began[0]
             if seconds >= self._seconds:
                 cpu = time.process_time() - self._began[1]
-                self.found |= {"seconds": seconds / self._done, "cpu": cpu / self._done}
-                self.found |= {"foreign": self._foreign.cores(seconds), "memory": self.memory()}
+                self.answer |= {"seconds": seconds / self._done, "cpu": cpu / self._done}
+                self.answer |= {"foreign": self._foreign.cores(seconds), "memory": self.memory()}
                 raise Stop
 
 
@@ -57,5 +57,5 @@ def serve(run: Callable[[dict, Turns], None], spec: dict, receive: IO[str], send
         try:
             run({**spec, **message}, clock)
         except Stop:
-            send.write(json.dumps(clock.found) + "\n")
+            send.write(json.dumps(clock.answer) + "\n")
             send.flush()

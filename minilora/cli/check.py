@@ -43,29 +43,29 @@ def check(
             raise ValueError("got --json with --hint or --solution, which check nothing")
         help_with(exercises[0], existing_folder(folder), hint)
         return
-    found = check_answers(existing_folder(folder), exercises)
-    outcomes = as_json(found) if json_ else as_lines(found)
+    checks = check_answers(existing_folder(folder), exercises)
+    outcomes = as_json(checks) if json_ else as_lines(checks)
     raise typer.Exit(int(any(map(counts_as_failure, outcomes)) or missing(what, outcomes)))
 
 
-def as_lines(found: Iterable[Outcome]) -> list[Outcome]:
+def as_lines(checks: Iterable[Outcome]) -> list[Outcome]:
     """Print a line for every outcome as soon as it is there; all of them."""
     console = Console()
     outcomes = []
-    for outcome in found:
+    for outcome in checks:
         outcomes.append(outcome)
         colour = COLOURS[outcome.status]
         console.print(str(outcome), style=colour, markup=False, highlight=False, soft_wrap=True)
     return outcomes
 
 
-def as_json(found: Iterable[Outcome]) -> list[Outcome]:
+def as_json(checks: Iterable[Outcome]) -> list[Outcome]:
     """Print all outcomes as one JSON object; all of them.
 
     What the answers print goes to stderr, so that stdout holds the object alone.
     """
     with contextlib.redirect_stdout(sys.stderr):
-        outcomes = list(found)
+        outcomes = list(checks)
     results = [
         {
             "id": outcome.exercise.id,
@@ -109,5 +109,5 @@ def help_with(exercise: Exercise, folder: Path, hint: bool) -> None:
         progress.update(folder, exercise.id, solution=True)
         print(exercise.solution)
         return
-    given = progress.read_progress(folder).get(exercise.id, progress.Record()).hints
-    give_hint(exercise.id, after=given, folder=folder)
+    hints = progress.read_progress(folder).get(exercise.id, progress.Record()).hints
+    give_hint(exercise.id, after=hints, folder=folder)

@@ -167,17 +167,17 @@ def exercises_of(chapter: int) -> dict[str, Exercise]:
     module = f"minilora.course.chapters.ch{chapter:02d}"
     if importlib.util.find_spec(module) is not None:
         importlib.import_module(module)
-    found = [entry for entry in _registry.values() if entry.chapter == chapter]
-    return {entry.id: entry for entry in sorted(found, key=lambda e: int(e.id.split(".")[1]))}
+    entries = [entry for entry in _registry.values() if entry.chapter == chapter]
+    return {entry.id: entry for entry in sorted(entries, key=lambda e: int(e.id.split(".")[1]))}
 
 
 def find_exercise(id: str) -> Exercise:
     """The exercise "N.M". Raises ValueError where there is none."""
     chapter, _, place = id.partition(".")
     if chapter.isdecimal() and place.isdecimal():
-        found = exercises_of(int(chapter))
-        if id in found:
-            return found[id]
-        if found:
-            raise ValueError(f"got exercise {id}, expected one of {', '.join(found)}")
+        exercises = exercises_of(int(chapter))
+        if id in exercises:
+            return exercises[id]
+        if exercises:
+            raise ValueError(f"got exercise {id}, expected one of {', '.join(exercises)}")
     raise ValueError(f"got exercise {id!r}, expected a number like 1.2")

@@ -58,12 +58,12 @@ def hint(id: str, *, after: int | None = None, folder: Path | None = None) -> No
     folder: where to note it, the notebook's own by default.
     """
     hints = find_exercise(id).hints
-    given = min((_hints.get(id, 0) if after is None else after) + 1, len(hints))
-    _hints[id] = given
-    print(f"Hint {given} of {len(hints)} for {id}: {hints[given - 1]}")
-    if given == len(hints):
+    number = min((_hints.get(id, 0) if after is None else after) + 1, len(hints))
+    _hints[id] = number
+    print(f"Hint {number} of {len(hints)} for {id}: {hints[number - 1]}")
+    if number == len(hints):
         print(f'That was the last one. solution("{id}") shows ours.')
-    _note(lambda folder: progress.update(folder, id, hints=given), folder)
+    _note(lambda folder: progress.update(folder, id, hints=number), folder)
 
 
 def solution(id: str) -> None:

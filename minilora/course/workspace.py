@@ -145,8 +145,8 @@ def _version(path: Path) -> int:
 def learner_files(folder: Path, chapter: int) -> list[Path]:
     """The learner's notebooks of one chapter, newest version first."""
     pattern = re.compile(rf"{chapter:02d}_\w+(\.v\d+)?\.ipynb")
-    found = (path for path in folder.glob("*.ipynb") if pattern.fullmatch(path.name))
-    return sorted(found, key=_version, reverse=True)
+    versions = (path for path in folder.glob("*.ipynb") if pattern.fullmatch(path.name))
+    return sorted(versions, key=_version, reverse=True)
 
 
 def _read_manifest(folder: Path) -> dict[str, dict[str, Landed]]:

@@ -15,14 +15,14 @@ def test_the_base_is_measured_once_and_is_a_point_of_every_axis():
     assert len(names) == len(set(names)) == values - 2
     for axis, base in growth.BASE.items():
         assert base in growth.AXES[axis]
-    heads = growth.at("width", 384).config
+    heads = growth.workload_at("width", 384).config
     assert (heads.num_attention_heads, heads.head_dim) == (12, 32)
 
 
 @pytest.mark.parametrize("job", growth.GROWING)
 def test_work_a_token_grows_as_it_should(job):
     def work(axis, value):
-        return growth.flops_per_token(growth.at(axis, value), job)
+        return growth.flops_per_token(growth.workload_at(axis, value), job)
 
     assert work("length", 192) > work("length", 64)
     assert work("width", 256) > 3 * work("width", 128) > 3 * work("width", 64)
@@ -44,7 +44,9 @@ def test_rates_are_of_undisturbed_answers_and_expected_is_theirs_at_the_base():
     assert found.expected("full", "batch", 8) == 8 * 128 / 3.0
     assert found.expected("full", "width", 512) < found.expected("full", "width", 128) / 4
     assert found.disturbed() == 0
-    found.times["minilora", "full", growth.at("batch", 4).name] = [{"seconds": 1, "foreign": 0.5}]
+    found.times["minilora", "full", growth.workload_at("batch", 4).name] = [
+        {"seconds": 1, "foreign": 0.5}
+    ]
     assert found.disturbed() == 1 and found.rate("minilora", "full", "batch", 4) == 4 * 128
 
 

@@ -1,6 +1,7 @@
 """`minilora bench`: a tiny race from end to end, and what it refuses. No time is judged."""
 
 import json
+import multiprocessing
 from dataclasses import replace
 
 import pytest
@@ -181,5 +182,8 @@ def test_torch_races_where_it_is_installed(monkeypatch):
     assert raced(every, "full", both) == {"minilora", "matmul", "textbook", "torch"}
     assert raced(ward, "generate-1", both) == {"minilora", "matmul", "torch", "transformers"}
     assert raced(ward, "generate-1", ()) == {"minilora", "matmul"}
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    step, answer = (racing_sides(ward, jobs[j], [1, 2], both) for j in ("lora-qv", "generate-1"))
+    assert {count for _, count in step} == {1} and {count for _, count in answer} == {1, 2}
     monkeypatch.setattr(about, "PEERS", ("torch", "no_such_package"))
     assert "no_such_package" in about.missing_peers()
