@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
 import json
+import reprlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tokenizers
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from minilora.storage import read_json
+from minilora.text.chat_template import ChatTemplate, template_of
 
 SPECIAL_TOKENS = ("<|pad|>", "<|user|>", "<|assistant|>", "<|end|>")
 CHAT_TEMPLATE = (
@@ -20,52 +19,42 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-
-
-def _raise(message: str) -> None:
-    raise TemplateError(message)
+# The named tokens of a tokenizer_config.json, which a chat template can write.
+NAMED_TOKENS = (
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+)  # fmt: skip
+OLD_EXTRA = "additional_special_tokens"
+MARKS = ("lstrip", "normalized", "rstrip", "single_word")
+"""How a special token that is written as an object is found in a text."""
 
 
 class Tokenizer:
     """`tokenizers.Tokenizer` with the special tokens and chat template of its folder.
 
     backend: the tokenizer itself; config: the parsed tokenizer_config.json.
+    Raises ValueError for a special token or a chat template that is none.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, config: dict) -> None:
         self.backend, self.config = backend, config
-        # Sandboxed, as the template comes with the weights: it can read the messages, no more.
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = datetime.datetime.now().strftime
-        environment.filters["tojson"] = lambda x, **k: json.dumps(x, **{"ensure_ascii": False, **k})
-        template = config.get("chat_template")
-        if isinstance(template, list):  # several, by name
-            template = {t["name"]: t["template"] for t in template}.get("default")
-        try:
-            self._template = environment.from_string(template) if template else None
-        except TemplateError as error:
-            raise ValueError(f"the chat template is not Jinja: {error}") from None
+        self._named = {name: _token_text(name, v) for name, v in _named_tokens(config).items()}
+        template = template_of(config)
+        self._template = None if template is None else ChatTemplate(template)
 
     @classmethod
     def from_folder(cls, folder: Path | str) -> Tokenizer:
         """Read tokenizer.json and tokenizer_config.json. Raises ValueError naming a bad file."""
         folder = Path(folder)
-        path = folder / "tokenizer.json"
+        path, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
         if not path.is_file():
             raise ValueError(f"{folder} has no tokenizer.json, expected a Hugging Face folder")
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises bare Exception for a bad file
-            raise ValueError(f"{path} can't be read as a tokenizer: {error}") from None
-        settings = folder / "tokenizer_config.json"
+        backend = _read_backend(path)
         config = read_json(settings) if settings.exists() else {}
         jinja = folder / "chat_template.jinja"
         if jinja.is_file():
-            config["chat_template"] = jinja.read_text("utf-8")
+            config["chat_template"] = _read_template(jinja)
         try:
+            complete(backend, config)
             return cls(backend, config)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
@@ -103,15 +92,11 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of token ids, special ones included."""
-        return self.backend.get_vocab_size(with_added_tokens=True)
-
-    def _special_text(self, name: str) -> str | None:
-        token = self.config.get(name)
-        return token.get("content") if isinstance(token, dict) else token
+        """One more than the highest token id, special tokens included."""
+        return 1 + max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def _special(self, name: str) -> int | None:
-        token = self._special_text(name)
+        token = self._named.get(name)
         return None if token is None else self.backend.token_to_id(token)
 
     @property
@@ -125,8 +110,15 @@ class Tokenizer:
         return self._special("pad_token") or 0
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text; special tokens written in it count as such, none are added."""
-        return self.backend.encode(text, add_special_tokens=False).ids
+        """Token ids of a text; special tokens written in it count as such, none are added.
+
+        Raises ValueError for a text that is not Unicode, as bytes of another encoding leave it.
+        """
+        try:
+            return self.backend.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeError):
+            _require_unicode(text)
+            raise
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens left out."""
@@ -139,21 +131,114 @@ class Tokenizer:
     ) -> str:
         """The messages as one text, as the model was trained to read them.
 
-        Raises ValueError when the folder has no chat template or the template refuses.
+        Keys that hold None count as absent. Raises ValueError when the folder has no chat template,
+        or the template refuses, fails, or does not end.
         """
         if self._template is None:
             raise ValueError("the tokenizer has no chat template, expected one for messages")
-        names = ("bos_token", "eos_token", "pad_token", "unk_token")
-        texts = {name: self._special_text(name) for name in names}
-        special = {name: text for name, text in texts.items() if text is not None}
-        try:
-            return self._template.render(
-                messages=list(messages), add_generation_prompt=add_generation_prompt, **special
-            )
-        except TemplateError as error:
-            raise ValueError(f"the chat template refused the messages: {error}") from None
+        return self._template.render(
+            messages=[{k: v for k, v in m.items() if v is not None} for m in messages],
+            tools=None,
+            documents=None,
+            add_generation_prompt=add_generation_prompt,
+            **{name: text for name, text in self._named.items() if text is not None},
+        )
 
     def encode_prompt(self, prompt: str) -> list[int]:
         """Ids of one user message, up to where the assistant's answer begins."""
         message = {"role": "user", "content": prompt}
         return self.encode(self.apply_chat_template([message], add_generation_prompt=True))
+
+
+def _token_text(name: str, value: object) -> str | None:
+    """The text of a special token, which a config names as such or in an object."""
+    text = value.get("content") if isinstance(value, dict) else value
+    if text is not None and not isinstance(text, str):
+        raise ValueError(
+            f"{name} is {reprlib.repr(value)}, expected a text or an object with its content"
+        )
+    return text
+
+
+def _named_tokens(config: dict) -> dict[str, object]:
+    """NAMED_TOKENS as the config has them, and texts under other names that end in "_token"."""
+    own = {k: v for k, v in config.items() if k.endswith("_token") and isinstance(v, str)}
+    return {**{name: config.get(name) for name in NAMED_TOKENS}, **own}
+
+
+def _read_backend(path: Path) -> tokenizers.Tokenizer:
+    """tokenizer.json, set to encode whole texts: a file may ask for them to be cut or filled up."""
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    except BaseException as error:  # tokenizers raises bare Exception, or a PanicException
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+        raise ValueError(f"{path} can't be read as a tokenizer: {error}") from None
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}") from None
+
+
+def complete(backend: tokenizers.Tokenizer, config: dict) -> None:
+    """Give the tokenizer the tokens that its tokenizer_config.json names and it does not mark.
+
+    As transformers does: text is cut at added_tokens_decoder's tokens, then at the named ones,
+    then at the extra ones; those that the vocabulary lacks come behind it. Raises ValueError for a
+    token that is none, or would get another id than the file says.
+    """
+    present = {str(t): repr(t) for t in backend.get_added_tokens_decoder().values()}
+    numbered = _numbered_tokens(config.get("added_tokens_decoder"))
+    tokens = [token for _, token in sorted(numbered.items())]
+    adding = {token.content: token for token in tokens if present.get(str(token)) != repr(token)}
+    known, written = present.keys() | adding.keys(), []
+    for name, value in [*_named_tokens(config).items(), *_extra_tokens(config)]:
+        text = _token_text(name, value)
+        if text and text not in known and value not in written:
+            marks = {k: v for k, v in value.items() if k in MARKS} if text is not value else {}
+            adding[text] = tokenizers.AddedToken(text, special=True, **marks)
+            written.append(value)
+    backend.add_tokens(list(adding.values()))
+    for number, token in numbered.items():
+        if backend.token_to_id(token.content) != number:
+            raise ValueError(
+                f"added_tokens_decoder has {token.content!r} as {number}, expected "
+                f"{backend.token_to_id(token.content)}, as tokenizer.json has it"
+            )
+
+
+def _numbered_tokens(value: object) -> dict[int, tokenizers.AddedToken]:
+    """The tokens of an added_tokens_decoder by their ids."""
+    try:
+        return {int(n): tokenizers.AddedToken(**token) for n, token in (value or {}).items()}
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"added_tokens_decoder is {reprlib.repr(value)}, expected ids and their tokens: {error}"
+        ) from None
+
+
+def _extra_tokens(config: dict) -> list[tuple[str, object]]:
+    """The special tokens without a name of their own, each with the setting that lists it."""
+    name = "extra_special_tokens" if config.get("extra_special_tokens") else OLD_EXTRA
+    value = config.get(name) or []
+    entries = list(value.values()) if isinstance(value, dict) else value
+    if not isinstance(entries, list):
+        raise ValueError(f"{name} is {reprlib.repr(value)}, expected a list of tokens")
+    return [(name, entry) for entry in entries]
+
+
+def _require_unicode(text: str) -> None:
+    """Raise ValueError for a text with half a character in it."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"got a text with {text[error.start]!r} at character {error.start}, which is part of a "
+            "character or a byte of another encoding; expected UTF-8"
+        ) from None

@@ -80,35 +80,6 @@ def test_a_template_sees_its_special_tokens_in_either_spelling(tokenizer):
     assert which.eos_id == 3 and which._special("bos_token") == 1
 
 
-@pytest.mark.parametrize(
-    ("template", "expected"),
-    [
-        ("{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}x{% endfor %}", "x"),
-        ("{{ messages[0] | tojson }}", '{"role": "user", "content": "Pulse?"}'),
-        ("{{ 'é' | tojson }}{{ 'é' | tojson(ensure_ascii=true) }}", '"é""\\u00e9"'),
-        ("{% if true %}\n  a\n  {% endif %}\nb", "  a\nb"),
-        ([{"name": "tool", "template": "t"}, {"name": "default", "template": "d"}], "d"),
-    ],
-)
-def test_templates_have_what_hugging_face_gives_them(tokenizer, template, expected):
-    assert with_template(tokenizer, template).apply_chat_template(CHAT) == expected
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{{ messages.__class__.__mro__ }}",
-        "{{ messages.append(1) }}",
-        "{{ ''.__class__.__base__.__subclasses__() }}",
-        "{{ raise_exception('roles must alternate') }}",
-        "{{ messages.no.such }}",
-    ],
-)
-def test_a_template_that_reaches_out_or_refuses_is_a_value_error(tokenizer, template):
-    with refusal(ValueError, "chat template"):
-        with_template(tokenizer, template).apply_chat_template(CHAT)
-
-
 def test_the_reason_of_a_template_is_told(tokenizer):
     which = with_template(tokenizer, "{{ raise_exception('roles must alternate') }}")
     with refusal(ValueError, "roles must alternate"):
@@ -155,6 +126,98 @@ def test_a_bad_file_is_refused_by_name(tokenizer, tmp_path, name, content, named
     with refusal(ValueError, *named) as error:
         Tokenizer.from_folder(tmp_path)
     assert str(tmp_path) in str(error.value)
+
+
+def save_with(tokenizer, folder, **settings):
+    """The tokenizer's folder, with these settings in its tokenizer_config.json."""
+    tokenizer.save(folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **settings}))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["eos_token", "bos_token", "pad_token", "mask_token"])
+@pytest.mark.parametrize("value", [5, True, [], ["<|end|>"], {"content": 5}, {"content": ["a"]}])
+def test_a_special_token_that_is_no_text_is_refused(tokenizer, tmp_path, name, value):
+    save_with(tokenizer, tmp_path, **{name: value})
+    with pytest.raises(ValueError, match=name) as error:
+        Tokenizer.from_folder(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"added_tokens_decoder": 5},
+        {"added_tokens_decoder": ["<|x|>"]},
+        {"added_tokens_decoder": {"x": {"content": "<|x|>"}}},
+        {"added_tokens_decoder": {"300": {"name": "<|x|>"}}},
+        {"added_tokens_decoder": {"300": {"content": 5}}},
+        {"added_tokens_decoder": {"7": {"content": "<|x|>", "special": True}}},
+        {"added_tokens_decoder": {"3": {"content": "<|user|>", "special": True}}},
+        {"extra_special_tokens": 5},
+        {"extra_special_tokens": [5]},
+        {"additional_special_tokens": "<|x|>"},
+    ],
+)
+def test_added_tokens_that_are_none_or_have_another_id_are_refused(tokenizer, tmp_path, settings):
+    save_with(tokenizer, tmp_path, **settings)
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        Tokenizer.from_folder(tmp_path)
+
+
+def test_a_token_that_only_the_config_knows_is_one_id_behind_the_others(tokenizer, tmp_path):
+    size = tokenizer.vocab_size
+    save_with(tokenizer, tmp_path, eos_token="<|new|>", extra_special_tokens=["<|more|>"])
+    which = Tokenizer.from_folder(tmp_path)
+    assert which.encode("a<|new|><|more|>") == [*which.encode("a"), size, size + 1]
+    assert which.eos_id == size and which.vocab_size == size + 2
+    assert which.decode(which.encode("a<|new|>b")) == "ab"
+    assert tokenizer.vocab_size == size
+
+
+def test_the_size_is_that_of_the_highest_id(tokenizer, tmp_path):
+    """Ids may have gaps; a model needs a row for each up to the highest."""
+    tokenizer.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    saved = json.loads(path.read_text("utf-8"))
+    last = max(saved["model"]["vocab"].values())
+    saved["model"]["vocab"] = {t: i + 9 * (i == last) for t, i in saved["model"]["vocab"].items()}
+    path.write_text(json.dumps(saved))
+    assert Tokenizer.from_folder(tmp_path).vocab_size == tokenizer.vocab_size + 9
+
+
+def test_a_file_that_asks_for_short_texts_does_not_get_them(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    saved = json.loads(path.read_text("utf-8"))
+    saved["truncation"] = {
+        "direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0,
+    }  # fmt: skip
+    saved["padding"] = {
+        "strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+        "pad_type_id": 0, "pad_token": "<|pad|>",
+    }  # fmt: skip
+    path.write_text(json.dumps(saved))
+    which = Tokenizer.from_folder(tmp_path)
+    for text in ("a", "To be or not to be"):
+        assert which.encode(text) == tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("text", ["caf\udce9", "\ud83d", "a\udcff" * 3])
+def test_bytes_of_another_encoding_are_named(tokenizer, text):
+    """As a command line in Latin-1 arrives, or half of an emoji's escape in JSON."""
+    for encode in (tokenizer.encode, tokenizer.encode_prompt):
+        with pytest.raises(ValueError, match="UTF-8") as error:
+            encode(text)
+        str(error.value).encode()  # it can be printed
+        assert type(error.value) is ValueError
+
+
+def test_what_holds_none_is_absent_from_a_message(tokenizer):
+    template = "{% for m in messages %}{{ m | length }}{{ 'name' in m }}{% endfor %}"
+    messages = [{"role": "user", "content": "a", "name": None}, {"role": "user", "name": "b"}]
+    assert with_template(tokenizer, template).apply_chat_template(messages) == "2False2True"
 
 
 def test_the_saved_config_is_plain_json(tokenizer, tmp_path):
