@@ -24,6 +24,14 @@ CORE = ("autograd", "nn", "lora", "training", "gradients")
 
 
 @pytest.fixture(scope="session")
+def house():
+    """The house as its sources are: files, lines and imports."""
+    from minilora.rooms import read_house
+
+    return read_house()
+
+
+@pytest.fixture(scope="session")
 def tokenizer():
     """The tokenizer of tiny.py."""
     from tests import tiny

@@ -29,11 +29,6 @@ def outside_faults(house: House) -> Iterator[str]:
             yield f"{where}: imports {one.name}, which is in no room of the house"
 
 
-@pytest.fixture(scope="module")
-def house() -> House:
-    return read_house()
-
-
 def test_rooms_import_only_rooms_before_them(house):
     assert house.upward() == []
     assert house.strangers() == []

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from minilora.rooms import PACKAGE, ROOMS, read_house, room_of
+from minilora.rooms import PACKAGE, ROOMS, room_of
 
 PAGE = (PACKAGE / "README.md").read_text("utf-8")
 LINES = 1500
@@ -59,11 +59,11 @@ def test_each_stop_has_one_sentence():
         assert len(re.findall(r"[.?!](?= |$)", sentence)) == 1, first
 
 
-def test_every_room_is_in_the_table():
+def test_every_room_is_in_the_table(house):
     named = [
         room_of(re.match(r"`([^`]+)`", first)[1]) for first, _ in rows("The rest of the house")
     ]
-    there = {room_of(file) for file in read_house().lines}
+    there = {room_of(file) for file in house.lines}
     assert named == [room for room in ROOMS if room in named]
     assert there & set(ROOMS) <= set(named)
 

@@ -7,7 +7,6 @@ import pytest
 
 from minilora import __version__
 from minilora.cli import app, doctor, test
-from minilora.rooms import read_house
 
 
 @pytest.fixture
@@ -109,16 +108,6 @@ def test_every_command_has_a_group_and_every_group_a_command():
     groups = [command.group for command in app.find_commands().values()]
     assert set(groups) == set(app.GROUPS)
     assert sorted(groups, key=app.GROUPS.index) == groups
-
-
-def test_no_command_imports_another():
-    commands = {f"cli/{name}.py" for name in app.find_commands()}
-    crossing = [
-        (one.file, one.target)
-        for one in read_house().imports
-        if one.file in commands and one.target in commands
-    ]
-    assert crossing == []
 
 
 @pytest.mark.processes

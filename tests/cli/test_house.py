@@ -9,7 +9,7 @@ from matplotlib.image import imread
 
 from minilora.cli import house as command
 from minilora.cli.app import main
-from minilora.rooms import Import, read_house
+from minilora.rooms import Import
 
 
 def cells(text: str) -> dict[str, list[str]]:
@@ -18,38 +18,33 @@ def cells(text: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows}
 
 
-@pytest.fixture(scope="module")
-def built():
-    return read_house()
-
-
 @pytest.fixture
 def show(monkeypatch):
     """Makes the command show a house of the test's own."""
-    return lambda house: monkeypatch.setattr(command, "read_house", lambda: house)
+    return lambda other: monkeypatch.setattr(command, "read_house", lambda: other)
 
 
-def test_each_room_is_a_row_with_what_it_imports(built, capsys):
+def test_each_room_is_a_row_with_what_it_imports(house, capsys):
     assert main(["house"]) == 0
     rows = cells(capsys.readouterr().out)
-    for room, targets in built.arrows().items():
+    for room, targets in house.arrows().items():
         files, lines, imports = rows[room]
-        assert int(files) == len(built.files(room))
-        assert int(lines.replace(",", "")) == sum(built.lines[f] for f in built.files(room))
+        assert int(files) == len(house.files(room))
+        assert int(lines.replace(",", "")) == sum(house.lines[f] for f in house.files(room))
         assert imports == (", ".join(targets) or "-")
 
 
-def test_the_files_of_a_room(built, show, capsys):
-    show(built)
+def test_the_files_of_a_room(house, show, capsys):
+    show(house)
     assert main(["house", "--files", "nn"]) == 0
     rows = cells(capsys.readouterr().out)
-    assert {file for file in rows if file.endswith(".py")} == set(built.files("nn"))
+    assert {file for file in rows if file.endswith(".py")} == set(house.files("nn"))
     assert main(["house", "--files", "cellar"]) == 1
     assert "'cellar'" in capsys.readouterr().err
 
 
-def test_the_picture(built, show, tmp_path):
-    show(built)
+def test_the_picture(house, show, tmp_path):
+    show(house)
     assert main(["house", "--plot", str(tmp_path / "house.png")]) == 0
     pixels = imread(tmp_path / "house.png")
     assert pixels.shape[0] > 500 and pixels[..., :3].std() > 0.01
@@ -66,9 +61,9 @@ def test_the_picture(built, show, tmp_path):
     ],
     ids=["an arrow upward", "a circle"],
 )
-def test_a_broken_order_exits_1_and_is_named(built, show, tmp_path, capsys, imports):
-    lines = {**built.lines, "ward/a.py": 1, "ward/b.py": 1}
-    bad = replace(built, lines=lines, imports=(*built.imports, *imports))
+def test_a_broken_order_exits_1_and_is_named(house, show, tmp_path, capsys, imports):
+    lines = {**house.lines, "ward/a.py": 1, "ward/b.py": 1}
+    bad = replace(house, lines=lines, imports=(*house.imports, *imports))
     show(bad)
     assert main(["house", "--plot", str(tmp_path / "house.png")]) == 1
     out = capsys.readouterr().out
@@ -76,8 +71,8 @@ def test_a_broken_order_exits_1_and_is_named(built, show, tmp_path, capsys, impo
     assert (tmp_path / "house.png").is_file()
 
 
-def test_a_stranger_exits_1(built, show, capsys):
-    bad = replace(built, lines={**built.lines, "cellar/wine.py": 1})
+def test_a_stranger_exits_1(house, show, capsys):
+    bad = replace(house, lines={**house.lines, "cellar/wine.py": 1})
     show(bad)
     assert main(["house"]) == 1
     assert "cellar/wine.py" in capsys.readouterr().out
