@@ -13,12 +13,13 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
+
+from minilora import machine
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 
@@ -102,41 +103,14 @@ def device_memory(device: str = "cpu") -> DeviceMemory:
     if device not in DEVICES:
         raise ValueError(f"device must be one of {DEVICES}, got {device!r}")
     if device == "cpu":
-        return DeviceMemory(_status_bytes("VmRSS"), _peak_host_bytes(), _total_host_bytes())
+        return DeviceMemory(
+            machine.resident_memory(), machine.peak_memory(), machine.total_memory()
+        )
     if not is_gpu_available():
         raise ValueError("device 'gpu' needs CuPy and a CUDA device; expected both, found neither")
     pool = _cupy().get_default_memory_pool()
     _, total = _cupy().cuda.runtime.memGetInfo()
     return DeviceMemory(pool.used_bytes(), pool.total_bytes(), total)
-
-
-def _status_bytes(field: str) -> int | None:
-    """A memory field of this process, from Linux's /proc."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    values = [int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":")]
-    return values[0] if values else None
-
-
-def _peak_host_bytes() -> int | None:
-    peak = _status_bytes("VmHWM")
-    if peak is not None:
-        return peak
-    try:
-        resource = importlib.import_module("resource")
-    except ImportError:  # Windows
-        return None
-    units = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * units
-
-
-def _total_host_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 # ------------------------------------------------------------------------------------ BLAS threads
@@ -189,7 +163,7 @@ def recommended_blas_threads(hidden_size: int) -> int:
     override = blas_threads_override()
     if override is not None:
         return override[1]
-    return 1 if hidden_size < WIDE else min(physical_cores(), MAX_THREADS)
+    return 1 if hidden_size < WIDE else min(machine.physical_cores(), MAX_THREADS)
 
 
 def blas_threads_override() -> tuple[str, int] | None:
@@ -224,18 +198,3 @@ def current_blas_threads() -> int:
 def blas_libraries() -> list[dict[str, Any]]:
     """What threadpoolctl knows of each BLAS library that is loaded."""
     return [library for library in threadpool_info() if library["user_api"] == "blas"]
-
-
-def physical_cores() -> int:
-    """Cores this process may use, hyper-threads of one core counted once (Linux; else logical)."""
-    if not hasattr(os, "sched_getaffinity"):
-        return os.cpu_count() or 1
-    allowed = os.sched_getaffinity(0)
-    groups = set()
-    for cpu in allowed:
-        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        try:
-            groups.add(path.read_text().strip())
-        except OSError:
-            return len(allowed)
-    return len(groups)

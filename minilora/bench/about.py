@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import platform
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from minilora import __version__, backend
+from minilora import __version__, backend, machine
 from minilora.bench.processes import FOREIGN
 
 PEERS = ("torch", "transformers", "peft")
@@ -27,16 +25,6 @@ def missing_peers() -> list[str]:
     return [name for name in PEERS if importlib.util.find_spec(name) is None]
 
 
-def cpu_name() -> str:
-    """The processor, as the system names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def about(with_torch: bool, missing: Sequence[str], torch_logits: str) -> dict[str, str]:
     """Name -> text: machine, libraries, and what is compared how. missing: of `PEERS`."""
     blas = [
@@ -51,7 +39,8 @@ def about(with_torch: bool, missing: Sequence[str], torch_logits: str) -> dict[s
     return {
         "minilora": f"{__version__}, Python {platform.python_version()}, NumPy {np.__version__}",
         "BLAS": "; ".join(blas) or "unknown",
-        "CPU": f"{cpu_name()}, {backend.physical_cores()} cores usable, {os.cpu_count()} logical",
+        "CPU": f"{machine.cpu_name()}, {machine.physical_cores()} cores usable, "
+        f"{machine.logical_cores()} logical",
         "dtype": "float32",
         "cores": "training: n workers with one BLAS thread each; else n BLAS threads; torch: n "
         "threads",

@@ -16,7 +16,8 @@ import time
 import numpy as np
 
 from minilora.backend import blas_threads
-from minilora.bench.processes import child_environment, process_busy
+from minilora.bench.processes import child_environment
+from minilora.machine import process_seconds
 
 WIDTH = 256  # a product takes some tenths of a millisecond
 
@@ -71,7 +72,7 @@ class Neighbour:
         return int(self._process.stdout.readline())
 
     def _used(self) -> float:
-        return sum(map(process_busy, self.pids))
+        return sum(map(process_seconds, self.pids))
 
     def go(self) -> None:
         """Keep the cores busy from now on."""

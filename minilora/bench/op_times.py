@@ -8,8 +8,6 @@ step on one row of two tokens, where arrays are next to nothing.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import tempfile
 import time
 from collections import defaultdict
@@ -23,6 +21,7 @@ from minilora.backend import blas_threads
 from minilora.bench import matmuls
 from minilora.bench import workloads as w
 from minilora.bench.watching import BACKWARD, FORWARD, watching
+from minilora.machine import system_seconds
 from minilora.training import AdamW, clip_grad_norm_
 from minilora.training.batches import pad_examples
 from minilora.training.loop import split_batch
@@ -95,19 +94,6 @@ class Step:
         self.updating += time.perf_counter() - began
 
 
-def fresh_memory() -> tuple[float, int | None]:
-    """(seconds of CPU that the system has spent on this process, its page faults).
-
-    The faults are None where the system does not count them, as on Windows.
-    """
-    with contextlib.suppress(ImportError):
-        import resource
-
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        return usage.ru_stime, usage.ru_minflt
-    return os.times().system, None
-
-
 def mean_seconds(function: Callable[[], None], count: int) -> float:
     """Wall seconds a call, after one call to warm up."""
     function()
@@ -145,9 +131,9 @@ def profile(workload: w.Workload, job: w.Job, seconds: float = 2.0) -> Profile:
         step = Step(workload, job, folder)
         with Workers(step.model, 1) as pool:
             count = max(2, round(seconds / mean_seconds(lambda: step.run(pool), 1)))
-            step.updating, before = 0.0, fresh_memory()
+            step.updating, before = 0.0, system_seconds()
             total = mean_seconds(lambda: step.run(pool), count)
-            after, update = fresh_memory(), step.updating / (count + 1)
+            after, update = system_seconds(), step.updating / (count + 1)
             with watching(watch.timed):
                 mean_seconds(lambda: step.run(pool), count)
         bare = product_seconds(workload, job, count)

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import IO
 
 from minilora.bench.processes import Foreign
-from minilora.bench.turns import Stop, Turns, forget_peak, status
+from minilora.bench.turns import Stop, Turns, forget_peak
+from minilora.machine import process_memory
 
 WARM_STEPS, LEAST_STEPS = 2, 3
 
@@ -31,7 +32,7 @@ class Clock(Turns):
         """Take the loss once, as a race does; memory counts from here."""
         self.answer = {"loss": loss(), **(about or {})}
         forget_peak()
-        self.base = status() or {"VmRSS": 0, "VmHWM": 0}
+        self.base = process_memory() or {"VmRSS": 0, "VmHWM": 0}
 
     def step_done(self) -> None:
         """Count a step; raise Stop once there were enough."""

@@ -17,21 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from minilora.backend import device_memory
+from minilora.machine import peak_memory, process_memory
 
 
 class Stop(Exception):
     """The race is over."""
-
-
-def status(pid: int | str = "self") -> dict[str, int]:
-    """Memory fields of a process in bytes (VmRSS, VmHWM, RssAnon, ...), {} where not known."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return {}
-    split = [line.split() for line in lines if line.endswith(" kB")]
-    return {fields[0].rstrip(":"): int(fields[1]) * 1024 for fields in split}
 
 
 def forget_peak() -> None:
@@ -64,7 +54,7 @@ class Turns:
         self._loss = loss
         first = loss()
         forget_peak()
-        self.base = status() or {"VmRSS": device_memory().peak or 0}
+        self.base = process_memory() or {"VmRSS": peak_memory() or 0}
         self._answer({"loss": first, **(about or {})})
         self._wait()
 
@@ -89,10 +79,10 @@ class Turns:
         A forked worker starts with the pages of its parent: what counts is what it has beyond
         them, its shared memory left out (its parent counts that).
         """
-        now = status() or {"VmHWM": device_memory().peak or 0}
+        now = process_memory() or {"VmHWM": peak_memory() or 0}
         growth = now["VmHWM"] - self.base["VmRSS"]
         for child in multiprocessing.active_children():
-            own = status(child.pid)
+            own = process_memory(child.pid)
             if own:
                 shared = own["RssShmem"] + own["RssFile"]
                 growth += max(0, own["VmHWM"] - shared - self.base["RssAnon"])

@@ -23,7 +23,7 @@ from minilora.bench.records import busy_record, profile_record, race_record, wri
 from minilora.bench.workloads import Job, Workload
 from minilora.cli import bench_tables as tables
 from minilora.cli import show as shown
-from minilora.training.parallel import usable_cores
+from minilora.machine import usable_cores
 
 Cells = Sequence[tuple[Job, Workload]]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import typer
 
-from minilora import __version__, backend
+from minilora import __version__, backend, machine
 from minilora.hub.bases import WARD_BASE
 from minilora.hub.smollm import KNOWN, find_known, source_of
 
@@ -29,7 +28,7 @@ WIDTHS = (128, 256, 576, 768)
 
 def doctor() -> None:
     """Show what minilora runs on: Python, NumPy, BLAS threads, memory, GPU, extras, models."""
-    rows = [*software(), *threads(), *machine(), *extras(), ("ward-base", ward_base()), *fetched()]
+    rows = [*software(), *threads(), *hardware(), *extras(), ("ward-base", ward_base()), *fetched()]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         typer.echo(f"{name:<{width}}  {value}")
@@ -61,12 +60,12 @@ def threads() -> list[tuple[str, str]]:
     ]
 
 
-def machine() -> list[tuple[str, str]]:
+def hardware() -> list[tuple[str, str]]:
     """Cores, memory, GPU."""
-    total = backend.device_memory().total
+    total = machine.total_memory()
     memory = f"{total / 2**30:.1f} GiB" if total else "not known"
     return [
-        ("cores", f"{backend.physical_cores()} physical, {os.cpu_count()} logical"),
+        ("cores", f"{machine.physical_cores()} physical, {machine.logical_cores()} logical"),
         ("memory", memory),
         ("GPU", gpu()),
     ]

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minilora.backend import get_array_module, keep_freed_memory, to_floats
+from minilora.machine import usable_cores
 from minilora.nn import Module, Parameter, Transformer
 
 MOST_WORKERS = 64
@@ -32,13 +33,6 @@ class Piece:
     ids: np.ndarray
     labels: np.ndarray
     seed: tuple[int, ...]
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def recommended_workers() -> int:

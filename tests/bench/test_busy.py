@@ -10,6 +10,7 @@ from minilora.bench import processes
 from minilora.bench import workloads as w
 from minilora.bench.neighbour import Neighbour
 from minilora.bench.race import Turn
+from minilora.machine import machine_seconds, process_seconds
 from tests.says import refusal
 
 LORA = w.JOBS["lora-qv"]
@@ -56,12 +57,12 @@ def test_the_neighbour_works_between_go_and_stop():
         assert products > 0 and 0 <= cores < 3  # two processes, and what clocks round
     finally:
         neighbour.close()
-    assert all(processes.process_busy(pid) == 0.0 for pid in neighbour.pids)  # they are gone
+    assert all(process_seconds(pid) == 0.0 for pid in neighbour.pids)  # they are gone
 
 
 @pytest.mark.processes
 def test_own_work_is_not_foreign_and_that_of_others_is():
-    if processes.machine_busy() is None:
+    if machine_seconds() is None:
         pytest.skip("this system does not tell how busy it is")
     neighbour = Neighbour(1)
     try:
@@ -70,7 +71,7 @@ def test_own_work_is_not_foreign_and_that_of_others_is():
             processes.Foreign([os.getpid()]),
         )
         neighbour.go()
-        while processes.process_busy(neighbour.pids[0]) < 0.3:
+        while process_seconds(neighbour.pids[0]) < 0.3:
             time.sleep(0.01)
         without, within = (foreign.cores(1.0) for foreign in watched)
         assert within - without >= 0.25
