@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from minilora.cli import adapt_report as report
-from minilora.cli.options import BASE_HELP, DEVICE_HELP
+from minilora.cli.options import BASE_HELP, DEVICE_HELP, TEXT_HELP
 from minilora.hub.bases import WARD
 from minilora.lora import ALL_LINEAR
 from minilora.nn import BASE_DTYPES
@@ -16,7 +16,10 @@ from minilora.runs import AdaptPlan, defaults, run
 from minilora.runs.adapt import LONGEST
 
 GROUP = "Adapt"
-DATA_HELP = "JSONL (prompt and completion, or messages, or text) or a text file."
+DATA_HELP = (
+    "JSONL, a JSON array or a table (prompt and completion, messages, Alpaca's or ShareGPT's keys, "
+    "or text), or a text file."
+)
 BATCH_HELP = f"Examples a step. Default: {defaults.BATCH}, or {defaults.SMALL_BATCH} on a big base."
 STEPS_HELP = (
     f"Default: {defaults.PASSES} passes, but {defaults.FEWEST_STEPS} to {defaults.MOST_STEPS} "
@@ -45,6 +48,7 @@ TARGETS_HELP = (
 def adapt(
     data: Path = typer.Option(..., "--data", help=DATA_HELP),
     out: Path = typer.Option(..., "--out", help="Adapter folder to write; the run's is OUT.run."),
+    text: bool = typer.Option(False, "--text", help=TEXT_HELP),
     eval_data: Path = typer.Option(None, "--eval", help="Default: a tenth of --data, held out."),
     eval_rows: int = typer.Option(None, "--eval-rows", help=EVAL_ROWS_HELP),
     base: str = typer.Option(WARD, "--base", help=BASE_HELP),
@@ -67,6 +71,7 @@ def adapt(
     plan = AdaptPlan(
         out=out,
         data=data,
+        as_text=text,
         eval_data=eval_data,
         eval_rows=eval_rows,
         base=base,

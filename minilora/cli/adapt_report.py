@@ -10,6 +10,7 @@ from minilora.cli.reporter import TableReporter
 from minilora.cli.scores import comparison
 from minilora.runs import AdaptResult
 from minilora.runs.adapt import Planned
+from minilora.text.records import SHAPES
 from minilora.training.parallel import recommended_workers
 
 SHOWN_PROMPT = 160
@@ -35,6 +36,7 @@ def plan_rows(planned: Planned) -> list[tuple[str, str]]:
                   f"{show.size(sizes.optimizer_bytes)}"),
         ("training data", f"{train.examples:,} examples, {train.tokens:,} tokens, "
                           f"{train.learnt:,} of them answers"),
+        *(("read as", f"{count:,} of {SHAPES[shape]}") for shape, count in planned.shapes.items()),
         ("evaluated on", planned.judged_on),
         ("steps", f"{training.steps:,} of {planned.batch_size} examples "
                   f"({planned.passes:.1f} passes)"),

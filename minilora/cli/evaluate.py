@@ -10,7 +10,13 @@ from rich.console import Console
 from minilora.cli import show
 from minilora.cli.adapters import named_adapters
 from minilora.cli.cost import peak_memory_text, times_text
-from minilora.cli.options import BASE_DTYPE_HELP, BASE_OF_ADAPTER_HELP, DEVICE_HELP, RAW_HELP
+from minilora.cli.options import (
+    BASE_DTYPE_HELP,
+    BASE_OF_ADAPTER_HELP,
+    DEVICE_HELP,
+    RAW_HELP,
+    TEXT_HELP,
+)
 from minilora.cli.reporter import TableReporter
 from minilora.cli.scores import comparison
 from minilora.evaluation.cases import HOUSE
@@ -43,6 +49,7 @@ def evaluate(
     shots: int = typer.Option(None, "--shots", help=SHOTS_HELP),
     examples: Path = typer.Option(None, "--examples", help="JSONL that the shots are taken from."),
     raw: bool = typer.Option(False, "--raw", help=RAW_HELP),
+    text: bool = typer.Option(False, "--text", help=TEXT_HELP),
     json_file: Path = typer.Option(None, "--json", help="Also write scores and answers here."),
 ) -> None:
     """Evaluate what you ship: greedy answers, compared with the expected ones.
@@ -60,6 +67,7 @@ def evaluate(
         shots=shots,
         examples=examples,
         raw=raw,
+        as_text=text,
         json_file=json_file,
     )
     console = Console()

@@ -17,3 +17,4 @@ BASE_DTYPE_HELP = (
 RAW_HELP = (
     "Continue the prompt as it is, without the chat template: for what was trained on plain text."
 )
+TEXT_HELP = "Read the data as plain text, whatever it looks like."

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from minilora.evaluation.house import house_of
-from minilora.text import Problem, Record, read_records
+from minilora.text import Problem, Record
+from minilora.text.rows import iter_records
 from minilora.ward import house_instruction
 from minilora.ward.formats import HOUSE_INSTRUCTION
 
@@ -36,28 +38,32 @@ class Rows(NamedTuple):
     problems: list[Problem]
 
 
-def read_cases(path: Path, most: int | None = None, raw: bool = False) -> Rows:
-    """The first `most` rows of a JSONL file, and its lines that can't be asked.
+def read_cases(
+    path: Path, most: int | None = None, raw: bool = False, as_text: bool = False
+) -> Rows:
+    """The first `most` rows of a data file, and those on the way that can't be asked.
 
     raw: whether prompts will be continued as they are, so that a chat of several messages can't
-    be asked. Raises OSError, or ValueError for a file without a row, or `most` (--rows) below 1.
+    be asked. as_text: as in `format_of`. Raises OSError, or ValueError for a file without a row,
+    or `most` (--rows) below 1.
     """
     if most is not None and most < 1:
         raise ValueError(f"got --rows {most}, expected at least 1")
-    records, problems = read_records(path)
-    cases, texts = [], []
-    for record in records:
-        if most is not None and len(cases) + len(texts) == most:
-            break
-        if record.text:
+    cases, texts, problems = [], [], []
+    for record in iter_records(path, as_text):
+        if isinstance(record, Problem):
+            problems.append(record)
+        elif record.text:
             texts.append(record)
-            continue
-        try:
-            cases.append(_case_of(record, raw))
-        except ValueError as error:
-            problems.append(Problem(record.source, str(error)))
+        else:
+            try:
+                cases.append(_case_of(record, raw))
+            except ValueError as error:
+                problems.append(Problem(record.source, str(error)))
+        if len(cases) + len(texts) == most:
+            break
     if not cases and not texts:
-        first = f"; the first line left out is {problems[0]}" if problems else ""
+        first = f"; the first row left out is {problems[0]}" if problems else ""
         raise ValueError(f"{path} has no prompt with a completion to compare with{first}")
     return Rows(cases, texts, problems)
 
@@ -82,8 +88,8 @@ def choose_shots(examples: Sequence[Case], count: int, scored: Sequence[Case] = 
     None that is scored itself: its answer would stand in its own prompt. Raises ValueError for
     fewer examples than asked for.
     """
-    known = [case.messages for case in scored]
-    cases = [case for case in examples if case.messages not in known]
+    known = {json.dumps(case.messages) for case in scored}
+    cases = [case for case in examples if json.dumps(case.messages) not in known]
     if not 1 <= count <= len(cases):
         raise ValueError(
             f"got --shots {count}, expected 1 to the {len(cases)} of --examples "

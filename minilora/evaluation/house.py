@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from minilora.text import Problem, Tokenizer
+from minilora.text.records import shown
+from minilora.text.rows import iter_records, row_number
 from minilora.ward import HOUSE_FORMATS
 
 SPARE_TOKENS = 16
@@ -16,7 +17,7 @@ SPARE_TOKENS = 16
 
 @dataclass(frozen=True)
 class HouseLine:
-    """A line of a data file that is a house record, and its ward."""
+    """A row of a data file that is a house record: which of them it is, and its ward."""
 
     number: int
     ward: str
@@ -33,21 +34,19 @@ class HouseRecords:
     max_new_tokens: int
 
 
-def read_house(path: Path) -> tuple[list[HouseLine], list[Problem]]:
-    """The house records of a JSONL file, and the lines that mean to be one and can't be scored."""
+def read_house(path: Path, as_text: bool = False) -> tuple[list[HouseLine], list[Problem]]:
+    """The house records of a data file, and the rows that mean to be one and can't be scored."""
     lines, problems = [], []
-    for number, line in enumerate(path.read_text("utf-8-sig").split("\n"), 1):
+    for record in iter_records(path, as_text):
+        if isinstance(record, Problem):
+            continue  # Whoever reads the file's records says so.
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue  # no JSON: whoever reads the file's records says so
-        try:
-            ward = house_of(record)
+            ward = house_of(record.row)
         except ValueError as error:
-            problems.append(Problem(f"{path}:{number}", str(error)))
+            problems.append(Problem(record.source, str(error)))
             continue
         if ward:
-            lines.append(HouseLine(number, ward, record))
+            lines.append(HouseLine(row_number(record.source), ward, dict(record.row)))
     return lines, problems
 
 
@@ -89,19 +88,14 @@ def house_of(record: object) -> str | None:
         return None
     facts = record.get("facts")
     if not isinstance(facts, dict):
-        raise ValueError(
-            f"got facts {_shown(facts)}, expected an object with name, phones, no_dose"
-        )
+        raise ValueError(f"got facts {shown(facts)}, expected an object with name, phones, no_dose")
     if not isinstance(facts.get("name"), str):
-        raise ValueError(f"got facts.name {_shown(facts.get('name'))}, expected a text")
+        raise ValueError(f"got facts.name {shown(facts.get('name'))}, expected a text")
     for key in ("phones", "no_dose"):
         value = facts.get(key)
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise ValueError(f"got facts.{key} {_shown(value)}, expected a list of texts")
+        if not isinstance(value, list):
+            raise ValueError(f"got facts.{key} {shown(value)}, expected a list of texts")
+        others = [item for item in value if not isinstance(item, str)]
+        if others:
+            raise ValueError(f"got in facts.{key} {shown(others[0])}, expected texts alone")
     return ward
-
-
-def _shown(value: object) -> str:
-    """A JSON value in a line of text."""
-    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:60]}…"

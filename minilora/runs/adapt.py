@@ -28,7 +28,9 @@ from minilora.runs.folder import require_free
 from minilora.runs.plan import Clock, Reporter, Result, Sizes
 from minilora.runs.plots import plot_loss
 from minilora.runs.samples import Sample, answer_samples, pick_samples
-from minilora.text import Example, Problem, Tokenizer
+from minilora.text import Problem, Tokenizer
+from minilora.text.packed import PackedExamples
+from minilora.text.rows import row_number
 from minilora.training import TrainingConfig
 
 LONGEST, CHECKPOINTS = 1024, 10
@@ -38,12 +40,14 @@ LONGEST, CHECKPOINTS = 1024, 10
 class AdaptPlan(OpenPlan):
     """All that decides an adaptation.
 
-    eval_data: judged on; None for a tenth of `data`, held out. eval_rows: how many of these are
-    judged. target_modules: names, or "all-linear". max_length: tokens of an example. None for
-    these and for steps, batch_size and lr: chosen from the data and the base, see `defaults`.
+    as_text: whether `data` and `eval_data` are plain text, whatever they look like. eval_data:
+    judged on; None for a tenth of `data`, held out. eval_rows: how many of these are judged.
+    target_modules: names, or "all-linear". max_length: tokens of an example. None for these and
+    for steps, batch_size and lr: chosen from the data and the base, see `defaults`.
     """
 
     data: Path
+    as_text: bool = False
     eval_data: Path | None = None
     eval_rows: int | None = None
     base: str = WARD
@@ -80,11 +84,11 @@ class AdaptPlan(OpenPlan):
         """Read base and data, fill in the defaults, attach the adapter."""
         model, tokenizer = open_base(self.base, self.base_dtype, self.device)
         length = self.longest(model)
-        data = read_reported(self.data, tokenizer, length, reporter)
+        data = read_reported(self.data, tokenizer, length, self.as_text, reporter)
         eval_data, house_lines = None, []
         if self.eval_data is not None:
-            eval_data = read_reported(self.eval_data, tokenizer, length, reporter)
-            house_lines, unscorable = read_house(self.eval_data)
+            eval_data = read_reported(self.eval_data, tokenizer, length, self.as_text, reporter)
+            house_lines, unscorable = read_house(self.eval_data, self.as_text)
             eval_data = without(eval_data, unscorable, reporter)
         decided = decide(self, model, data, eval_data)
         judged = [line for line in house_lines if line.number <= decided.lines]
@@ -140,13 +144,16 @@ class AdaptPlan(OpenPlan):
             **{k: getattr(training, k) for k in ("steps", "lr", "seed", "warmup")},
             "batch_size": decided.batch_size,
             "max_length": length,
+            **({"as_text": True} if self.as_text else {}),
         }
 
 
-def read_reported(path: Path, tokenizer: Tokenizer, length: int, reporter: Reporter) -> File:
+def read_reported(
+    path: Path, tokenizer: Tokenizer, length: int, as_text: bool, reporter: Reporter
+) -> File:
     """A data file; what in it can't be used goes to the reporter, also where too much can't."""
     try:
-        file = read_file(path, tokenizer, length)
+        file = read_file(path, tokenizer, length, as_text, reporter.bars)
     except UnusableDataError as error:
         reporter.left_out(error.path, error.problems)
         raise
@@ -161,10 +168,12 @@ def without(file: File, unscorable: Sequence[Problem], reporter: Reporter) -> Fi
         return file
     reporter.left_out(file.path, unscorable)
     sources = {problem.source for problem in unscorable}
-    examples = [example for example in file.examples if example.source not in sources]
+    examples = file.examples.without(sources)
     if not examples:
         raise ValueError(f"{file.path}: no example can be judged; the first is {unscorable[0]}")
-    return replace(file, examples=examples, problems=[*file.problems, *unscorable])
+    for problem in unscorable:
+        file.problems.add(problem)
+    return replace(file, examples=examples)
 
 
 @dataclass(frozen=True)
@@ -176,8 +185,8 @@ class Decided:
 
     training: TrainingConfig
     batch_size: int
-    train: list[Example]
-    held_out: list[Example]
+    train: PackedExamples
+    held_out: PackedExamples
     held_out_of: int
     size: int
     data: File
@@ -186,10 +195,9 @@ class Decided:
     @property
     def lines(self) -> float:
         """Lines of the eval file that are judged, from its first on; infinite for all of them."""
-        number = self.held_out[-1].source.rpartition(":")[2] if self.held_out else ""
-        if len(self.held_out) == self.held_out_of or not number.isdigit():
+        if len(self.held_out) == self.held_out_of:
             return math.inf
-        return int(number)
+        return row_number(self.held_out[-1].source)
 
     @property
     def judged_on(self) -> str:
@@ -206,9 +214,10 @@ class Decided:
 
 def decide(plan: AdaptPlan, model: Transformer, data: File, eval_data: File | None) -> Decided:
     """Split the data where nothing else is judged on, and choose what the plan leaves open."""
-    train, held_out = data.examples, eval_data.examples if eval_data else []
     if eval_data is None:
         train, held_out = split(data.examples, plan.seed)
+    else:
+        train, held_out = data.examples, eval_data.examples
     size = sum(count for count, _ in storage(model).values())
     batch_size, steps, lr = plan.batch_size, plan.steps, plan.lr
     if batch_size is None:
@@ -247,6 +256,7 @@ class Planned:
     """An adaptation as it is about to begin, in numbers.
 
     held: how the base is kept: format -> (numbers, bytes). passes: over the training data.
+    shapes: by key of `text.records.SHAPES`, how many rows of the data were read so.
     house: by ward, how many answers are scored, and how many records are too long for it.
     """
 
@@ -260,6 +270,7 @@ class Planned:
     adapter_bytes: int
     sizes: Sizes
     train: Counts
+    shapes: Mapping[str, int]
     judged_on: str
     house: Mapping[str, tuple[int, int]]
 
@@ -289,7 +300,6 @@ class AdaptJob(Job):
     def planned(self, plan: AdaptPlan, held: Mapping[str, tuple[int, int]]) -> Planned:
         """The job in numbers."""
         train = self.decided.train
-        learnt = sum(int((e.labels >= 0).sum()) for e in train)
         return Planned(
             plan=plan,
             lora=self.attachment.config,
@@ -300,7 +310,8 @@ class AdaptJob(Job):
             layers=len(self.attachment.layers),
             adapter_bytes=sum(p.data.nbytes for p in self.model.parameters() if p.requires_grad),
             sizes=self.sizes,
-            train=Counts(len(train), sum(map(len, train)), learnt),
+            train=Counts(len(train), int(train.lengths.sum()), int(train.label_counts.sum())),
+            shapes=self.decided.data.shapes,
             judged_on=self.decided.judged_on,
             house={h.ward: (len(h.records), h.too_long) for h in self.judge.houses},
         )
@@ -310,7 +321,7 @@ class AdaptJob(Job):
         decided, limit = self.decided, self.model.config.max_position_embeddings
         file = decided.eval_data or decided.data
         examples = decided.held_out or decided.train
-        samples = pick_samples(self.tokenizer, examples, file.records, limit)
+        samples = pick_samples(self.tokenizer, examples, file, limit)
         answered = answer_samples(self.model, self.tokenizer, samples, self.judge.given)
         plot_loss(trained.history, plan.folder.path / "loss.png")
         provenance = self.provenance(plan, trained)

@@ -22,9 +22,10 @@ class ComparePlan:
     """All that decides a comparison: settings and paths.
 
     data: prompts with the answers to compare with, and plain texts whose loss is taken. rows: only
-    the first so many. instruction, shots (taken from examples): how the base is asked as well.
-    raw: prompts are continued as they are, for models trained on plain text. base, base_dtype:
-    None for what the adapters say. json_file: where scores and answers are written as well.
+    the first so many. as_text: whether `data` is plain text, whatever it looks like. instruction,
+    shots (taken from examples): how the base is asked as well. raw: prompts are continued as they
+    are, for models trained on plain text. base, base_dtype: None for what the adapters say.
+    json_file: where scores and answers are written as well.
     """
 
     data: Path
@@ -37,6 +38,7 @@ class ComparePlan:
     shots: int | None = None
     examples: Path | None = None
     raw: bool = False
+    as_text: bool = False
     json_file: Path | None = None
 
     def __post_init__(self) -> None:
@@ -85,7 +87,7 @@ def compare(plan: ComparePlan, reporter: Reporter | None = None) -> Comparison:
     the base or an adapter does not allow, before anything is answered; OSError.
     """
     reporter, clock = reporter or Reporter(), Clock()
-    cases, texts, problems = read_cases(plan.data, plan.rows, plan.raw)
+    cases, texts, problems = read_cases(plan.data, plan.rows, plan.raw, plan.as_text)
     variants = base_variants(plan, cases)
     chosen = [NamedAdapter(BASE), *(one for one in plan.adapters if one.folder is not None)]
     dtype, name = base_dtype_of_all(plan.base_dtype, chosen), base_of_all(plan.base, chosen)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from minilora.lora import ALL_LINEAR
 from minilora.text import Example
+from minilora.text.packed import lengths
 
 PASSES, FEWEST_STEPS, MOST_STEPS = 3, 50, 1000
 BATCH, SMALL_BATCH = 16, 2
@@ -38,7 +39,7 @@ LOSS_COST, LOSS_ROWS = 1e12, 8
 
 def mean_length(examples: Sequence[Example]) -> float:
     """Tokens of an example."""
-    return sum(map(len, examples)) / len(examples)
+    return float(lengths(examples).mean())
 
 
 def default_batch(parameters: int, examples: Sequence[Example]) -> int:
@@ -78,7 +79,7 @@ def judged_rows(parameters: int, held_out: Sequence[Example], asked: int | None)
         if asked < 1:
             raise ValueError(f"got --eval-rows {asked}, expected at least 1")
         return min(asked, len(held_out))
-    cost = parameters * sum(map(len, held_out))
+    cost = parameters * int(lengths(held_out).sum())
     return len(held_out) if cost <= JUDGING_COST else min(JUDGED, len(held_out))
 
 
@@ -95,5 +96,5 @@ def watchings(steps: int, batch_size: int) -> int:
 
 def loss_rows(parameters: int, judged: Sequence[Example]) -> int:
     """How many of the judged examples have their loss taken: all, or LOSS_ROWS of many."""
-    cost = parameters * sum(map(len, judged))
+    cost = parameters * int(lengths(judged).sum())
     return len(judged) if cost <= LOSS_COST else min(LOSS_ROWS, len(judged))

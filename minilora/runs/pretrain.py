@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from minilora.nn import Transformer, TransformerConfig
 from minilora.runs.driver import Job, OpenPlan, Trained
 from minilora.runs.folder import RunFolder, require_free
 from minilora.runs.plan import Clock, Reporter, Result, Sizes
-from minilora.text import Example, Record, Tokenizer, encode_record
+from minilora.text import Example, Record, Tokenizer, encode_record, prompt_messages
+from minilora.text.examples import example_from_segments
 from minilora.training import History, TrainingConfig
 from minilora.ward.corpus import Document, general_documents, regression_suite
 from minilora.ward.score import RegressionScore
@@ -73,7 +75,7 @@ class PretrainPlan(OpenPlan):
         else:
             tokenizer = Tokenizer.train(corpus_texts(documents[:8000]), self.vocab_size)
             model, earlier = new_base(self, tokenizer), ""
-        examples = [encode_record(tokenizer, document_record(d)) for d in documents]
+        examples = [document_example(tokenizer, d) for d in documents]
         examples = [e for e in examples if len(e) <= model.config.max_position_embeddings]
         watched = watching_judge(tokenizer, 24)
 
@@ -125,20 +127,19 @@ def watching_judge(tokenizer: Tokenizer, per_group: int) -> Judge:
     """Asks a small suite and takes its loss during the run: other cases than the card's."""
     suite = regression_suite("heldout", per_group, HELD_OUT_SEED + 1)
     documents = [Document((example,)) for example in suite]
-    return Judge(
-        tokenizer, [encode_record(tokenizer, document_record(d)) for d in documents], suite=suite
-    )
+    return Judge(tokenizer, [document_example(tokenizer, d) for d in documents], suite=suite)
 
 
-def document_record(document: Document, source: str = "") -> Record:
-    """A document of the general corpus as chat messages, or as text where it is a note alone."""
+def document_example(tokenizer: Tokenizer, document: Document) -> Example:
+    """A document of the general corpus as a chat, or as text where it is a note alone.
+
+    A note alone has no end token: so was the base made that its card says how to remake.
+    """
     if document.is_text:
-        return Record(source, text=document.turns[0].completion)
-    messages = []
-    for turn in document.turns:
-        messages.append({"role": "user", "content": turn.prompt})
-        messages.append({"role": "assistant", "content": turn.completion})
-    return Record(source, messages=tuple(messages))
+        note = tokenizer.encode(document.turns[0].completion)
+        return example_from_segments([(note, True)])
+    turns = [prompt_messages(turn.prompt, turn.completion) for turn in document.turns]
+    return encode_record(tokenizer, Record("", messages=tuple(chain.from_iterable(turns))))
 
 
 def corpus_texts(documents: Iterable[Document]) -> Iterable[str]:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from minilora.backend import blas_threads, recommended_blas_threads
 from minilora.nn import Transformer, generate
-from minilora.runs.data import Sample, sample_of
-from minilora.text import Example, Record, Tokenizer
+from minilora.runs.data import File, Sample, sample_of
+from minilora.text import Example, Tokenizer
 from minilora.text.answers import stop_ids
 
 SAMPLES = 2
+CANDIDATES = 8
+"""Examples among which samples are looked for: few have no room for their answer."""
 
 
 def pick_samples(
-    tokenizer: Tokenizer, examples: Iterable[Example], records: Mapping[str, Record], limit: int
+    tokenizer: Tokenizer, examples: Sequence[Example], file: File, limit: int
 ) -> list[Sample]:
-    """The first samples that the examples give; limit: positions that the base can read."""
-    made = (sample_of(tokenizer, e, records[e.source], limit) for e in examples)
+    """The first samples that the examples of a file give; limit: positions the base can read."""
+    first = examples[:CANDIDATES]
+    records = file.records([example.source for example in first])
+    made = (sample_of(tokenizer, e, records.get(e.source), limit) for e in first)
     return list(islice(filter(None, made), SAMPLES))
 
 

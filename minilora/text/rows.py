@@ -36,20 +36,24 @@ def _silent(count: int) -> None:
 
 
 def read_records(path: Path | str, as_text: bool = False) -> tuple[list[Record], list[Problem]]:
-    """All rows of a data file as records, and those that can't be used, each with its place.
-
-    A file of plain text is one record. Formats and errors: `read_rows` and `format_of`.
-    """
-    path = Path(path)
-    kind = format_of(path, as_text)
-    if kind is Format.TEXT:
-        text = "".join(read_text(path))
-        return [Record(str(path), text=text, shape="text")], []
-    rows = list(read_rows(path, kind))
+    """All that `iter_records` gives: the records, and the rows that can't be used."""
+    rows = list(iter_records(Path(path), as_text))
     return (
         [row for row in rows if isinstance(row, Record)],
         [row for row in rows if isinstance(row, Problem)],
     )
+
+
+def iter_records(path: Path, as_text: bool = False) -> Iterator[Record | Problem]:
+    """The rows of a data file, each as a record or as the problem that it has.
+
+    A file of plain text is one record. Formats and errors: `format_of` and `read_rows`.
+    """
+    kind = format_of(path, as_text)
+    if kind is Format.TEXT:
+        yield Record(str(path), text="".join(read_text(path)), shape="text")
+    else:
+        yield from read_rows(path, kind)
 
 
 def read_rows(path: Path, kind: Format, on_read: OnRead = _silent) -> Iterator[Record | Problem]:
@@ -87,6 +91,12 @@ def read_text(path: Path, on_read: OnRead = _silent) -> Iterator[str]:
             on_read(len(chunk))
             if text:
                 yield text
+
+
+def row_number(source: str) -> int:
+    """The line or item that a source ends with, 0 where it names none."""
+    digits = re.search(r"(?::|, item )(\d+)$", source)
+    return int(digits[1]) if digits else 0
 
 
 # -- lines -----------------------------------------------------------------------------------------

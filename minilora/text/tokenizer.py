@@ -120,6 +120,25 @@ class Tokenizer:
             _require_unicode(text)
             raise
 
+    def text_ends(self) -> tuple[list[int], list[int]]:
+        """Ids before and after a text that stands alone.
+
+        Those before it are what the tokenizer adds; those after it end with the end of sequence,
+        where there is one, as nothing else teaches a model to end.
+        """
+        plain, whole = self.encode("a"), self.backend.encode("a", add_special_tokens=True).ids
+        places = range(len(whole) - len(plain) + 1)
+        at = next((i for i in places if whole[i : i + len(plain)] == plain), None)
+        if at is None:
+            raise ValueError(
+                f"the tokenizer makes of 'a' {plain}, and with its special tokens {whole}, "
+                "expected the first among the second"
+            )
+        before, after = whole[:at], whole[at + len(plain) :]
+        if self.eos_id is not None and after[-1:] != [self.eos_id]:
+            after.append(self.eos_id)
+        return before, after
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens left out."""
         return self.backend.decode(list(ids), skip_special_tokens=True)

@@ -10,6 +10,7 @@ import numpy as np
 from minilora.autograd import IGNORE
 from minilora.limits import require_count
 from minilora.text.examples import Example
+from minilora.text.packed import lengths
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Batches:
         require_count("bucket", bucket, 1)
         self.examples, self.batch_size, self.seed = examples, batch_size, seed
         self.pad_id, self.bucket = pad_id, bucket
-        self.lengths = np.array([len(e) for e in examples])
+        self.lengths = lengths(examples)
         self._plan: tuple[int, list[np.ndarray]] = (-1, [])
 
     def __len__(self) -> int:

@@ -20,9 +20,11 @@ from minilora.hub import bases, load_pretrained
 from minilora.lora import Adapter, attach, lora_layers
 from minilora.runs import AdaptPlan, defaults, driver
 from minilora.runs import adapt as adapting
-from minilora.runs.data import File, read_file
+from minilora.runs.data import read_file
 from minilora.storage import sha256_file
 from minilora.text import Example
+from minilora.text.packed import PackedExamples
+from minilora.text.records import SHAPES
 from minilora.training import DivergedError, fit
 from minilora.ward import house_examples
 from tests.cli.conftest import make_base, pairs, write_jsonl
@@ -171,12 +173,14 @@ def test_steps_and_rate_have_defaults_from_data_and_base(base, data, tmp_path, c
 def test_default_steps_are_three_passes_within_bounds(base, data, tmp_path, count, steps):
     model, tokenizer = load_pretrained(base)
     file = read_file(data, tokenizer, 64)
-    examples = [replace(e) for e in file.examples * (count // 30)]  # each an object of its own
+    examples = PackedExamples.pack(
+        replace(e, source=f"{e.source}.{i}") for i in range(count // 30) for e in file.examples
+    )
     plan = AdaptPlan(data=data, out=tmp_path / "out", batch_size=16)
-    decided = adapting.decide(plan, model, File(data, "", examples, file.records, []), None)
+    decided = adapting.decide(plan, model, replace(file, examples=examples), None)
     assert len(decided.held_out) == count // 10
-    everyone = {id(e) for e in decided.train} | {id(e) for e in decided.held_out}
-    assert everyone == {id(e) for e in examples}
+    everyone = [e.source for part in (decided.train, decided.held_out) for e in part]
+    assert sorted(everyone) == sorted(e.source for e in examples)
     assert len(decided.train) + len(decided.held_out) == count
     assert decided.training.steps == steps
 
@@ -314,6 +318,25 @@ def test_plain_text_is_cut_into_windows(base, tmp_path, capsys):
     known = Adapter.read(tmp_path / "out").provenance
     assert known["data"]["examples"] > 20 and known["held_out"] > 0
     assert names(capsys.readouterr().out, known["held_out"], "aspirin")
+
+
+def test_how_rows_are_read_is_said(base, tmp_path, capsys):
+    rows = [{"instruction": p["prompt"], "output": p["completion"]} for p in pairs(7)]
+    data = write_jsonl(tmp_path / "my.jsonl", [*rows, *pairs(14)])
+    assert adapt(base, data, tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert names(said, f"7 of {SHAPES['instruction']}", f"14 of {SHAPES['prompt']}")
+
+
+def test_rows_under_another_name_are_a_text_only_where_it_is_wanted(base, tmp_path, capsys):
+    data = write_jsonl(tmp_path / "my.data", pairs(30))
+    assert adapt(base, data, tmp_path / "out") == 1
+    assert names(only_error(capsys), "my.data", "--text") and entries(tmp_path) == ["my.data"]
+    assert adapt(base, data, tmp_path / "out", "--text", "--max-length", "32") == 0
+    assert names(capsys.readouterr().out, f"1 of {SHAPES['text']}")
+    held = write_jsonl(tmp_path / "held.jsonl", pairs(12))
+    assert adapt(base, data, tmp_path / "o", "--text", "--eval", str(held)) == 0
+    assert Adapter.read(tmp_path / "o").provenance["eval"]["examples"] < 12
 
 
 def test_a_small_set_is_not_split(base, tmp_path, capsys):

@@ -16,6 +16,7 @@ from minilora.runs import compare as comparing
 from minilora.text.answers import Raw
 from minilora.ward import house_examples, score_house
 from tests.cli.conftest import make_base, pairs, write_jsonl
+from tests.says import error_line, names
 
 
 @pytest.fixture
@@ -181,12 +182,22 @@ def test_plain_texts_have_their_loss_taken(base, adapter, tmp_path, capsys):
     first, second = json.loads(out.read_text("utf-8"))["variants"]
     assert first.keys() == {"name", "adapter", "loss", "loss_rows"}
     model, tokenizer = load_pretrained(base)
-    ids = [tokenizer.encode(record["text"]) for record in texts]
+    ids = [[*tokenizer.encode(record["text"]), tokenizer.eos_id] for record in texts]
     assert first["loss_rows"] == 4
     assert first["loss"] == pytest.approx(mean_loss(model, ids), rel=1e-4)
     attach(model, Adapter.read(adapter))
     assert second["loss"] == pytest.approx(mean_loss(model, ids), rel=1e-4)
     assert first["loss"] != second["loss"]
+
+
+def test_rows_are_a_text_where_it_is_wanted(base, data, tmp_path, capsys):
+    out = tmp_path / "scores.json"
+    other = data.rename(tmp_path / "my.data")
+    assert run(other, base) == 1 and names(error_line(capsys), "my.data", "--text")
+    assert run(other, base, "--text", "--json", out) == 0
+    assert json.loads(out.read_text("utf-8"))["variants"][0].keys() == {
+        "name", "adapter", "loss", "loss_rows"
+    }  # fmt: skip
 
 
 def mean_loss(model, rows):

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from minilora.autograd import IGNORE
 from minilora.evaluation import Judge
 from minilora.hub import load_pretrained
 from minilora.runs import PretrainPlan, run
-from minilora.runs.pretrain import HELD_OUT_SEED, command_line, document_record
+from minilora.runs.pretrain import HELD_OUT_SEED, command_line, document_example
+from minilora.text import Tokenizer
 from minilora.ward import general_documents, regression_suite
 
 BASE = Path(__file__).resolve().parents[2] / "data" / "ward-base"
@@ -43,15 +45,16 @@ def test_pretraining_writes_a_folder_that_loads_and_a_run_that_can_go_on(tmp_pat
 
 
 def test_documents_become_chats_and_notes_alone_become_text():
-    kinds = set()
+    kinds, tokenizer = set(), Tokenizer.from_folder(BASE)
     for document in general_documents(2, 60):
-        record = document_record(document, "here")
-        kinds.add(bool(record.text))
-        if record.text:
-            assert record.text == document.turns[0].completion
+        example = document_example(tokenizer, document)
+        learned = example.labels[example.labels != IGNORE].tolist()
+        said = [tokenizer.encode(turn.completion) for turn in document.turns]
+        kinds.add(document.is_text)
+        if document.is_text:
+            assert learned == said[0][1:]  # No end: so was the base made.
         else:
-            told = [m["content"] for m in record.messages]
-            assert told == [x for t in document.turns for x in (t.prompt, t.completion)]
+            assert learned == [i for answer in said for i in (*answer, tokenizer.eos_id)]
     assert kinds == {True, False}
 
 
