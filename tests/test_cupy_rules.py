@@ -45,7 +45,14 @@ HOST_CALLS = {
     "autograd/tensor.py: Tensor": {"asarray"},
     # Sampling works on logits that were brought to the host, one copy a token.
     "nn/decode.py: Decoding": {"arange"},
-    "nn/generate.py: sample_token": {"argsort", "cumsum", "errstate", "exp", "take_along_axis"},
+    "nn/generate.py: sample_token": {
+        "argsort",
+        "cumsum",
+        "errstate",
+        "exp",
+        "isfinite",
+        "take_along_axis",
+    },
     "nn/generate.py: _left_padded": {"array", "zeros"},
     "nn/generate.py: _last_logits": {"arange"},
     "nn/generate.py: _read": {"concatenate"},
@@ -64,7 +71,7 @@ HOST_CALLS = {
     "training/checkpoint.py: load_checkpoint": {"isfinite"},
     "training/loop.py: _quiet": {"errstate"},
     # Forked workers are for the host only; they refuse a device.
-    "training/parallel.py: _SharedArrays": {"cumsum", "frombuffer"},
+    "training/parallel.py: _shared_arrays": {"cumsum", "frombuffer"},
     "training/parallel.py: Workers": {"arange", "array_split"},
     # An Adapter's arrays are on the host.
     "lora/adapter.py: _own_copy": {"array"},

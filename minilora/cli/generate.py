@@ -16,6 +16,7 @@ from minilora.hub.several import BASE, base_dtype_of_all, base_of_all, in_turn
 from minilora.nn import generate as continue_prompts
 from minilora.text import Tokenizer
 from minilora.text.answers import prompt_ids, question, stop_ids
+from minilora.text.streaming import TextStream
 
 GROUP = "Serve"
 MOST_TOKENS = 256
@@ -58,7 +59,7 @@ def generate(
     count = min(MOST_TOKENS, room) if max_new_tokens is None else max_new_tokens
     with blas_threads(recommended_blas_threads(model.config.hidden_size)):
         for number, one in enumerate(in_turn(model, tokenizer, chosen, name)):
-            stream = Stream(tokenizer, heading(one.name, number) if len(chosen) > 1 else "")
+            output = Output(tokenizer, count, heading(one.name, number) if len(chosen) > 1 else "")
             continue_prompts(
                 model,
                 [ids],
@@ -67,9 +68,9 @@ def generate(
                 top_p=top_p,
                 rng=np.random.default_rng(seed),
                 stop_ids=stop_ids(model, tokenizer),
-                on_token=lambda token, stream=stream: stream.add(int(token[0])),
+                on_token=lambda token, output=output: output.add(int(token[0])),
             )
-            stream.end()
+            output.end()
 
 
 def heading(name: str, number: int) -> str:
@@ -77,34 +78,28 @@ def heading(name: str, number: int) -> str:
     return ("\n" if number else "") + f"== {name} ==\n"
 
 
-class Stream:
-    """Writes tokens to standard output as UTF-8, each character once all its bytes are there.
+class Output:
+    """Writes an answer to standard output as UTF-8, whatever the locale.
 
-    The heading goes out with the first of them, or at the end: not before an answer has begun.
+    The heading goes out with its first text, or at the end: not before an answer has begun.
     """
 
-    def __init__(self, tokenizer: Tokenizer, heading: str = "") -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, most: int, heading: str = "") -> None:
+        self.stream = TextStream(tokenizer, most)
         self.heading = heading
-        self.ids: list[int] = []
-        self.written = 0
 
     def add(self, token: int) -> None:
-        """Write what the token completes; an unfinished character decodes to U+FFFD, and waits."""
-        self.ids.append(token)
-        self._write(self.tokenizer.decode(self.ids).rstrip("\ufffd"))
+        """Write the text that the token completes."""
+        self._write(self.stream.add(token))
 
     def end(self) -> None:
-        """Write what waited, and one newline."""
-        self._write(self.tokenizer.decode(self.ids) + "\n")
+        """Write what was held back, and a newline."""
+        self._write(self.stream.end() + "\n")
 
     def _write(self, text: str) -> None:
-        if self.heading:
-            typer.echo(self.heading.encode("utf-8"), nl=False)
+        if text:
+            typer.echo((self.heading + text).encode("utf-8"), nl=False)
             self.heading = ""
-        if len(text) > self.written:
-            typer.echo(text[self.written :].encode("utf-8"), nl=False)  # bytes: whatever the locale
-            self.written = len(text)
 
 
 def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:

@@ -7,7 +7,7 @@ from minilora.nn.base_dtype import (
     storage_formats,
     store_base,
 )
-from minilora.nn.generate import generate
+from minilora.nn.generate import LogitsError, generate
 from minilora.nn.layers import Embedding, Linear, RMSNorm
 from minilora.nn.module import Module, ModuleList, Parameter
 from minilora.nn.transformer import Transformer, TransformerConfig
@@ -16,6 +16,7 @@ __all__ = [
     "BASE_DTYPES",
     "Embedding",
     "Linear",
+    "LogitsError",
     "Module",
     "ModuleList",
     "Parameter",

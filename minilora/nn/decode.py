@@ -1,8 +1,9 @@
-"""One more token for each row: what `Transformer.hidden` computes, on arrays alone.
+"""The twin of `nn/transformer.py` for one more token of each row, checked against it by the tests.
 
 A single position is little work for BLAS, so in a small model most of a token's time is Python's.
-This is the same block without Tensors: no shape checks, no tape, and the same few buffers for
-every layer and token. `generate` reads the prompt with the model and goes on from its caches here.
+This is the same block on arrays alone: without Tensors, without shape checks, and with the same few
+buffers for every layer and token. `generate` reads the prompt with the model and goes on from its
+caches here.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from minilora.autograd import functional as F
 from minilora.autograd.pointwise import row_dot
 from minilora.autograd.products import is_stored, take_rows
 from minilora.backend import Array, get_array_module
+from minilora.nn.cache import LayerCache
 from minilora.nn.layers import Linear, RMSNorm
-from minilora.nn.transformer import Block, LayerCache, Transformer, TransformerConfig
+from minilora.nn.transformer import Block, Transformer, TransformerConfig
 
 WIDE = 65536
-"""Numbers in a matrix W from which some rows h (B, in) are multiplied as (W h^T)^T.
+"""Numbers in a matrix W from which several rows h (B, in) are multiplied as (W h^T)^T.
 
-BLAS then has the long side of W where it looks for it: 1.06 to 1.7 times faster for 8 to 48 rows,
-the copy back included (OpenBLAS on an AMD EPYC, shapes from (512, 128) to (49152, 576)); a
-small W only pays for the copy.
+BLAS then has the long side of W where it is fastest, which is worth more than the copy that turns
+the result; for a small W the copy costs more. The measurements are in data/bench/README.md.
 """
 
 
@@ -47,10 +48,12 @@ def _times(matrix: Array) -> Callable[[Array, Array], Array]:
 
 
 def _product(layer: Linear) -> Callable[[Array, Array], Array]:
-    """(h, out) -> out, in which a layer's output for h (B, in) is written; one product where it is
-    one."""
+    """(h, out) -> out, in which a layer's output for h (B, in) is written.
+
+    A plain weight is one product; a bias, or weights that are made anew, go through the layer.
+    """
     matrix = layer.matrix()
-    if matrix is None:  # a bias, or weights that are made anew for each product
+    if matrix is None:
 
         def through_the_layer(h: Array, out: Array) -> Array:
             out[...] = layer(Tensor(h)).data
@@ -123,34 +126,34 @@ class _BlockStep:
         self.keys = cache.keys.swapaxes(-1, -2)  # (B, Hkv, dh, S)
         self.values = cache.values  # (B, Hkv, S, dh)
 
-    def attend(self, h: Array, turn: tuple[Array, Array], hidden: Array | None) -> Array:
+    def attend(self, h: Array, turn: tuple[Array, Array], padding: Array | None) -> Array:
         """The attention branch for h (B, C): (B, C)."""
-        xp, b, at = get_array_module(h), self.buffers, self.cache.length
+        xp, b, position = get_array_module(h), self.buffers, self.cache.length
         self.q(h, b.q)
         self.k(h, b.k)
         self.v(h, b.v)
         xp.multiply(b.halves, turn[0], out=b.turned)
         xp.multiply(b.swapped, turn[1], out=b.other)
         b.turned += b.other
-        self.cache.keys[:, :, at], self.values[:, :, at] = b.turned_k, b.v_heads
-        self.cache.length = at = at + 1
-        weights = xp.matmul(b.turned_q, self.keys[..., :at])
-        if hidden is not None:
-            weights += hidden[..., :at]
+        self.cache.keys[:, :, position], self.values[:, :, position] = b.turned_k, b.v_heads
+        self.cache.length = length = position + 1
+        weights = xp.matmul(b.turned_q, self.keys[..., :length])
+        if padding is not None:
+            weights += padding[..., :length]
         weights -= weights.max(axis=-1, keepdims=True)
         xp.exp(weights, out=weights)
-        xp.matmul(weights, self.values[:, :, :at], out=b.mixed)
+        xp.matmul(weights, self.values[:, :, :length], out=b.mixed)
         b.mixed /= xp.add.reduce(weights, axis=-1, keepdims=True)
         return self.o(b.joined, b.branch)
 
-    def __call__(self, x: Array, turn: tuple[Array, Array], hidden: Array | None) -> None:
+    def __call__(self, x: Array, turn: tuple[Array, Array], padding: Array | None) -> None:
         """Add the block's two branches to x (B, C), in place.
 
-        turn: cos and sin of this position, with q's scale; hidden (B, 1, 1, S): minus infinity at
-        padding, 0 elsewhere, or None where there is none.
+        turn: cos and sin of this position, with q's scale. padding (B, 1, 1, S), added to the
+        scores: minus infinity where a position is padding, 0 elsewhere; None where nothing is.
         """
         xp, b = get_array_module(x), self.buffers
-        x += self.attend(self.norms[0](x), turn, hidden)
+        x += self.attend(self.norms[0](x), turn, padding)
         h = self.norms[1](x)
         half = self.gate(h, b.gate)
         half *= 0.5
@@ -174,7 +177,7 @@ class Decoding:
         xp, length = get_array_module(like), like.shape[2]
         self.norm, self.caches = _Norm(decoder.norm), caches
         table, self.head = decoder.embed_tokens.weight.data, model.head_weight
-        self.rows = partial(take_rows, table)
+        self.embed = partial(take_rows, table)
         head = self.head.data
         self.logits = None if is_stored(head) else _times(head)
         self.config = config
@@ -185,10 +188,10 @@ class Decoding:
         self.cos, self.sin = (xp.asarray(t.reshape(shape), like.dtype) for t in tables)
         for table in (self.cos, self.sin):
             table[:, : config.num_attention_heads] *= 1.0 / math.sqrt(config.head_dim)
-        self.hidden = None
+        self.padding = None
         if start is not None:
             padded = xp.arange(length) < xp.asarray(start)[:, None]
-            self.hidden = xp.where(padded, -math.inf, 0.0).astype(like.dtype)[:, None, None]
+            self.padding = xp.where(padded, -math.inf, 0.0).astype(like.dtype)[:, None, None]
         self._lay_out()
 
     def _lay_out(self) -> None:
@@ -202,17 +205,17 @@ class Decoding:
         """Go on with these rows alone (indices): the others' answers have ended."""
         for cache in self.caches:
             cache.keep(rows)
-        if self.hidden is not None:
-            self.hidden = self.hidden[rows]
+        if self.padding is not None:
+            self.padding = self.padding[rows]
         self._lay_out()
 
     def step(self, tokens: Array) -> Array:
         """Token ids (B,) -> logits (B, V) of the tokens after them."""
-        at = self.caches[0].length
-        x = self.rows(tokens)
-        turn = self.cos[at], self.sin[at]
+        position = self.caches[0].length
+        x = self.embed(tokens)
+        turn = self.cos[position], self.sin[position]
         for block in self.blocks:
-            block(x, turn, self.hidden)
+            block(x, turn, self.padding)
         h = self.norm(x)
         if self.logits is None:
             return F.linear(Tensor(h), self.head).data

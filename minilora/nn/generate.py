@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
@@ -10,8 +9,10 @@ import numpy as np
 from minilora.autograd import functional as F
 from minilora.autograd import no_grad
 from minilora.backend import Array, get_array_module, to_numpy
+from minilora.limits import require_count, require_finite
+from minilora.nn.cache import LayerCache
 from minilora.nn.decode import Decoding
-from minilora.nn.transformer import LayerCache, Transformer
+from minilora.nn.transformer import Transformer
 
 KEPT_SHARE = 0.75
 """Rows that have ended leave the batch when at most this share is left: a smaller batch is faster,
@@ -21,16 +22,31 @@ PREFILL_TOKENS = 2048
 """Positions of prompts read at a time: their arrays stay in the cache, and memory small."""
 
 
+class LogitsError(ValueError):
+    """Logits that are not finite: the weights, or an adapter's, are broken or far too large."""
+
+
 def sample_token(logits: np.ndarray, temperature: float, top_p: float, rng: object) -> np.ndarray:
     """One token id per row of logits (B, V).
 
     temperature 0 takes the largest (greedy). Otherwise softmax(logits / temperature) is cut to
     the smallest set of tokens whose probabilities sum to top_p (Holtzman et al. 2019, Sec. 3.1).
+    Raises LogitsError where a row's largest logit is not a finite number.
     """
+    likeliest = logits.argmax(axis=-1)
+    # NaN counts as the largest, so that the largest of a row is finite only where no logit of it
+    # is NaN or plus infinity; the rows of minus infinity alone are found as well.
+    largest = np.take_along_axis(logits, likeliest[:, None], axis=-1)
+    if not np.isfinite(largest).all():
+        wrong = largest[~np.isfinite(largest)]
+        raise LogitsError(
+            f"got logits of {wrong[0]} in {wrong.size} of {len(logits)} rows, expected finite "
+            "numbers: the weights of the model or of its adapter are broken"
+        )
     if temperature == 0.0:
-        return logits.argmax(axis=-1)
+        return likeliest
     z = logits.astype(np.float64)
-    z -= z.max(axis=-1, keepdims=True)
+    z -= largest
     with np.errstate(over="ignore"):  # divided by next to nothing, all but the largest are -inf
         z /= temperature
     p = np.exp(z)
@@ -49,15 +65,13 @@ def _check(prompts: Sequence[Sequence[int]], room: int, limit: int, settings: tu
     if not prompts or not all(len(p) for p in prompts):
         raise ValueError("generate got an empty prompt, expected at least one token in each")
     longest = max(len(p) for p in prompts)
-    if room < 1:
-        raise ValueError(f"got max_new_tokens {room}, expected at least 1")
+    require_count("max_new_tokens", room, 1)
     if longest + room > limit:
         raise ValueError(
             f"got a prompt of {longest} tokens and max_new_tokens {room}, expected a sum up to "
             f"max_position_embeddings = {limit}"
         )
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"got temperature {temperature}, expected a finite number of at least 0")
+    require_finite("temperature", temperature)
     if not 0 < top_p <= 1:
         raise ValueError(f"got top_p {top_p}, expected 0 < top_p <= 1")
     if temperature > 0 and rng is None:
@@ -78,26 +92,27 @@ def _left_padded(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]
 
 
 def _last_logits(model: Transformer, ids: Array, start: Array | None, caches: list | None) -> Array:
+    """Logits (B, V) after the last of each row's ids (B, T)."""
     batch, time = ids.shape
-    last = np.arange(time - 1, batch * time, time)
-    hidden = model.hidden(ids, start, caches, rows=last)
+    last_of_each = np.arange(time - 1, batch * time, time)
+    hidden = model.hidden_states(ids, start, caches, only=last_of_each)
     return to_numpy(F.linear(hidden, model.head_weight).data)
 
 
 def _read(
     model: Transformer, ids: np.ndarray, start: np.ndarray, padding: Array | None, caches: list
 ) -> Array:
-    """Logits (B, V) after each prompt, and its keys and values in the caches.
+    """Logits (B, V) after each prompt, with its keys and values in the caches.
 
-    A few rows at a time, without the columns that are padding in all of them.
+    A few prompts at a time, without the columns that are padding in all of them.
     """
     logits, time = [], ids.shape[1]
     few = max(1, PREFILL_TOKENS // time)
     for i in range(0, len(ids), few):
-        rows, first = slice(i, i + few), int(start[i : i + few].min())
-        parts = [cache.part(rows, first) for cache in caches]
-        padded = None if padding is None else padding[rows]
-        logits.append(_last_logits(model, ids[rows, first:], padded, parts))
+        some, first = slice(i, i + few), int(start[i : i + few].min())
+        parts = [cache.part(some, first) for cache in caches]
+        padded = None if padding is None else padding[some]
+        logits.append(_last_logits(model, ids[some, first:], padded, parts))
     for cache in caches:
         cache.length = time
     return np.concatenate(logits)
@@ -105,17 +120,22 @@ def _read(
 
 def new_caches(model: Transformer, batch: int, length: int) -> list[LayerCache]:
     """Empty caches of every layer, for `batch` rows of up to `length` positions."""
-    layers, like = model.config.num_hidden_layers, model.head_weight.data
-    return [LayerCache(batch, length, model.config, like) for _ in range(layers)]
+    config, like = model.config, model.head_weight.data
+    shape = (batch, length, config.num_key_value_heads, config.head_dim)
+    return [LayerCache(*shape, like) for _ in range(config.num_hidden_layers)]
 
 
 class _Batch:
-    """The rows still being answered: what was read of each, and the logits of its next token."""
+    """Rows that are being answered side by side, and the logits of each one's next token.
+
+    prompt_of: the number of the prompt that each row answers. At first row i answers prompt i; rows
+    whose answers have ended are dropped, and the others move up.
+    """
 
     def __init__(
         self, model: Transformer, prompts: Sequence[Sequence[int]], room: int, use_cache: bool
     ) -> None:
-        self.model, self.rows = model, list(range(len(prompts)))  # rows: the prompt of each
+        self.model, self.prompt_of = model, list(range(len(prompts)))
         self.ids, start = _left_padded(prompts)
         self.xp = get_array_module(model.head_weight.data)
         self.padding = self.xp.asarray(start) if start.any() else None
@@ -127,22 +147,22 @@ class _Batch:
         else:
             self.logits = _last_logits(model, self.ids, self.padding, None)
 
-    def step(self, token: np.ndarray) -> None:
-        """Read one more token a row (B,)."""
+    def step(self, tokens: np.ndarray) -> None:
+        """Read one more token of each row (B,)."""
         if self.decoding is not None:
-            self.logits = to_numpy(self.decoding.step(self.xp.asarray(token)))
+            self.logits = to_numpy(self.decoding.step(self.xp.asarray(tokens)))
         else:
-            self.ids = np.concatenate([self.ids, token[:, None]], axis=1)
+            self.ids = np.concatenate([self.ids, tokens[:, None]], axis=1)
             self.logits = _last_logits(self.model, self.ids, self.padding, None)
 
-    def keep(self, live: list[int]) -> None:
-        """Go on with these of the rows alone."""
-        self.rows, self.ids = [self.rows[j] for j in live], self.ids[live]
-        kept = self.xp.asarray(live)
+    def drop_all_but(self, rows: list[int]) -> None:
+        """Go on with these rows alone."""
+        self.prompt_of, self.ids = [self.prompt_of[row] for row in rows], self.ids[rows]
+        indices = self.xp.asarray(rows)
         if self.padding is not None:
-            self.padding = self.padding[kept]
+            self.padding = self.padding[indices]
         if self.decoding is not None:
-            self.decoding.keep(kept)
+            self.decoding.keep(indices)
 
 
 def generate(
@@ -161,37 +181,37 @@ def generate(
 
     Returns the new tokens only, without the stop token. With the cache each step feeds one token
     a row; without it the whole row is read again, for the same tokens. `on_token(ids)` is called
-    with the newest token of each row, for streaming. Raises ValueError for empty or over-long
-    prompts and settings out of range.
+    with the latest token of each prompt, for streaming. Raises ValueError for empty or over-long
+    prompts and settings out of range, LogitsError where the model computes no finite logits.
     """
     limit = model.config.max_position_embeddings
     _check(prompts, max_new_tokens, limit, (temperature, top_p, rng))
-    new: list[list[int]] = [[] for _ in prompts]
-    newest, stops = [0] * len(prompts), set(stop_ids)
+    answers: list[list[int]] = [[] for _ in prompts]
+    latest, stops = [0] * len(prompts), set(stop_ids)
     was_training = model.training
     model.eval()
     try:
         with no_grad():
             batch = _Batch(model, prompts, max_new_tokens, use_cache)
-            live = batch.rows  # places in the batch; all of them at first
-            for left in reversed(range(max_new_tokens)):
-                token = sample_token(batch.logits, temperature, top_p, rng)
-                chosen = token.tolist()
-                live = [j for j in live if chosen[j] not in stops]
-                if not live:
+            unended = list(range(len(prompts)))  # rows of the batch whose answers go on
+            for steps_left in reversed(range(max_new_tokens)):
+                tokens = sample_token(batch.logits, temperature, top_p, rng)
+                ids = tokens.tolist()
+                unended = [row for row in unended if ids[row] not in stops]
+                if not unended:
                     break
-                for j in live:
-                    new[batch.rows[j]].append(chosen[j])
+                for row in unended:
+                    answers[batch.prompt_of[row]].append(ids[row])
                 if on_token is not None:
-                    for i, one in zip(batch.rows, chosen, strict=True):
-                        newest[i] = one
-                    on_token(newest.copy())
-                if left == 0:
+                    for prompt, token in zip(batch.prompt_of, ids, strict=True):
+                        latest[prompt] = token
+                    on_token(latest.copy())
+                if steps_left == 0:
                     break
-                if len(live) <= KEPT_SHARE * len(batch.rows):
-                    batch.keep(live)
-                    token, live = token[live], list(range(len(live)))
-                batch.step(token)
+                if len(unended) <= KEPT_SHARE * len(ids):
+                    batch.drop_all_but(unended)
+                    tokens, unended = tokens[unended], list(range(len(unended)))
+                batch.step(tokens)
     finally:
         model.train(was_training)
-    return new
+    return answers

@@ -1,23 +1,35 @@
-"""A minimal decoder of the Llama family; its parameter names are Hugging Face's.
+"""The specification of the model: a small decoder of the Llama family, with Hugging Face's names.
 
-The same file runs the ward's small base and SmolLM2-135M: a checkpoint loads by name, and an
-adapter made here names its tensors as PEFT does.
+What the model computes is defined here. `nn/decode.py` computes the same for one more token,
+faster, and is checked against this file. The ward's small base and SmolLM2-135M both run on it: a
+checkpoint loads by name, and an adapter made here names its tensors as PEFT does.
 """
 
 from __future__ import annotations
 
-import copy
 from dataclasses import asdict, dataclass, fields
-from math import inf
-from numbers import Real
 
 import numpy as np
 
 from minilora.autograd import Tensor, ops
 from minilora.autograd import functional as F
 from minilora.backend import Array, get_array_module
+from minilora.limits import require_count, require_finite
+from minilora.nn.cache import LayerCache
 from minilora.nn.layers import Embedding, Linear, RMSNorm
 from minilora.nn.module import Module, ModuleList
+
+MOST = {
+    "vocab_size": 2**24,
+    "hidden_size": 2**20,
+    "intermediate_size": 2**22,
+    "num_hidden_layers": 2**12,
+    "num_attention_heads": 2**16,
+    "num_key_value_heads": 2**16,
+    "head_dim": 2**16,
+    "max_position_embeddings": 2**31,
+}
+"""Far beyond any model: a larger number is a broken file, and is refused before memory is asked."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +53,13 @@ class TransformerConfig:
     pad_token_id: int | None = None
 
     def __post_init__(self) -> None:
-        sizes = {f.name: getattr(self, f.name) for f in fields(self)[:8]}
-        if sizes["head_dim"] == 0:
-            del sizes["head_dim"]
-        bad = {name: n for name, n in sizes.items() if not isinstance(n, int) or n < 1}
-        if bad:
-            raise ValueError(f"config got {bad}, expected positive integers")
-        numbers = {n: getattr(self, n) for n in ("rms_norm_eps", "rope_theta", "initializer_range")}
-        # JSON, as Python reads it, may say NaN and Infinity
-        bad = {n: x for n, x in numbers.items() if not isinstance(x, Real) or not 0 <= x < inf}
-        if bad or not self.rope_theta:
-            got = bad or {"rope_theta": self.rope_theta}
-            raise ValueError(f"config got {got}, expected finite numbers, rope_theta above 0")
+        for name in (f.name for f in fields(self)[:8]):
+            if name != "head_dim" or self.head_dim != 0:
+                require_count(f"config's {name}", getattr(self, name), 1, MOST[name])
+        # JSON, as Python reads it, may say NaN and Infinity.
+        for name in ("rms_norm_eps", "initializer_range"):
+            require_finite(f"config's {name}", getattr(self, name))
+        require_finite("config's rope_theta", self.rope_theta, above=True)
         if not self.head_dim:
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
         if self.num_attention_heads % self.num_key_value_heads:
@@ -93,42 +100,6 @@ class TransformerConfig:
         }
 
 
-class LayerCache:
-    """Keys and values of one layer for the positions seen so far, in arrays of fixed size.
-
-    (B, Hkv, S, dh): a head's positions lie together, so one more token's attention reads memory
-    from end to end (2.9 times faster at SmolLM2's shape, 50 rows and 230 positions).
-    """
-
-    def __init__(self, batch: int, length: int, config: TransformerConfig, like: Array) -> None:
-        shape = (batch, config.num_key_value_heads, length, config.head_dim)
-        xp = get_array_module(like)
-        self.keys, self.values = xp.zeros(shape, like.dtype), xp.zeros(shape, like.dtype)
-        self.length = 0
-
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values (B, T, Hkv, dh); return all that are held, as views."""
-        start, stop = self.length, self.length + k.shape[1]
-        if stop > self.keys.shape[2]:
-            raise ValueError(f"cache got position {stop}, expected at most {self.keys.shape[2]}")
-        held = []
-        for array, new in ((self.keys, k.data), (self.values, v.data)):
-            array[:, :, start:stop] = new.swapaxes(1, 2)
-            held.append(Tensor(array[:, :, :stop].swapaxes(1, 2)))
-        self.length = stop
-        return held[0], held[1]
-
-    def part(self, rows: slice, length: int) -> LayerCache:
-        """A view of these rows with `length` positions behind it: what it is given is in this."""
-        view = copy.copy(self)
-        view.keys, view.values, view.length = self.keys[rows], self.values[rows], length
-        return view
-
-    def keep(self, rows: Array) -> None:
-        """Forget all rows but these (indices)."""
-        self.keys, self.values = self.keys[rows], self.values[rows]
-
-
 @dataclass
 class Positions:
     """What attention needs to know of the places of a batch: rope tables, padding, caches."""
@@ -155,16 +126,16 @@ class Attention(Module):
         std_out = std / (2 * config.num_hidden_layers) ** 0.5
         self.o_proj = Linear(inner, width, rng, std=std_out)
 
-    def forward(self, x: Tensor, at: Positions, layer: int) -> Tensor:
+    def forward(self, x: Tensor, positions: Positions, layer: int) -> Tensor:
         """x (B, T, C) -> (B, T, C)."""
         batch, time, _ = x.shape
         heads = (batch, time, -1, self.config.head_dim)
-        q = F.rope(ops.reshape(self.q_proj(x), heads), at.cos, at.sin)
-        k = F.rope(ops.reshape(self.k_proj(x), heads), at.cos, at.sin)
+        q = F.rope(ops.reshape(self.q_proj(x), heads), positions.cos, positions.sin)
+        k = F.rope(ops.reshape(self.k_proj(x), heads), positions.cos, positions.sin)
         v = ops.reshape(self.v_proj(x), heads)
-        if at.caches is not None:
-            k, v = at.caches[layer].append(k, v)
-        mixed = F.causal_attention(q, k, v, at.start)
+        if positions.caches is not None:
+            k, v = positions.caches[layer].append(k, v)
+        mixed = F.causal_attention(q, k, v, positions.start)
         return self.o_proj(ops.reshape(mixed, (batch, time, -1)))
 
 
@@ -194,14 +165,16 @@ class Block(Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config, rng)
 
-    def forward(self, x: Tensor, at: Positions, layer: int, rows: Array | None = None) -> Tensor:
-        """x (B, T, C) -> (B, T, C); with `rows`, numbers among the B T positions, (len(rows), C).
+    def forward(
+        self, x: Tensor, positions: Positions, layer: int, only: Array | None = None
+    ) -> Tensor:
+        """x (B, T, C) -> (B, T, C); with `only`, indices among the B T positions, (len(only), C).
 
-        Nothing after the attention mixes positions, so the rest is computed at `rows` alone.
+        Nothing after the attention mixes positions, so the rest is computed at `only` these.
         """
-        x = x + self.self_attn(self.input_layernorm(x), at, layer)
-        if rows is not None:
-            x = F.embedding(ops.reshape(x, (-1, x.shape[-1])), rows)
+        x = x + self.self_attn(self.input_layernorm(x), positions, layer)
+        if only is not None:
+            x = F.embedding(ops.reshape(x, (-1, x.shape[-1])), only)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -215,12 +188,12 @@ class Decoder(Module):
         self.layers = ModuleList([Block(config, rng) for _ in range(config.num_hidden_layers)])
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, ids: Array, at: Positions, rows: Array | None = None) -> Tensor:
-        """ids (B, T) -> hidden states (B, T, C), or (len(rows), C) of the positions `rows`."""
+    def forward(self, ids: Array, positions: Positions, only: Array | None = None) -> Tensor:
+        """ids (B, T) -> hidden states (B, T, C), or (len(only), C) of the positions `only`."""
         x = self.embed_tokens(ids)
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
-            x = layer(x, at, i, rows if i == last else None)
+            x = layer(x, positions, i, only if i == last else None)
         return self.norm(x)
 
 
@@ -245,17 +218,18 @@ class Transformer(Module):
         """The (V, C) matrix of the output head."""
         return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
-    def hidden(
+    def hidden_states(
         self,
         ids: Array,
         start: Array | None = None,
         caches: list[LayerCache] | None = None,
-        rows: Array | None = None,
+        only: Array | None = None,
     ) -> Tensor:
-        """Last hidden states (B, T, C); `start` and `caches` as in `causal_attention`, `generate`.
+        """What the last norm gives, (B, T, C), of which the head makes logits.
 
-        With `rows`, numbers of positions in the flattened (B T), only theirs: (len(rows), C), and
-        the last block's MLP, a tenth of a small model's work, is spared at the others.
+        start (B,): positions of padding on the left of each row. caches: one a layer, to which
+        the new keys and values are added. only: indices among the B T positions at which the
+        hidden states are wanted, (len(only), C); the last block's MLP is spared at the others.
         Raises ValueError for ids that are not (B, T), or longer than max_position_embeddings.
         """
         seen = caches[0].length if caches else 0
@@ -264,18 +238,18 @@ class Transformer(Module):
                 f"got ids of shape {ids.shape} after {seen} cached positions, expected (B, T) with "
                 f"T up to max_position_embeddings = {self.config.max_position_embeddings}"
             )
-        places = np.arange(seen, seen + ids.shape[1])
+        numbers = np.arange(seen, seen + ids.shape[1])
         config = self.config
         heads = max(config.num_attention_heads, config.num_key_value_heads)
-        cos, sin = F.rope_tables(places, config.head_dim, config.rope_theta, heads)
+        cos, sin = F.rope_tables(numbers, config.head_dim, config.rope_theta, heads)
         weight = self.model.embed_tokens.weight.data
         xp = get_array_module(weight)
         cos, sin = xp.asarray(cos, weight.dtype), xp.asarray(sin, weight.dtype)
-        return self.model(ids, Positions(cos, sin, start, caches), rows)
+        return self.model(ids, Positions(cos, sin, start, caches), only)
 
     def forward(self, ids: Array) -> Tensor:
         """Token ids (B, T) -> logits (B, T, V)."""
-        return F.linear(self.hidden(ids), self.head_weight)
+        return F.linear(self.hidden_states(ids), self.head_weight)
 
     def loss(self, ids: Array, labels: Array, normalizer: float | None = None) -> Tensor:
         """Mean cross-entropy in nats over the labels that are not IGNORE.
@@ -285,11 +259,10 @@ class Transformer(Module):
         """
         if labels.shape != ids.shape:
             raise ValueError(f"got labels of shape {labels.shape}, expected {ids.shape}")
-        rows = F.labelled_positions(labels)
-        if 0 < rows.size < labels.size:
-            labels = labels.reshape(-1)[rows]
+        labelled = F.labelled_positions(labels)
+        if 0 < labelled.size < labels.size:
+            labels = labels.reshape(-1)[labelled]
         else:
-            rows = None
-        return F.linear_cross_entropy(
-            self.hidden(ids, rows=rows), self.head_weight, labels, normalizer
-        )
+            labelled = None
+        hidden = self.hidden_states(ids, only=labelled)
+        return F.linear_cross_entropy(hidden, self.head_weight, labels, normalizer)

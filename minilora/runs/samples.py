@@ -10,6 +10,7 @@ from minilora.nn import Transformer, generate
 from minilora.runs.data import File, Sample, sample_of
 from minilora.text import Example, Tokenizer
 from minilora.text.answers import stop_ids
+from minilora.text.streaming import answer_text
 
 SAMPLES = 2
 CANDIDATES = 8
@@ -39,7 +40,8 @@ def answer_samples(
         text = known.get(tuple(sample.ids))
         if text is not None:
             return text
-        return tokenizer.decode(generate(model, [sample.ids], sample.room, stop_ids=stops)[0])
+        ids = generate(model, [sample.ids], sample.room, stop_ids=stops)[0]
+        return answer_text(tokenizer, ids, sample.room)
 
     with blas_threads(recommended_blas_threads(model.config.hidden_size)):
         return [(sample, answer(sample)) for sample in samples]

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from minilora.backend import blas_threads, recommended_blas_threads
 from minilora.nn import Transformer, generate
+from minilora.text.streaming import answer_text
 from minilora.text.tokenizer import Tokenizer
 
 Prompt: TypeAlias = "str | Raw | Sequence[dict]"
@@ -80,7 +81,7 @@ def answers(
             batch = [encoded[j] for j in rows]
             new_ids = generate(model, batch, max_new_tokens, stop_ids=stops)
             for j, new in zip(rows, new_ids, strict=True):
-                result[j] = tokenizer.decode(new)
+                result[j] = answer_text(tokenizer, new, max_new_tokens)
             bar.update(len(rows))
     return result
 

@@ -137,7 +137,8 @@ def evaluate(
 ) -> float:
     """Mean cross-entropy in nats a label over all examples, without gradients.
 
-    progress: the name of a bar over the examples, "" for none.
+    progress: the name of a bar over the examples, "" for none. Raises ValueError for no examples
+    or none with a label, DivergedError for a loss that is not finite.
     """
     if not examples:
         raise ValueError("evaluate got no examples, expected at least one")
@@ -156,6 +157,11 @@ def evaluate(
         model.train(was_training)
     if count == 0:
         raise ValueError("evaluate got examples without any label")
+    if not math.isfinite(total):
+        raise DivergedError(
+            f"evaluate got a loss of {total}, expected a finite number: the weights of the model "
+            "or of its adapter are broken"
+        )
     return total / count
 
 

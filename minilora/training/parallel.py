@@ -15,15 +15,20 @@ import pickle
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import NamedTuple
 
 import numpy as np
 
 from minilora.backend import get_array_module, keep_freed_memory, to_floats
+from minilora.limits import require_count
 from minilora.machine import usable_cores
 from minilora.nn import Module, Parameter, Transformer
 
 MOST_WORKERS = 64
 """Processes at most: a mistyped number would fork until the memory is gone."""
+CACHE_LINE = 64
+"""Bytes: shared arrays begin at multiples of it, so that no two share one."""
 
 
 @dataclass(frozen=True)
@@ -65,130 +70,158 @@ def accumulate_gradients(model: Transformer, pieces: Sequence[Piece], normalizer
     return total
 
 
-class _SharedArrays:
-    """One array per parameter in memory that forked processes share."""
+def _shared_arrays(parameters: Sequence[Parameter]) -> list[np.ndarray]:
+    """One array per parameter, of its shape and dtype, in memory that forked processes share."""
+    sizes = [-(-p.data.nbytes // CACHE_LINE) * CACHE_LINE for p in parameters]
+    memory = mmap.mmap(-1, max(sum(sizes), CACHE_LINE))  # lives as long as an array on it does
+    starts = np.cumsum([0, *sizes[:-1]])
+    return [
+        np.frombuffer(memory, p.dtype, p.size, offset=int(start)).reshape(p.shape)
+        for p, start in zip(parameters, starts, strict=True)
+    ]
 
-    def __init__(self, parameters: Sequence[Parameter]) -> None:
-        sizes = [-(-p.data.nbytes // 64) * 64 for p in parameters]
-        self.memory = mmap.mmap(-1, max(sum(sizes), 64))
-        starts = np.cumsum([0, *sizes[:-1]])
-        self.arrays = [
-            np.frombuffer(self.memory, p.dtype, p.size, offset=int(start)).reshape(p.shape)
-            for p, start in zip(parameters, starts, strict=True)
-        ]
+
+class _Child(NamedTuple):
+    """A forked process, our end of its pipe, and the shared arrays for its gradients."""
+
+    process: multiprocessing.Process
+    pipe: Connection
+    gradients: list[np.ndarray]
 
 
 class Workers:
     """`count` processes, this one the first; use as a context manager around the steps.
 
-    Inside, trainable parameters live in shared memory (their values go back to ordinary arrays at
-    the end). With count 1 nothing is forked. Raises ValueError for a count below 1 or beyond
-    MOST_WORKERS, or above 1 on a GPU or where the system can't fork.
+    Each forked process has the whole model. For every step it is sent some pieces of the batch,
+    writes the sum of their gradients into shared arrays, and sends back the sum of their losses.
+    This process does its own pieces meanwhile, adds everything up in the order of the processes,
+    and takes the step; the trainable parameters are in shared memory too, so all see the new ones.
+    At the end their values go back to ordinary arrays. With count 1 nothing is forked.
+
+    Raises ValueError for a count below 1 or beyond MOST_WORKERS, or above 1 on a GPU or where the
+    system can't fork.
     """
 
     def __init__(self, model: Transformer, count: int) -> None:
+        require_count("workers", count, 1, MOST_WORKERS)
         self.model, self.count = model, count
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        if not 1 <= count <= MOST_WORKERS:
-            raise ValueError(f"got {count} workers, expected 1 to {MOST_WORKERS}")
         on_host = all(get_array_module(p.data) is np for p in self.parameters)
-        if count > 1 and not (on_host and recommended_workers() > 0 and hasattr(os, "fork")):
+        if count > 1 and not (on_host and hasattr(os, "fork")):
             raise ValueError(f"got {count} workers, expected 1 on a GPU or where fork is missing")
 
     def __enter__(self) -> Workers:
-        self.children: list[tuple[multiprocessing.Process, object]] = []
-        self.grads: list[_SharedArrays] = []
-        keep_freed_memory()  # before the fork, so that every process does
+        self.children: list[_Child] = []
+        keep_freed_memory()  # Called before the fork, so that it holds in every process.
         try:
             if self.count > 1:
-                self._fork()
-        except BaseException:  # Python calls no __exit__ for an __enter__ that failed
+                self._share_parameters()
+                for _ in range(self.count - 1):
+                    self.children.append(self._fork_one())
+        except BaseException:  # Python calls no __exit__ for an __enter__ that failed.
             self.__exit__()
             raise
         return self
 
-    def _fork(self) -> None:
-        shared = _SharedArrays(self.parameters)
-        for parameter, array in zip(self.parameters, shared.arrays, strict=True):
+    def _share_parameters(self) -> None:
+        """Move the trainable parameters into shared memory, where every process sees each step."""
+        arrays = _shared_arrays(self.parameters)
+        for parameter, array in zip(self.parameters, arrays, strict=True):
             array[...] = parameter.data
             parameter.data = array
-        self.grads = [_SharedArrays(self.parameters) for _ in range(self.count - 1)]
+
+    def _fork_one(self) -> _Child:
         context = multiprocessing.get_context("fork")
-        for i in range(self.count - 1):
-            ours, theirs = context.Pipe()
-            others = [pipe for _, pipe in self.children] + [ours]
-            args = (theirs, others, self.grads[i].arrays)
-            child = context.Process(target=self._serve, args=args, daemon=True)
-            child.start()
-            theirs.close()
-            self.children.append((child, ours))
+        ours, theirs = context.Pipe()
+        gradients = _shared_arrays(self.parameters)
+        inherited = [ours, *(child.pipe for child in self.children)]
+        process = context.Process(
+            target=self._serve, args=(theirs, inherited, gradients), daemon=True
+        )
+        process.start()
+        theirs.close()
+        return _Child(process, ours, gradients)
 
     def __exit__(self, *_: object) -> None:
-        for child, pipe in self.children:
-            pipe.close()  # the child reads end-of-file and leaves
-            child.join(timeout=5)
-            if child.is_alive():
-                child.kill()
-                child.join()
+        for child in self.children:
+            child.pipe.close()  # The child reads the end of its pipe and leaves.
+            child.process.join(timeout=5)
+            if child.process.is_alive():
+                child.process.kill()
+                child.process.join()
         if self.count > 1:
             for parameter in self.parameters:
                 parameter.data = parameter.data.copy()
 
-    def _serve(self, pipe: object, inherited: list, arrays: list[np.ndarray]) -> None:
-        """A child's life: read pieces, leave gradients in shared memory, answer with the loss."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    def _serve(
+        self, pipe: Connection, inherited: Sequence[Connection], gradients: list[np.ndarray]
+    ) -> None:
+        """A child's life: for each message of pieces, gradients into shared memory and the loss.
+
+        inherited: the parent's ends of pipes, which the fork copied. They must be closed here, or
+        no child would ever read that the parent has closed its end.
+        """
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle.
         for other in inherited:
-            other.close()  # or the parent's end would never read as closed
+            other.close()
         while True:
             try:
                 pieces, normalizer = pipe.recv()
-            except (EOFError, OSError):  # the parent is gone, or done with us
+            except (EOFError, OSError):  # The parent is gone, or has no more work.
                 os._exit(0)
             try:
-                self.model.zero_grad()
-                answer = accumulate_gradients(self.model, pieces, normalizer)
-                for parameter, array in zip(self.parameters, arrays, strict=True):
+                answer: float | Exception = self._own_gradients(pieces, normalizer)
+                for parameter, array in zip(self.parameters, gradients, strict=True):
                     array[...] = 0.0 if parameter.grad is None else parameter.grad
-            except Exception as error:  # told to the parent, which raises it there
+            except Exception as error:  # The parent raises it.
                 answer = _portable(error)
             try:
                 pipe.send(answer)
-            except OSError:  # nobody waits for it any more
+            except OSError:  # Nobody waits for it any more.
                 os._exit(1)
+
+    def _own_gradients(self, pieces: Sequence[Piece], normalizer: float) -> float:
+        """Gradients of these pieces in `grad`, computed in this process; the summed loss."""
+        self.model.zero_grad()
+        return accumulate_gradients(self.model, pieces, normalizer)
 
     def gradients(self, pieces: Sequence[Piece], normalizer: float) -> float:
         """Leave the summed gradient of all pieces in `grad`; the summed loss.
 
-        Pieces go to the processes in equal runs. Raises what a worker raised, or
-        ChildProcessError when one has died.
+        Each process gets an equal run of the pieces, in their order. Raises what a worker raised,
+        or ChildProcessError when one has died.
         """
-        self.model.zero_grad()
-        runs = np.array_split(np.arange(len(pieces)), self.count)
-        shares = [[pieces[i] for i in run] for run in runs]
-        for (child, pipe), share in zip(self.children, shares[1:], strict=True):
+        shares = np.array_split(np.arange(len(pieces)), self.count)
+        own, *others = ([pieces[i] for i in share] for share in shares)
+        for child, share in zip(self.children, others, strict=True):
             try:
-                pipe.send((share, normalizer))
+                child.pipe.send((share, normalizer))
             except OSError:
                 raise _death(child) from None
-        total = accumulate_gradients(self.model, shares[0], normalizer)
-        answers = [self._answer(child, pipe) for child, pipe in self.children]
-        for answer, shared in zip(answers, self.grads, strict=True):
+        total = self._own_gradients(own, normalizer)
+        answers = [_answer_of(child) for child in self.children]  # of all, before one is raised
+        for child, answer in zip(self.children, answers, strict=True):
             if isinstance(answer, Exception):
                 raise answer
             total += answer
-            for parameter, array in zip(self.parameters, shared.arrays, strict=True):
-                if parameter.grad is None:
-                    parameter.grad = array.copy()
-                else:
-                    parameter.grad += array
+            self._add(child.gradients)
         return total
 
-    @staticmethod
-    def _answer(child: multiprocessing.Process, pipe: object) -> float | Exception:
-        try:
-            return pipe.recv()
-        except (EOFError, OSError):
-            return _death(child)
+    def _add(self, gradients: Sequence[np.ndarray]) -> None:
+        """Add a child's gradients to those of this process."""
+        for parameter, array in zip(self.parameters, gradients, strict=True):
+            if parameter.grad is None:
+                parameter.grad = array.copy()
+            else:
+                parameter.grad += array
+
+
+def _answer_of(child: _Child) -> float | Exception:
+    """The loss that a child sends back, or what went wrong in it."""
+    try:
+        return child.pipe.recv()
+    except (EOFError, OSError):
+        return _death(child)
 
 
 def _portable(error: Exception) -> Exception:
@@ -200,6 +233,6 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-def _death(child: multiprocessing.Process) -> ChildProcessError:
-    child.join(timeout=1)  # its pipe closes a moment before it has an exit code
-    return ChildProcessError(f"a worker process died (exit code {child.exitcode})")
+def _death(child: _Child) -> ChildProcessError:
+    child.process.join(timeout=1)  # Its pipe closes a moment before it has an exit code.
+    return ChildProcessError(f"a worker process died (exit code {child.process.exitcode})")

@@ -463,7 +463,7 @@ def forward_times(entrants, length, repeats):
         for _ in range(repeats):
             for name, model in entrants.items():
                 began = time.process_time()
-                model.hidden(ids)
+                model.hidden_states(ids)
                 taken[name].append(time.process_time() - began)
     return {name: float(np.median(seconds)) for name, seconds in taken.items()}
 

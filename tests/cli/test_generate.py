@@ -45,13 +45,13 @@ def test_the_stream_equals_generate(base, adapter, capfdbinary, flags):
 
 def test_tokens_are_written_as_they_come(base, capfdbinary, monkeypatch):
     seen = []
-    real = command.Stream.add
+    real = command.Output.add
 
     def add(self, token):
         real(self, token)
         seen.append(capfdbinary.readouterr().out)
 
-    monkeypatch.setattr(command.Stream, "add", add)
+    monkeypatch.setattr(command.Output, "add", add)
     argv = ["generate", "--base", str(base), "--prompt", PROMPT, "--max-new-tokens", "6"]
     assert main(argv) == 0
     assert len(seen) == 6 and sum(map(bool, seen)) > 1
@@ -62,8 +62,8 @@ def test_tokens_are_written_as_they_come(base, capfdbinary, monkeypatch):
 @pytest.mark.parametrize("text", ["5 € für die Ärztin 💊", "a\ufffd b", "€\ufffd"])
 def test_no_half_character_is_written(base, capfdbinary, text):
     _, tokenizer = load_pretrained(base)
-    stream, parts = command.Stream(tokenizer), []
-    ids = tokenizer.encode(text)
+    ids, parts = tokenizer.encode(text), []
+    stream = command.Output(tokenizer, len(ids) + 1)
     assert len(ids) > 2
     for token in ids:
         stream.add(token)

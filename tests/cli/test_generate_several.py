@@ -100,13 +100,13 @@ def test_a_heading_comes_with_the_first_token_and_an_empty_answer_has_one(
     base, adapter, capfdbinary, monkeypatch
 ):
     _, tokenizer = load_pretrained(base)
-    stream = command.Stream(tokenizer, "== a ==\n")
+    stream = command.Output(tokenizer, 9, "== a ==\n")
     assert capfdbinary.readouterr().out == b""
     stream.add(tokenizer.encode("x")[0])
     assert capfdbinary.readouterr().out == b"== a ==\nx"
     stream.add(tokenizer.encode("x")[0])
     assert capfdbinary.readouterr().out == b"x"
-    command.Stream(tokenizer, "== b ==\n").end()
+    command.Output(tokenizer, 9, "== b ==\n").end()
     assert capfdbinary.readouterr().out == b"== b ==\n\n"
 
 

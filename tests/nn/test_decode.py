@@ -46,9 +46,9 @@ def test_a_step_gives_the_logits_of_the_whole_row(kind, start, wide, monkeypatch
     model = a_model(kind)
     ids = np.random.default_rng(1).integers(0, model.config.vocab_size, (3, 9))
     with no_grad():
-        whole = model.hidden(ids, start).data @ model_head(model).T
+        whole = model.hidden_states(ids, start).data @ model_head(model).T
         caches = new_caches(model, 3, 12)
-        model.hidden(ids[:, :5], start, caches)
+        model.hidden_states(ids[:, :5], start, caches)
         decoding = Decoding(model, caches, start)
         for at in range(5, 9):
             logits = decoding.step(ids[:, at])
@@ -70,7 +70,7 @@ def test_an_adapter_is_part_of_the_step():
         model = a_model(kind)
         caches = new_caches(model, 3, 4)
         with no_grad():
-            model.hidden(ids[:, :2], None, caches)
+            model.hidden_states(ids[:, :2], None, caches)
             logits.append(Decoding(model, caches, None).step(ids[:, 2]))
     assert np.abs(logits[0] - logits[1]).max() > 0.1
 

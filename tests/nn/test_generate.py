@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minilora.nn import generate
-from minilora.nn.generate import sample_token
+from minilora.nn.generate import LogitsError, sample_token
 from tests import tiny
 from tests.says import refusal
 
@@ -156,13 +156,13 @@ def test_prompts_read_a_few_rows_at_a_time_are_answered_alike(tokens, monkeypatc
     prompts = [[7], *PROMPTS, [1, 2], [5, 5, 5]]
     whole = generate(model, prompts, 8, use_cache=False)
     monkeypatch.setattr(sys.modules["minilora.nn.generate"], "PREFILL_TOKENS", tokens)
-    hidden = model.hidden
+    hidden = model.hidden_states
 
     def noting(ids, *args, **kwargs):
         read.append(ids.shape)
         return hidden(ids, *args, **kwargs)
 
-    model.hidden = noting
+    model.hidden_states = noting
     assert generate(model, prompts, 8) == whole
     pieces = {
         1: [(1, 1), (1, 5), (1, 1), (1, 3), (1, 2), (1, 3)],  # no column of padding is read
@@ -179,13 +179,13 @@ def test_rows_that_ended_leave_the_batch_and_change_nothing(cache):
     rng = np.random.default_rng(0)
     prompts = [rng.integers(0, 11, n).tolist() for n in (5, 2, 4, 1, 3, 5, 2, 4)]
     free, stops = generate(model, prompts, 10), {2, 3}
-    hidden = model.hidden
+    hidden = model.hidden_states
 
     def counting(ids, *args, **kwargs):
         sizes.append(len(ids))
         return hidden(ids, *args, **kwargs)
 
-    model.hidden = counting
+    model.hidden_states = counting
     got = generate(
         model, prompts, 10, stop_ids=stops, use_cache=cache, on_token=lambda t: newest.append(t)
     )
@@ -197,3 +197,33 @@ def test_rows_that_ended_leave_the_batch_and_change_nothing(cache):
     assert [int(t[got.index(max(got, key=len))]) for t in newest] == max(got, key=len)
     if not cache:
         assert sizes == [8, 8, 8, 6, 6, 4, 4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_refused(broken, temperature):
+    """One bad number in one row of the head: such a model used to answer with empty lines."""
+    model = lively_model()
+    rng = np.random.default_rng(0)
+    assert generate(model, [[1, 2], [3]], 3, temperature=temperature, rng=rng)
+    model.head_weight.data[4, 0] = broken
+    with pytest.raises(LogitsError):
+        generate(model, [[1, 2], [3]], 3, temperature=temperature, rng=rng)
+
+
+@pytest.mark.parametrize(
+    ("row", "finite"),
+    [
+        ([0.0, 1.0, -np.inf], True),  # a token that can't follow is no fault
+        ([-np.inf, -np.inf, -np.inf], False),
+        ([0.0, np.nan, 9.0], False),
+        ([0.0, np.inf, 9.0], False),
+    ],
+)
+def test_a_row_is_judged_by_its_largest_logit(row, finite):
+    logits = np.array([[1.0, 2.0, 3.0], row])
+    if finite:
+        assert sample_token(logits, 0.0, 1.0, None).tolist() == [2, 1]
+    else:
+        with pytest.raises(LogitsError):
+            sample_token(logits, 0.0, 1.0, None)

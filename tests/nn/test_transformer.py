@@ -6,7 +6,7 @@ import pytest
 from minilora.autograd import IGNORE
 from minilora.autograd import functional as F
 from minilora.nn import TransformerConfig
-from minilora.nn.transformer import LayerCache
+from minilora.nn.generate import new_caches
 from tests import tiny
 from tests.says import refusal
 
@@ -94,7 +94,7 @@ def test_left_padding_changes_no_result():
     alone = model(IDS[:1, 2:]).data
     padded = np.concatenate([np.full((1, 2), 9), IDS[:1, 2:]], axis=1)
     batch = np.concatenate([padded, IDS[1:2]])
-    hidden = model.hidden(batch, start=np.array([2, 0]))
+    hidden = model.hidden_states(batch, start=np.array([2, 0]))
     logits = hidden.data @ model.head_weight.data.T
     np.testing.assert_allclose(logits[:1, 2:], alone, rtol=0, atol=1e-5)
     np.testing.assert_allclose(logits[1:], model(IDS[1:2]).data, rtol=0, atol=1e-5)
@@ -129,7 +129,7 @@ def test_positions_without_a_label_are_spared_and_change_no_gradient(monkeypatch
     act = F.swiglu
     monkeypatch.setattr(F, "swiglu", lambda *xs: sizes.append(xs[0].shape[:-1]) or act(*xs))
     spared.loss(IDS, labels).backward()
-    F.linear_cross_entropy(whole.hidden(IDS), whole.head_weight, labels).backward()
+    F.linear_cross_entropy(whole.hidden_states(IDS), whole.head_weight, labels).backward()
     count = int((labels != IGNORE).sum())
     assert sizes == [IDS.shape, (count,), IDS.shape, IDS.shape]
     for (name, one), other in zip(whole.named_parameters(), spared.parameters(), strict=True):
@@ -228,7 +228,7 @@ def test_ids_of_the_wrong_shape_length_or_value_are_refused():
 
 def test_a_cache_that_is_full_says_so():
     model = lively_model()
-    caches = [LayerCache(1, 4, model.config, model.head_weight.data) for _ in range(2)]
-    model.hidden(IDS[:1, :3], caches=caches)
+    caches = new_caches(model, 1, 4)
+    model.hidden_states(IDS[:1, :3], caches=caches)
     with refusal(ValueError, 5, 4):
-        model.hidden(IDS[:1, 3:5], caches=caches)
+        model.hidden_states(IDS[:1, 3:5], caches=caches)

@@ -6,6 +6,7 @@ import pytest
 
 from minilora.nn import generate
 from minilora.text.answers import answers, stop_ids
+from minilora.text.streaming import answer_text
 from tests.says import refusal
 
 PROMPTS = ["Pulse?", "No known allergies. Pulse 88, regular", "a", "takes 20 mg", "é", "Pulse?"]
@@ -19,7 +20,7 @@ def test_answers_come_in_the_prompts_order_and_as_one_by_one(make_model, tokeniz
     together = answers(model, tokenizer, PROMPTS, max_new_tokens=9, batch_size=batch_size)
     assert together == alone
     ids = generate(model, [tokenizer.encode_prompt(PROMPTS[0])], 9, stop_ids=(tokenizer.eos_id,))
-    assert alone[0] == tokenizer.decode(ids[0])
+    assert alone[0] == answer_text(tokenizer, ids[0], 9)
 
 
 def test_an_answer_ends_at_the_end_token(make_model, tokenizer, monkeypatch):

@@ -149,7 +149,7 @@ def test_a_worker_killed_between_steps_is_an_error(tiny):
     pieces = split_batch(batch, 2, (0, 0))
     with Workers(model, 2) as pool:
         pool.gradients(pieces, 1.0)
-        child = pool.children[0][0]
+        child = pool.children[0].process
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         with refusal(ChildProcessError, -9):

@@ -81,7 +81,7 @@ def test_two_batches_in_turn_give_the_same_bits_with_and_without_reuse():
 def test_what_is_held_on_to_stays_as_it_was():
     model = adapted_model()
     first = piece(0, 5)
-    hidden = model.hidden(first.ids)
+    hidden = model.hidden_states(first.ids)
     loss = model.loss(first.ids, first.labels)
     loss.backward()
     held = {"hidden": hidden.data, "loss": loss.data}
@@ -95,7 +95,7 @@ def test_what_is_held_on_to_stays_as_it_was():
         optimizer.step(1e-2)
     for name, array in held.items():
         np.testing.assert_array_equal(array, before[name], err_msg=name)
-    assert not np.array_equal(model.hidden(first.ids).data, held["hidden"])
+    assert not np.array_equal(model.hidden_states(first.ids).data, held["hidden"])
 
 
 def test_a_graph_that_is_held_gives_the_gradient_of_its_own_batch():
