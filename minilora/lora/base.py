@@ -14,6 +14,7 @@ from minilora.lora.state import base_fingerprint, base_state
 from minilora.nn import Module, TransformerConfig
 from minilora.storage import fingerprint
 from minilora.text import Tokenizer
+from minilora.text.chat_template import template_of
 
 SILENT = (
     "initializer_range", "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id",
@@ -118,7 +119,7 @@ def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
 
 def template_fingerprint(tokenizer: Tokenizer) -> str:
     """ "sha256:..." of the chat template's text."""
-    return _hashed(tokenizer.config.get("chat_template"))
+    return _hashed(template_of(tokenizer.config))
 
 
 def _hashed(value: object) -> str:

@@ -521,6 +521,7 @@ class Words:
         ({"upper": True}, ["tokenizer"]),
         ({"template": "{{ y }}"}, ["chat template"]),
         ({"template": None}, ["chat template"]),
+        ({"template": {"default": "{{ x }}", "tools": "{{ z }}"}}, []),
         ({"template": "", "words": "a"}, ["tokenizer", "chat template"]),
     ],
 )
