@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import subprocess
 import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
 
 import pytest
 
@@ -188,3 +196,41 @@ def test_progress(folder, capsys):
     (line,) = [line for line in said.splitlines() if "How thin" in line]
     assert "✓" in line and names(line, 4, "2 of 3")
     assert said.splitlines()[-1].split()[1] == "0.2"  # what comes next
+
+
+def answered(address):
+    """What a server answers, as JSON; JupyterLab prints its address just before it listens."""
+    for patience in range(100):
+        try:
+            with urllib.request.urlopen(address, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.URLError:
+            if patience == 99:
+                raise
+            time.sleep(0.1)
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="JupyterLab and its kernels end as a group")
+def test_the_address_that_jupyterlab_prints_is_the_chapters(folder):
+    pytest.importorskip("jupyterlab")
+    script = "from minilora.cli.app import main; main(['learn', '1'])"
+    environment = {**os.environ, "BROWSER": "true", "JUPYTER_NO_CONFIG": "1"}  # opens nothing
+    lab = subprocess.Popen(
+        [sys.executable, "-c", script], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        env=environment, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        address = next(
+            match[0]
+            for line in lab.stderr
+            if (match := re.search(r"http://127\.0\.0\.1:\S+", line))
+        )
+        url = urllib.parse.urlsplit(address)
+        assert url.path == "/lab/tree/01_gradients.ipynb" and "token=" in url.query
+        notebook = f"http://{url.netloc}/api/contents/01_gradients.ipynb?{url.query}"
+        assert answered(notebook)["type"] == "notebook"
+    finally:
+        os.killpg(lab.pid, signal.SIGKILL)
+        lab.wait()
+        lab.stderr.close()
