@@ -37,6 +37,30 @@ def slopes(f: Callable[[np.ndarray], float], x: np.ndarray, eps: float = 1e-6) -
     return out
 
 
+class _Counted:
+    """A number that counts its multiplications with other such numbers."""
+
+    done = 0
+
+    def __init__(self, value: float) -> None:
+        self.value = float(value)
+
+    def __mul__(self, other: object) -> _Counted:
+        if isinstance(other, _Counted):
+            _Counted.done += 1
+        return _Counted(self.value * float(other))
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: object) -> _Counted:
+        return _Counted(self.value + float(other))
+
+    __radd__ = __add__
+
+    def __float__(self) -> float:
+        return self.value
+
+
 class Judge:
     """Fresh numbers, calls, comparisons. `compared` counts the comparisons that were made."""
 
@@ -94,6 +118,23 @@ class Judge:
                     tracemalloc.stop()
 
         return self.call(measured, **inputs), held
+
+    def multiplications(self, fn: Callable[..., Any], **inputs: Any) -> int:
+        """How many numbers fn multiplies with each other when it is called with these arrays.
+
+        Its arrays hold objects that count; what can't compute with objects is not counted, and
+        then 0 is returned.
+        """
+        counted = {
+            k: np.vectorize(_Counted, otypes=[object])(v) if isinstance(v, np.ndarray) else v
+            for k, v in inputs.items()
+        }
+        _Counted.done = 0
+        try:
+            fn(*counted.values())
+        except (TypeError, AttributeError):
+            return 0
+        return _Counted.done
 
     def refuses(self, fn: Callable[..., Any], *arguments: Any) -> bool:
         """Whether fn raises ValueError. Mistake for another exception, and for one by accident."""

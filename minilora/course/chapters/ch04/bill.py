@@ -1,4 +1,4 @@
-"""Exercises 4.1 and 4.6: how many numbers are trained, and how many bytes that takes."""
+"""Exercises 4.1 and 4.6: up to which rank strips save numbers, and the bytes of training."""
 
 from __future__ import annotations
 
@@ -10,55 +10,59 @@ from minilora.course.exercises import exercise, mistake
 from minilora.course.judge import Judge
 
 
-def check_count_trained(fn: Callable, judge: Judge) -> None:
+def check_widest_saving(fn: Callable, judge: Judge) -> None:
     cases = []
-    for shapes, r in (([(7, 5), (4, 11), (13, 3)], 2), ([(9, 17), (8, 6)], 5)):
-        # count the entries of arrays that exist
-        A = sum(np.zeros((r, i)).size for _, i in shapes)
-        B = sum(np.zeros((o, r)).size for o, _ in shapes)
-        W = sum(np.zeros(shape).size for shape in shapes)
+    for out, in_ in ((7, 5), (12, 4), (30, 20), (64, 511)):
+        ranks = range(1, min(out, in_) + 1)
+        saving = [r for r in ranks if np.zeros((r, in_)).size + np.zeros((out, r)).size < out * in_]
+        exact = out * in_ / (out + in_)
         instead = {
-            "W was counted as well; it is frozen.": A + B + W,
-            "that is A alone; B is trained too.": A,
-            "that is B alone; A is trained too.": B,
-            "you multiplied by out and by in; a thin strip has r times one of them.": r * W,
-            "that is one layer; add up all of them.": r * sum(shapes[0]),
+            "at this rank the strips can have as many numbers as W; they must have fewer.": (
+                out * in_ // (out + in_)
+            ),
+            "at this rank the strips are already larger than W: round down.": np.ceil(exact),
+            "half of the shorter side is right for square layers alone.": min(out, in_) // 2,
+            "that is the largest rank that a matrix of this shape can have.": min(out, in_),
+            "rank 1 saves too; ask for the largest.": 1,
         }
-        got = judge.call(fn, shapes=shapes, r=r)
-        cases.append((f"the count for {shapes} and rank {r}", got, A + B, instead))
+        got = judge.call(fn, out_features=out, in_features=in_)
+        cases.append((f"the rank for a layer of {out} x {in_}", got, max(saving), instead))
     judge.numbers(cases)
 
 
 @exercise(
     "4.1",
-    "How many numbers are trained",
-    minutes=5,
+    "How thick is too thick?",
+    minutes=6,
     difficulty=1,
-    check=check_count_trained,
+    importance=2,
+    check=check_widest_saving,
     statement=r"""
-    Write `count_trained(shapes, r)`. `shapes` is a list with `(out, in)` of every layer that gets
-    an adapter of rank `r`. Each keeps its $W$ frozen and trains $A$ of shape `(r, in)` and $B$ of
-    shape `(out, r)`. Return how many numbers are trained in all.
+    Thicker strips hold more, and at some rank they are larger than the $W$ that they spare. Write
+    `widest_saving(out_features, in_features)`: the largest rank $r$ at which $A$ of shape
+    `(r, in)` and $B$ of shape `(out, r)` have together **fewer** numbers than $W$, `(out, in)`.
     """,
     hints=(
-        "Count one layer first. How many entries has A, how many has B?",
-        "r * in_features and out_features * r; together r * (out_features + in_features).",
-        "return sum(r * (o + i) for o, i in shapes)",
+        "A and B have r * (out + in) numbers together.",
+        "You want the largest whole r with r * (out + in) < out * in.",
+        "(out * in - 1) // (out + in): the 1 takes care of the case where they are equal.",
     ),
     wrong=(
-        mistake("product", "by out and by in", change=("(o + i)", "o * i")),
-        mistake("W too", "it is frozen", change=("r * (o + i)", "r * (o + i) + o * i")),
-        mistake("A alone", "that is A alone", change=("(o + i)", "i")),
+        mistake("equal is no saving", "must have fewer", change=("- 1) //", ") //")),
         mistake(
-            "one layer",
-            "that is one layer",
-            change=("for o, i in shapes", "for o, i in shapes[:1]"),
+            "rounded up", "round down", change=("- 1) //", "+ out_features + in_features - 1) //")
         ),
+        mistake(
+            "half of it",
+            "square layers alone",
+            body="return min(out_features, in_features) // 2",
+        ),
+        mistake("largest rank", "of this shape", body="return min(out_features, in_features)"),
     ),
 )
-def count_trained(shapes: list[tuple[int, int]], r: int) -> int:
-    """Entries of all A and B."""
-    return sum(r * (o + i) for o, i in shapes)
+def widest_saving(out_features: int, in_features: int) -> int:
+    """Largest r with r (out + in) < out in."""
+    return (out_features * in_features - 1) // (out_features + in_features)
 
 
 def _bytes(**counts: int) -> int:
@@ -103,6 +107,7 @@ def check_training_bytes(fn: Callable, judge: Judge) -> None:
     "The bill in bytes",
     minutes=8,
     difficulty=1,
+    importance=3,
     check=check_training_bytes,
     statement=r"""
     Everything is float32. Training with Adam keeps, for every **trained** number, the weight, its

@@ -1,4 +1,4 @@
-"""Exercises 4.2, 4.3 and 4.5: the forward pass of LoRA, its gradients, and its delta."""
+"""Exercises 4.2, 4.3 and 4.5: the forward pass of LoRA, its gradients, and dropout before A."""
 
 from __future__ import annotations
 
@@ -49,6 +49,15 @@ def check_lora_forward(fn: Callable, judge: Judge) -> None:
         "right numbers, but B A was formed on the way. With entries of about 1e200 in A and B it "
         "overflows, and (x A^T) B^T does not where x is about 1e-200: keep to the brackets.",
     )
+    n, i, o, r = 20, 21, 19, 4
+    count = judge.multiplications(fn, **_arrays(judge, n, i, o, r), alpha=1.9)
+    needed = n * i * o + n * r * (i + o)
+    judge.true(
+        count < 2 * needed,
+        f"right numbers, with {count:,} multiplications where {needed:,} are enough: x A^T first, "
+        "and its r columns times B^T. One sum over all indices at once runs through n * r * in * "
+        "out terms.",
+    )
 
 
 @exercise(
@@ -56,6 +65,7 @@ def check_lora_forward(fn: Callable, judge: Judge) -> None:
     "The forward pass",
     minutes=6,
     difficulty=1,
+    importance=3,
     check=check_lora_forward,
     statement=r"""
     Write `lora_forward(x, W, A, B, alpha)` for rows $x$ of shape `(n, in)`, with $W$ `(out, in)`,
@@ -78,6 +88,11 @@ def check_lora_forward(fn: Callable, judge: Judge) -> None:
             "forms B A",
             "keep to the brackets",
             change=("((x @ A.T) @ B.T)", "(x @ (B @ A).T)"),
+        ),
+        mistake(
+            "one sum over all",
+            "all indices at once",
+            change=("((x @ A.T) @ B.T)", "np.einsum('ni,ri,or->no', x, A, B)"),
         ),
         mistake("r / alpha", "wrong way round", change=("alpha / r", "r / alpha")),
         mistake("W forgotten", "frozen W is missing", change=("x @ W.T + ", "")),
@@ -144,6 +159,16 @@ def check_lora_vjps(fn: Callable, judge: Judge) -> None:
                 factors={} if name == "x" else sizes,
                 instead=ways if name == "x" else {},
             )
+    n, i, o, r = 20, 21, 19, 1
+    p, g = _arrays(judge, n, i, o, r), judge.normal(n, o)
+    count = judge.multiplications(fn, g=g, **p, alpha=1.7)
+    needed = n * i * o + n * r * (2 * o + 3 * i)
+    judge.true(
+        count < 1.5 * needed,
+        f"right numbers, with {count:,} multiplications where {needed:,} are enough. Did you "
+        "compute g^T x, the gradient of W, on the way? Nobody needs it, and it costs as much as "
+        "the whole layer: go through g B and x A^T.",
+    )
 
 
 @exercise(
@@ -151,6 +176,7 @@ def check_lora_vjps(fn: Callable, judge: Judge) -> None:
     "Three gradients",
     minutes=15,
     difficulty=3,
+    importance=3,
     check=check_lora_vjps,
     statement=r"""
     Somebody hands you `g`, the gradient of the loss with respect to $y$, of shape `(n, out)`. Write
@@ -184,6 +210,15 @@ def check_lora_vjps(fn: Callable, judge: Judge) -> None:
             "the way through B and A is missing",
             change=("g @ W + u @ A", "g @ W"),
         ),
+        mistake(
+            "through W's gradient",
+            "the gradient of W, on the way",
+            body="""
+            s = alpha / A.shape[0]
+            gW = g.T @ x
+            return g @ (W + s * B @ A), s * B.T @ gW, s * gW @ A.T
+            """,
+        ),
         mistake("x past W", "the way through W is missing", change=("g @ W + u @ A", "u @ A")),
         mistake("swapped", "gA and gB are swapped", change=(", gA, gB", ", gB, gA")),
         mistake(
@@ -202,49 +237,95 @@ def lora_vjps(
     return g @ W + u @ A, gA, gB
 
 
-def check_delta_weight(fn: Callable, judge: Judge) -> None:
-    for i, o, r, alpha in ((5, 5, 2, 3.0), (4, 7, 3, 1.3)):
-        A, B, x = judge.normal(r, i), judge.normal(o, r), judge.normal(i + 4, i)
-        s = alpha / r
-        delta = np.einsum("ok,ki->oi", B, A)
-        out = judge.call(fn, A=A, B=B, alpha=alpha)
-        judge.close(
-            "delta",
-            out,
-            s * delta,
-            factors={"alpha / r is missing": 1 / s, "alpha is not divided by r": r},
-            instead={
-                "right numbers, turned over: W is (out, in) and B is its tall side. With as many "
-                "outputs as inputs no shape would tell you.": s * delta.T
-            },
+def check_drop(fn: Callable, judge: Judge) -> None:
+    for n, i, o, r, alpha, p in ((400, 30, 5, 3, 2.0, 0.3), (300, 41, 4, 2, 1.4, 0.6)):
+        a = _arrays(judge, n, i, o, r)
+        a["x"] = np.abs(a["x"]) + 0.1  # no entry is zero by itself
+        s, rng = alpha / r, np.random.default_rng(int(judge.rng.integers(2**31)))
+        a["A"], a["B"] = np.eye(r, i), np.eye(o, r)
+        out = as_numbers("y", judge.call(fn, **a, alpha=alpha, p=p, rng=rng))
+        plain = a["x"] @ a["W"].T
+        judge.true(out.shape == plain.shape, f"your shape is {out.shape}, expected {plain.shape}.")
+        read = (out - plain)[:, :r] / s  # A and B pass the first r inputs through
+        x = a["x"][:, :r]
+        judge.true(
+            np.isclose(out[:, r:], plain[:, r:]).all(),
+            "W must read the input as it is; drop only what A reads.",
         )
-        judge.close("x delta^T against (x A^T) B^T", x @ np.asarray(out).T, s * x @ A.T @ B.T)
+        judge.true(not np.isclose(read, x).all(), "nothing was dropped: A reads all of the input.")
+        dropped = np.isclose(read, 0)
+        share = float(dropped.mean())
+        judge.true(
+            not (dropped == dropped[:, :1]).all() and not (dropped == dropped[:1]).all(),
+            "whole rows or columns are dropped together; draw for every number of x.",
+        )
+        judge.true(
+            abs(share - p) < abs(share - (1 - p)) or abs(p - 0.5) < 0.05,
+            f"you dropped {100 * share:.0f} % where p is {p}: p is the probability of zero.",
+        )
+        judge.true(
+            abs(share - p) < 0.08, f"you dropped {100 * share:.0f} % of what A reads, expected {p}."
+        )
+        kept = read[~dropped] / x[~dropped]
+        judge.true(
+            not np.isclose(kept, 1).all(),
+            "what is left must be made larger by 1 / (1 - p), or the sum is smaller on average.",
+        )
+        judge.true(
+            np.isclose(kept, 1 / (1 - p)).all(),
+            f"what is left is {kept.mean():.3g} times what it was, expected 1 / (1 - p), which is "
+            f"{1 / (1 - p):.3g}.",
+        )
+        none = judge.call(fn, **a, alpha=alpha, p=0.0, rng=rng)
+        judge.close("y with p = 0", none, plain + s * a["x"] @ a["A"].T @ a["B"].T)
 
 
 @exercise(
     "4.5",
-    "The delta, the right way up",
-    minutes=5,
-    difficulty=1,
-    check=check_delta_weight,
+    "Dropout in front of A",
+    minutes=10,
+    difficulty=2,
+    importance=1,
+    check=check_drop,
     statement=r"""
-    Write `delta_weight(A, B, alpha)` and return $\Delta W$, such that $x (W + \Delta W)^\top$ is
-    what `lora_forward` computes. It has $W$'s shape, `(out, in)`. The check also takes a square
-    layer, where a turned one has the right shape too.
+    Write `lora_dropout(x, W, A, B, alpha, p, rng)`: the forward pass of exercise 4.2, in which $A$
+    reads a thinned input,
+
+    $$y = x W^\top + \frac{\alpha}{r}\, (\tilde x A^\top)\, B^\top, \qquad
+    \tilde x_{ni} = \begin{cases} 0 & \text{with probability } p \\ x_{ni} / (1 - p) &
+    \text{otherwise.} \end{cases}$$
+
+    Draw for every number of $x$ on its own, from `rng`, a `numpy.random.Generator`.
     """,
     hints=(
-        "Which product of B (out, r) and A (r, in) has the shape (out, in)?",
-        "(x A^T) B^T = x (B A)^T.",
-        "return alpha / r * (B @ A), with r = A.shape[0]",
+        "rng.random(x.shape) has one number between 0 and 1 for every entry of x.",
+        "keep = rng.random(x.shape) >= p is True with probability 1 - p.",
+        "thinned = x * keep / (1 - p), and only A reads it: "
+        "x @ W.T + alpha / r * (thinned @ A.T) @ B.T",
     ),
     wrong=(
-        mistake("turned", "turned over", change=("B @ A", "A.T @ B.T")),
+        mistake("W too", "W must read the input as it is", change=("x @ W.T", "thinned @ W.T")),
+        mistake("not larger", "must be made larger", change=(" / (1 - p)", "")),
+        mistake("the other way", "p is the probability of zero", change=(">= p", "< p")),
+        mistake("divided by p", "expected 1 / (1 - p)", change=("/ (1 - p)", "/ max(p, 1e-9)")),
         mistake(
-            "no alpha", "alpha / r is missing", change=("(alpha / A.shape[0]) * (B @ A)", "B @ A")
+            "whole rows",
+            "draw for every number",
+            change=("rng.random(x.shape)", "rng.random((len(x), 1))"),
         ),
-        mistake("only alpha", "not divided by r", change=("(alpha / A.shape[0])", "alpha")),
+        mistake("nothing dropped", "nothing was dropped", change=("* keep / (1 - p)", "* 1.0")),
     ),
 )
-def delta_weight(A: np.ndarray, B: np.ndarray, alpha: float) -> np.ndarray:
-    """(alpha / r) B A, in W's orientation."""
-    return (alpha / A.shape[0]) * (B @ A)
+def lora_dropout(
+    x: np.ndarray,
+    W: np.ndarray,
+    A: np.ndarray,
+    B: np.ndarray,
+    alpha: float,
+    p: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """x W^T + (alpha / r) (dropout(x) A^T) B^T."""
+    keep = rng.random(x.shape) >= p
+    thinned = x * keep / (1 - p)
+    return x @ W.T + (alpha / A.shape[0]) * ((thinned @ A.T) @ B.T)

@@ -66,6 +66,12 @@ def _judge_spread(judge: Judge, A: np.ndarray) -> None:
         f"the mean of A is {A.mean() * root:.2g} / sqrt(in), expected about 0: draw on both "
         "sides of zero.",
     )
+    tail = float((np.abs(A) * root > 1 + 1e-6).mean())
+    judge.true(
+        tail == 0 or tail < 0.01 or width > 6,
+        "A looks Gaussian. The paper draws it so; here it is uniform, as in its own program and "
+        "in PEFT: rng.uniform(-bound, bound, size=...).",
+    )
     middle = float(np.abs(A).mean()) * root
     judge.true(
         abs(middle - 0.5) < 0.05,
@@ -79,6 +85,7 @@ def _judge_spread(judge: Judge, A: np.ndarray) -> None:
     "Values to start from",
     minutes=8,
     difficulty=2,
+    importance=3,
     check=check_fresh_adapter,
     statement=r"""
     Write `fresh_adapter(out_features, in_features, r, rng)` and return `A, B` such that
