@@ -100,12 +100,12 @@ def _judge(
     if values.size == 0 or not np.isfinite(values).all():
         raise ClaimError(f"nothing finite was measured for this sentence: {sentence}")
     mean = float(values.mean())
-    found = f"{mean:.3g}"
+    found = _shown(mean)
     if values.size > 1:
         low, high = values.min(), values.max()
-        found += f" on average ({low:.3g} to {high:.3g}, {values.size} {each})"
+        found += f" on average ({_shown(low)} to {_shown(high)}, {values.size} {each})"
     wanted = " and ".join(
-        f"{side} {bound:.3g}"
+        f"{side} {_shown(bound)}"
         for side, bound in (("above", above), ("below", below))
         if bound is not None
     )
@@ -121,6 +121,11 @@ def _judge(
         lead = f"{word:<9}" if i == 0 else " " * 9
         wrapped = textwrap.wrap(text, 84)
         print("\n".join((lead if j == 0 else " " * 9) + part for j, part in enumerate(wrapped)))
+
+
+def _shown(number: float) -> str:
+    """Three significant digits, and whole numbers from a thousand on."""
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
 
 
 def _send(verdict: Verdict) -> None:
