@@ -121,9 +121,9 @@ def keep_freed_memory() -> bool:
     """Have glibc's malloc keep what is freed for the next array; False where there is no glibc.
 
     By default freed blocks above a threshold go back to the system, which then hands them out
-    again page by page, zeroed. A training step frees and makes the same arrays over and over: on
-    a virtual machine (2 cores, ward-base, LoRA on q and v) a quarter of its CPU time went there,
-    and 150 steps took 34 s with the memory kept and 44 s without. Peak memory is the same.
+    again page by page, zeroed. A training step frees and makes the same arrays over and over, and
+    on a virtual machine much of its processor time goes there (data/bench/README.md). Peak memory
+    is the same.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -140,21 +140,10 @@ def recommended_blas_threads(hidden_size: int) -> int:
     One below a hidden size of 512; from there on one a physical core, at most 4. A user's
     `MINILORA_THREADS`, else `OPENBLAS_NUM_THREADS`, overrides the rule.
 
-    Measured on 2 cores of an AMD EPYC, OpenBLAS 0.3.31, float32: the median of 7 runs of six
-    products of 1024 tokens, (1024, d) with (d, d) and (d, 4d) and their backward products, in ms.
-    "Busy" means that another program keeps one core at work; CPU is the time both cores spent.
-
-        d     idle: 1 thread  2 threads    busy: 1 thread  2 threads (CPU)
-        128             10.3        6.0              12.0        9.9 (18)
-        256             34.1       19.5              33.2       41.5 (61)
-        384             68.1       40.4              67.5       79.2 (117)
-        576              143       82.5               142        163 (207)
-        768              252        133               252        264 (352)
-
-    Two threads help an idle machine at every width; on a busy one they cost up to 25 percent at
-    d >= 256, for half as much again of CPU. Steps of narrow models are mostly work that BLAS does
-    not do, and training splits them over processes instead (training/parallel.py), so threads are
-    left to wide models, whose steps are mostly large products.
+    Two threads help an idle machine at every width. On a busy one they cost time and half as much
+    again of processor time (the table is in data/bench/README.md). Steps of narrow models are
+    mostly work that BLAS does not do, and training splits them over processes instead
+    (training/parallel.py), so threads are left to wide models, whose steps are large products.
 
     Raises ValueError when hidden_size or an override is not a positive whole number.
     """

@@ -67,8 +67,8 @@ def store_base(
     stored = {name: ready.get(name) for name in matrices if name in ready or name in formats}
     for name, blocks in stored.items():
         stored[name] = _stored(name, matrices[name], formats[name]) if blocks is None else blocks
-    # Each product makes and frees a layer's numbers: with SmolLM2 in q4 and 2 BLAS threads a token
-    # took 216 ms where fresh pages came from the system each time, 99 where they are kept.
+    # Each product makes a layer's numbers and frees them again. Fresh pages from the system for each
+    # would cost more than the product (data/bench/README.md has the figures).
     keep_freed_memory()
     # by identity: a Parameter that two modules share stays shared
     new = {id(matrices[name]): StoredParameter(blocks) for name, blocks in stored.items()}

@@ -25,8 +25,7 @@ from minilora.training.parallel import MOST_WORKERS, Piece, Workers, recommended
 
 PIECE_TOKENS = 1024
 """Positions worked on at a time. Each piece costs Python's share of a step once more, and a large
-one more memory: of a LoRA step on 2,048 positions in two processes, pieces of 1,024 took 13.0 ms at
-width 64 and 81 ms at width 128, pieces of 512 took 14.2 and 86 ms."""
+one more memory; data/bench/README.md compares sizes."""
 
 
 def ceil_div(a: int, b: int) -> int:
