@@ -16,6 +16,7 @@ from minilora.cli.options import (
     DEVICE_HELP,
     RAW_HELP,
     TEXT_HELP,
+    utf8,
 )
 from minilora.cli.reporter import TableReporter
 from minilora.cli.scores import comparison
@@ -63,7 +64,7 @@ def evaluate(
         base_dtype=base_dtype,
         device=device,
         rows=rows,
-        instruction=instruction,
+        instruction=None if instruction is None else utf8("--instruction", instruction),
         shots=shots,
         examples=examples,
         raw=raw,

@@ -10,7 +10,13 @@ import typer
 
 from minilora.backend import blas_threads, recommended_blas_threads
 from minilora.cli.adapters import named_adapters
-from minilora.cli.options import BASE_DTYPE_HELP, BASE_OF_ADAPTER_HELP, DEVICE_HELP, RAW_HELP
+from minilora.cli.options import (
+    BASE_DTYPE_HELP,
+    BASE_OF_ADAPTER_HELP,
+    DEVICE_HELP,
+    RAW_HELP,
+    utf8,
+)
 from minilora.hub.bases import open_base
 from minilora.hub.several import BASE, base_dtype_of_all, base_of_all, in_turn
 from minilora.nn import generate as continue_prompts
@@ -109,7 +115,9 @@ def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
     """
     if prompt is not None and prompt_file is not None:
         raise ValueError("got --prompt and --prompt-file, expected one of them")
-    if prompt is None:
+    if prompt is not None:
+        utf8("--prompt", prompt)
+    else:
         if prompt_file is None and sys.stdin.isatty():
             raise ValueError("got no prompt, expected --prompt, --prompt-file or standard input")
         raw = sys.stdin.buffer.read() if prompt_file is None else prompt_file.read_bytes()

@@ -18,3 +18,14 @@ RAW_HELP = (
     "Continue the prompt as it is, without the chat template: for what was trained on plain text."
 )
 TEXT_HELP = "Read the data as plain text, whatever it looks like."
+
+
+def utf8(option: str, text: str) -> str:
+    """The text of an option. Raises ValueError for bytes of the command line that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"got {option} with a byte that is not UTF-8 text (character {error.start + 1})"
+        ) from None
+    return text

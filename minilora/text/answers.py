@@ -41,12 +41,9 @@ def question(tokenizer: Tokenizer, text: str, raw: bool = False) -> Prompt:
 
 
 def raw_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of a text to continue: after the tokenizer's token for a beginning, where it has one.
-
-    The token for an end, which some tokenizers set behind every text, is left out.
-    """
-    ids = tokenizer.backend.encode(text).ids
-    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_id else ids
+    """Ids of a text to continue, as `text_ids` gives those of a text to learn, but for its end."""
+    (before, _), ids = tokenizer.text_ends(), tokenizer.encode(text)
+    return ids if ids[: len(before)] == before else [*before, *ids]
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:

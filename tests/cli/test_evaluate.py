@@ -108,6 +108,7 @@ REFUSED = [
     (("--shots", 9, "--examples", "MY"), "1 to the 0 of --examples"),
     (("--shots", 0, "--examples", "MY"), "got --shots 0"),
     (("--instruction", " "), "empty --instruction"),
+    (("--instruction", "caf\udce9"), "not UTF-8"),
     (("--instruction", "house"), "my.jsonl:1 is no record of a house task"),
     (("--instruction", "word " * 60), "base, instructed: got"),
     (("--json", "no/such/file.json"), "--json no/such/file.json"),

@@ -8,13 +8,17 @@ import sys
 
 import numpy as np
 import pytest
+import tokenizers
 
 from minilora.cli import generate as command
 from minilora.cli.app import main
 from minilora.hub import load_pretrained
 from minilora.lora import Adapter, attach
 from minilora.nn import generate
-from minilora.text.answers import stop_ids
+from minilora.text import Tokenizer
+from minilora.text.answers import raw_ids, stop_ids
+from minilora.text.examples import text_ids
+from minilora.text.streaming import answer_text
 
 PROMPT = "Dose of aspirin?"
 
@@ -75,6 +79,37 @@ def test_no_half_character_is_written(base, capfdbinary, text):
     assert b"".join(parts).decode() == text + "\n"
 
 
+def test_a_raw_prompt_is_continued_as_it_is(base, capfdbinary):
+    """As a model is asked that was trained on plain text: without the chat template."""
+    argv = ["generate", "--base", str(base), "--prompt", PROMPT, "--max-new-tokens", "12"]
+    assert main([*argv, "--raw"]) == 0
+    raw = capfdbinary.readouterr().out.decode()
+    model, tokenizer = load_pretrained(base)
+    ids = tokenizer.encode(PROMPT)
+    assert ids != tokenizer.encode_prompt(PROMPT)
+    new = generate(model, [ids], 12, stop_ids=stop_ids(model, tokenizer))[0]
+    assert raw == answer_text(tokenizer, new, 12) + "\n"
+    assert main(argv) == 0
+    assert capfdbinary.readouterr().out.decode() != raw
+
+
+def test_a_raw_prompt_begins_as_a_text_that_is_learned():
+    """Where the tokenizer has a token for a beginning; one for an end is not the prompt's."""
+    words = {"[B]": 0, "[E]": 1, "a": 2, "b": 3}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "a"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer = Tokenizer(backend, {"eos_token": "[E]"})
+    assert raw_ids(tokenizer, "a b") == [2, 3]
+    for template, ids in (("[B] $A", [0, 2, 3]), ("[B] $A [E]", [0, 2, 3]), ("$A [E]", [2, 3])):
+        backend.post_processor = tokenizers.processors.TemplateProcessing(
+            single=template, special_tokens=[("[B]", 0), ("[E]", 1)]
+        )
+        assert raw_ids(tokenizer, "a b") == ids
+        learned = np.concatenate(list(text_ids(tokenizer, ["a b"]))).tolist()
+        assert learned == [*ids, 1]
+        assert raw_ids(tokenizer, "[B] a") == [0, 2]
+
+
 def test_the_context_bounds_the_default_length(base, capfdbinary):
     long = ["generate", "--base", str(base), "--prompt", "x " * 25]
     assert main(long) == 0
@@ -107,6 +142,7 @@ def test_prompt_from_standard_input_in_a_process(base):
     [
         (("--prompt", " "), "an empty prompt"),
         (("--prompt", "a", "--prompt-file", "b"), "expected one of them"),
+        (("--prompt", "caf\udce9"), "not UTF-8"),  # what Python makes of a byte of Latin-1
         (("--prompt-file", "none.txt"), "none.txt"),
         (("--prompt", "x " * 90), "expected fewer than 64"),
         (("--prompt", "a", "--max-new-tokens", "0"), "max_new_tokens 0"),
