@@ -9,7 +9,7 @@ import numpy as np
 
 from minilora.autograd.quantize import quantize
 from minilora.autograd.stored_array import StoredArray
-from minilora.nn import Transformer, storage_formats, store_base
+from minilora.nn import Transformer, formats_for, store_base
 from minilora.storage import SafetensorsFile, read_json
 
 WEIGHTS = "model.safetensors"
@@ -134,7 +134,7 @@ def fill_model(model: Transformer, weights: Weights, dtype: str = "float32") -> 
     wrong = [f"{n} got {shapes[n]}, expected {s}" for n, s in own.items() if shapes[n] != s]
     if wrong:
         raise ValueError(f"{weights.path}: {'; '.join(wrong)}")
-    formats, ready = storage_formats(model, dtype), {}
+    formats, ready = formats_for(model, dtype), {}
     for name, parameter in model.named_parameters():
         blocks = weights.stored(name) if dtype == "q4" and name in formats else None
         if blocks is not None:

@@ -3,8 +3,8 @@
 from minilora.nn.base_dtype import (
     BASE_DTYPES,
     StoredParameter,
-    storage,
-    storage_formats,
+    bytes_by_format,
+    formats_for,
     store_base,
 )
 from minilora.nn.generate import LogitsError, generate
@@ -24,8 +24,8 @@ __all__ = [
     "StoredParameter",
     "Transformer",
     "TransformerConfig",
+    "bytes_by_format",
+    "formats_for",
     "generate",
-    "storage",
-    "storage_formats",
     "store_base",
 ]

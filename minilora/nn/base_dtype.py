@@ -59,7 +59,7 @@ def store_base(
     Raises ValueError, before anything changes, for another dtype, a model that carries an
     adapter, is on a device or is stored already, and for ready names or shapes it does not have.
     """
-    formats, ready = storage_formats(model, dtype), dict(ready or {})
+    formats, ready = formats_for(model, dtype), dict(ready or {})
     if not formats and not ready:
         return model
     matrices = {name: p for name, p in model.named_parameters() if p.ndim == 2}
@@ -67,8 +67,8 @@ def store_base(
     stored = {name: ready.get(name) for name in matrices if name in ready or name in formats}
     for name, blocks in stored.items():
         stored[name] = _stored(name, matrices[name], formats[name]) if blocks is None else blocks
-    # Each product makes a layer's numbers and frees them again. Fresh pages from the system for each
-    # would cost more than the product (data/bench/README.md has the figures).
+    # Each product makes a layer's numbers and frees them again. Fresh pages from the system each
+    # time would cost more than the product (data/bench/README.md has the figures).
     keep_freed_memory()
     # by identity: a Parameter that two modules share stays shared
     new = {id(matrices[name]): StoredParameter(blocks) for name, blocks in stored.items()}
@@ -107,7 +107,7 @@ def _check(model: Module, matrices: Mapping[str, Parameter], ready: Mapping) -> 
         raise ValueError(f"store_base got {odd}, which are no matrices of this model or its shapes")
 
 
-def storage_formats(model: Transformer, dtype: str) -> dict[str, str]:
+def formats_for(model: Transformer, dtype: str) -> dict[str, str]:
     """Parameter name -> the format that `store_base` gives it; {} for "float32".
 
     Raises ValueError for another dtype.
@@ -128,7 +128,7 @@ def storage_formats(model: Transformer, dtype: str) -> dict[str, str]:
     return formats
 
 
-def storage(model: Module) -> dict[str, tuple[int, int]]:
+def bytes_by_format(model: Module) -> dict[str, tuple[int, int]]:
     """How the weights are held: format (or dtype) -> (numbers, bytes), largest first."""
     found: dict[str, tuple[int, int]] = {}
     for parameter in model.parameters():

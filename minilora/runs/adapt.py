@@ -20,7 +20,7 @@ from minilora.lora import (
     trainable_parameters,
 )
 from minilora.lora.peft_format import CONFIG, SIDECAR, TENSORS
-from minilora.nn import Transformer, storage
+from minilora.nn import Transformer, bytes_by_format
 from minilora.runs import defaults
 from minilora.runs.data import SMALLEST_TO_SPLIT, File, UnusableDataError, read_file, split
 from minilora.runs.driver import Job, OpenPlan, Trained
@@ -99,7 +99,7 @@ class AdaptPlan(OpenPlan):
         judge = Judge(tokenizer, decided.held_out[:rows], houses, bars=reporter.bars)
         lora = self.lora(model.config.hidden_size)
         settings = self.settings(lora, decided, base_fingerprint(model), length)
-        held = storage(model)
+        held = bytes_by_format(model)
         # Attached before judging, as that checks the targets; B = 0 leaves every output as it was.
         attachment = attach(model, lora, np.random.default_rng(self.seed))
         watched = defaults.watched_rows(decided.training.steps, decided.batch_size)
@@ -218,7 +218,7 @@ def decide(plan: AdaptPlan, model: Transformer, data: File, eval_data: File | No
         train, held_out = split(data.examples, plan.seed)
     else:
         train, held_out = data.examples, eval_data.examples
-    size = sum(count for count, _ in storage(model).values())
+    size = sum(count for count, _ in bytes_by_format(model).values())
     batch_size, steps, lr = plan.batch_size, plan.steps, plan.lr
     if batch_size is None:
         batch_size = defaults.default_batch(size, train)

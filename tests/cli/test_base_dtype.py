@@ -12,7 +12,7 @@ from minilora.cli.app import main
 from minilora.hub import load_pretrained
 from minilora.hub.bases import base_dtype_of
 from minilora.lora import Adapter, BaseMismatchError, attach
-from minilora.nn import storage
+from minilora.nn import bytes_by_format
 from minilora.runs import adapt as adapting
 from minilora.runs import driver
 from tests.cli.conftest import make_base, pairs, write_jsonl
@@ -62,7 +62,7 @@ def test_the_adapter_says_how_its_base_was_kept_and_fits_that_base(
 
 def test_the_size_that_is_said_is_the_size_that_is_held(wide_base, data, tmp_path, capsys):
     assert adapt(wide_base, data, tmp_path / "out", "--base-dtype", "q4") == 0
-    held = storage(load_pretrained(wide_base, "q4")[0])
+    held = bytes_by_format(load_pretrained(wide_base, "q4")[0])
     said = re.sub(r"\s+", " ", capsys.readouterr().out)
     assert f"{sum(taken for _, taken in held.values()) / 1024:.1f} KiB" in said
     for kind, (numbers, _) in held.items():
@@ -110,7 +110,7 @@ def test_merging_opens_the_base_as_the_adapter_knew_it(wide_base, data, tmp_path
     assert main(["merge", "--adapter", str(out), "--out", str(merged)]) == 0
     adapted = attach(load_pretrained(wide_base, dtype)[0], Adapter.read(out)).model
     model, _ = load_pretrained(merged)
-    assert set(storage(model)) == {"float32"}
+    assert set(bytes_by_format(model)) == {"float32"}
     ids = np.array([[5, 9, 2, 25]])
     np.testing.assert_allclose(model(ids).data, adapted(ids).data, rtol=1e-3, atol=1e-4)
 

@@ -7,7 +7,7 @@ import pytest
 
 from minilora.hub import load_pretrained, save_pretrained
 from minilora.lora import base_fingerprint
-from minilora.nn import generate, storage, store_base
+from minilora.nn import bytes_by_format, generate, store_base
 from minilora.storage import fingerprint
 from tests import tiny
 from tests.says import refusal
@@ -24,7 +24,7 @@ def folder(tmp_path):
 def test_a_folder_opens_as_store_base_would_keep_it(folder, dtype):
     loaded, _ = load_pretrained(folder, dtype)
     expected = store_base(load_pretrained(folder)[0], dtype)
-    assert storage(loaded) == storage(expected)
+    assert bytes_by_format(loaded) == bytes_by_format(expected)
     assert fingerprint(loaded.state_dict()) == fingerprint(expected.state_dict())
     assert not loaded.training
 
@@ -34,7 +34,7 @@ def test_a_stored_model_is_saved_as_the_float32_numbers_it_means(folder, dtype, 
     model, tokenizer = load_pretrained(folder, dtype)
     save_pretrained(tmp_path / "again", model, tokenizer)
     again, _ = load_pretrained(tmp_path / "again")
-    assert set(storage(again)) == {"float32"}
+    assert set(bytes_by_format(again)) == {"float32"}
     assert base_fingerprint(again) == base_fingerprint(model)
     assert base_fingerprint(again) != base_fingerprint(load_pretrained(folder)[0])
     np.testing.assert_allclose(again(IDS).data, model(IDS).data, rtol=1e-4, atol=1e-4)
@@ -80,7 +80,7 @@ def test_q4_keeps_a_files_blocks_and_means_the_same_model(tmp_path):
     path = written(tmp_path, kinds)
     dense, _ = load_pretrained(path)
     stored, _ = load_pretrained(path, "q4")
-    assert set(storage(stored)) == {"q4", "q8", "float32"}
+    assert set(bytes_by_format(stored)) == {"q4", "q8", "float32"}
     assert base_fingerprint(stored) == base_fingerprint(dense)
     assert generate(stored, [[5, 9]], 8) == generate(dense, [[5, 9]], 8)
     np.testing.assert_allclose(stored(IDS).data, dense(IDS).data, rtol=1e-4, atol=1e-4)
@@ -95,14 +95,14 @@ def test_q4_rounds_what_the_file_holds_in_another_type(tmp_path, kind):
         n for n, a in dense.state_dict().items() if not np.array_equal(a, stored.state_dict()[n])
     }
     assert other == {n for n in dense.state_dict() if n.endswith("up_proj.weight")}
-    assert set(storage(stored)) == {"q4", "q8", "float32"}
+    assert set(bytes_by_format(stored)) == {"q4", "q8", "float32"}
 
 
 def test_float16_rounds_a_files_numbers(tmp_path):
     path = written(tmp_path, kinds)
     half, _ = load_pretrained(path, "float16")
     dense, _ = load_pretrained(path)
-    assert set(storage(half)) == {"float16", "float32"}
+    assert set(bytes_by_format(half)) == {"float16", "float32"}
     for name, array in dense.state_dict().items():
         rounded = array.astype(np.float16) if array.ndim == 2 else array
         assert np.array_equal(half.state_dict()[name], rounded.astype(np.float32)), name

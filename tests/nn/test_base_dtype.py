@@ -15,8 +15,8 @@ from minilora.nn import (
     BASE_DTYPES,
     Linear,
     StoredParameter,
+    bytes_by_format,
     generate,
-    storage,
     store_base,
 )
 from minilora.storage import fingerprint
@@ -80,8 +80,8 @@ def test_the_bytes_are_those_of_the_formats():
     numbers = sum(p.size for p in model.parameters())
     norms, embedding = 64 * 5, 37 * 64
     linears = numbers - norms - embedding
-    assert storage(model) == {"float32": (numbers, 4 * numbers)}
-    assert storage(store_base(model, "q4")) == {
+    assert bytes_by_format(model) == {"float32": (numbers, 4 * numbers)}
+    assert bytes_by_format(store_base(model, "q4")) == {
         "q4": (linears, linears * 5 // 8),
         "q8": (embedding, embedding * 34 // 32),
         "float32": (norms, 4 * norms),
