@@ -80,13 +80,13 @@ def gpu() -> str:
 
 
 def extras() -> list[tuple[str, str]]:
-    """Each extra with the versions found, or what it lacks."""
+    """Each extra with the versions that are installed, or what it lacks."""
     rows = []
     for name, packages in EXTRAS.items():
-        found = {package: installed_version(package) for package in packages}
-        missing = [package for package, version in found.items() if version is None]
+        installed = {package: installed_version(package) for package in packages}
+        missing = [package for package, version in installed.items() if version is None]
         versions = ", ".join(
-            f"{package} {version}" for package, version in found.items() if version
+            f"{package} {version}" for package, version in installed.items() if version
         )
         text = f"lacks {', '.join(missing)}" if missing else f"installed: {versions}"
         rows.append((f"extra {name}", text))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any, TextIO
 
 import typer
+
+WRITERS = ("typer", "click", "rich")
+"""Libraries that write what a command shows; the system names no file where that fails."""
 
 
 def with_plain_errors(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,14 +59,21 @@ def _show_warning(
 
 
 def describe(error: BaseException) -> str:
-    """One line for an error, with the file name where the operating system gave one."""
+    """One line for an error; the system's own begin with the file that they are about."""
     if isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        name = error.filename or ("standard output" if _from_output(error) else None)
+        text = f"{name}: {error.strerror}" if name else error.strerror
     elif isinstance(error, MemoryError):
         text = f"not enough memory: {error}" if str(error) else "not enough memory"
     else:
         text = str(error)
     return " ".join(text.split()) or type(error).__name__
+
+
+def _from_output(error: BaseException) -> bool:
+    """Whether it was raised where texts and tables are written to standard output."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and frames[-1][0].f_globals["__name__"].split(".")[0] in WRITERS
 
 
 def print_error(text: str) -> None:
@@ -80,8 +91,8 @@ def usage_text(error: Any) -> str:
     if parameter is None or not hasattr(cause, "errors"):
         where = getattr(getattr(error, "ctx", None), "command_path", "minilora")
         return f"{text.rstrip('.')} (see `{where} --help`)"
-    found = cause.errors()[0]
-    expected = found["msg"].removeprefix("Input should be ").partition(",")[0]
+    refusal = cause.errors()[0]
+    expected = refusal["msg"].removeprefix("Input should be ").partition(",")[0]
     expected = f"a number {expected}" if expected.startswith(("greater", "less")) else expected
     option = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.name.upper()
-    return f"got {option} {found['input']}, expected {expected}"
+    return f"got {option} {refusal['input']}, expected {expected}"

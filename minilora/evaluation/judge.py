@@ -46,7 +46,7 @@ class Judge:
 
     examples: their loss is taken. houses: records of wards, whose answers are scored. suite:
     prompts of the regression suite, as examples or JSONL records. bars: whether progress is shown.
-    given: the newest answer to each house prompt, by its token ids.
+    newest: the newest answer to each house prompt, by its token ids.
     """
 
     tokenizer: Tokenizer
@@ -54,7 +54,7 @@ class Judge:
     houses: Sequence[HouseRecords] = ()
     suite: Sequence[WardExample | Mapping] = ()
     bars: bool = False
-    given: dict[tuple[int, ...], str] = field(default_factory=dict)
+    newest: dict[tuple[int, ...], str] = field(default_factory=dict)
 
     def loss(self, model: Transformer, most: int | None = None, progress: str = "") -> float:
         """Mean loss in nats a label over the first `most` examples; `progress` names a bar."""
@@ -74,21 +74,21 @@ class Judge:
             if not math.isfinite(loss):
                 raise DivergedError(f"the loss {when} training is {loss}, expected a finite number")
         for asked in self.houses:
-            given = self.answers(model, asked, f"{asked.ward} {when}")
-            house[asked.ward] = score_house(asked.ward, asked.records, given)
-            outputs[asked.ward] = given
+            texts = self.answers(model, asked, f"{asked.ward} {when}")
+            house[asked.ward] = score_house(asked.ward, asked.records, texts)
+            outputs[asked.ward] = texts
         if self.suite:
             suite = self.suite_score(model, f"base suite {when}")
         return Scores(loss, len(self.examples), house, suite, outputs)
 
     def answers(self, model: Transformer, asked: HouseRecords, label: str) -> list[str]:
-        """The model's answers to a ward's prompts, which `given` keeps."""
+        """The model's answers to a ward's prompts, which `newest` keeps."""
         prompts = [record["prompt"] for record in asked.records]
         texts = answers(
             model, self.tokenizer, prompts, asked.max_new_tokens, progress=self.bar(label)
         )
         ids = (tuple(prompt_ids(self.tokenizer, prompt)) for prompt in prompts)
-        self.given.update(zip(ids, texts, strict=True))
+        self.newest.update(zip(ids, texts, strict=True))
         return texts
 
     def suite_score(self, model: Transformer, label: str = "") -> RegressionScore:

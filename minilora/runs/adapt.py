@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,18 +21,18 @@ from minilora.lora import (
 from minilora.lora.peft_format import CONFIG, SIDECAR, TENSORS
 from minilora.nn import Transformer, bytes_by_format
 from minilora.runs import defaults
-from minilora.runs.data import SMALLEST_TO_SPLIT, File, UnusableDataError, read_file, split
+from minilora.runs.data import File, UnusableDataError, read_file
+from minilora.runs.decide import Decided, decide
 from minilora.runs.driver import Job, OpenPlan, Trained
 from minilora.runs.folder import require_free
 from minilora.runs.plan import Clock, Reporter, Result, Sizes
 from minilora.runs.plots import plot_loss
 from minilora.runs.samples import Sample, answer_samples, pick_samples
 from minilora.text import Problem, Tokenizer
-from minilora.text.packed import PackedExamples
-from minilora.text.rows import row_number
 from minilora.training import TrainingConfig
 
-LONGEST, CHECKPOINTS = 1024, 10
+LONGEST = 1024
+"""Tokens of an example at most, where the base could read more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +89,7 @@ class AdaptPlan(OpenPlan):
             eval_data = read_reported(self.eval_data, tokenizer, length, self.as_text, reporter)
             house_lines, unscorable = read_house(self.eval_data, self.as_text)
             eval_data = without(eval_data, unscorable, reporter)
-        decided = decide(self, model, data, eval_data)
+        decided = decide(self, model, data, eval_data, self.eval_rows)
         judged = [line for line in house_lines if line.number <= decided.lines]
         houses = house_records(judged, tokenizer, model.config.max_position_embeddings)
         rows = len(decided.held_out)
@@ -177,72 +176,6 @@ def without(file: File, unscorable: Sequence[Problem], reporter: Reporter) -> Fi
 
 
 @dataclass(frozen=True)
-class Decided:
-    """The data of a run, and every number that was left to be chosen.
-
-    held_out: those that are judged, the first of `held_out_of`. size: the base's parameters.
-    """
-
-    training: TrainingConfig
-    batch_size: int
-    train: PackedExamples
-    held_out: PackedExamples
-    held_out_of: int
-    size: int
-    data: File
-    eval_data: File | None
-
-    @property
-    def lines(self) -> float:
-        """Lines of the eval file that are judged, from its first on; infinite for all of them."""
-        if len(self.held_out) == self.held_out_of:
-            return math.inf
-        return row_number(self.held_out[-1].source)
-
-    @property
-    def judged_on(self) -> str:
-        """In words, what the evaluation is taken on."""
-        judged, of = len(self.held_out), self.held_out_of
-        if self.eval_data:
-            name = self.eval_data.path.name
-            return name if judged == of else f"the first {judged} of {of} examples of {name}"
-        if judged:
-            count = f"{judged}" if judged == of else f"{judged} of {of}"
-            return f"{count} examples of {self.data.path.name} held out (a tenth)"
-        return f"nothing: fewer than {SMALLEST_TO_SPLIT} examples, too few to hold some out"
-
-
-def decide(plan: AdaptPlan, model: Transformer, data: File, eval_data: File | None) -> Decided:
-    """Split the data where nothing else is judged on, and choose what the plan leaves open."""
-    if eval_data is None:
-        train, held_out = split(data.examples, plan.seed)
-    else:
-        train, held_out = data.examples, eval_data.examples
-    size = sum(count for count, _ in bytes_by_format(model).values())
-    batch_size, steps, lr = plan.batch_size, plan.steps, plan.lr
-    if batch_size is None:
-        batch_size = defaults.default_batch(size, train)
-    if steps is None:
-        steps = defaults.default_steps(size, train, batch_size)
-    if lr is None:
-        lr = defaults.default_lr(model.config.hidden_size)
-    watchings = defaults.watchings(steps, batch_size)
-    training = TrainingConfig(
-        steps=steps,
-        lr=lr,
-        warmup=min(20, steps // 10),
-        workers=plan.workers,
-        seed=plan.seed,
-        eval_every=max(1, steps // watchings) if held_out else 0,
-        checkpoint_every=max(1, steps // CHECKPOINTS),
-    )
-    judged = defaults.judged_rows(size, held_out, plan.eval_rows)
-    return Decided(
-        training, batch_size, train, held_out[:judged], len(held_out), size, data, eval_data
-    )
-
-
-@dataclass(frozen=True)
 class Counts:
     """Examples, their tokens, and the tokens that a loss is taken at."""
 
@@ -322,7 +255,7 @@ class AdaptJob(Job):
         file = decided.eval_data or decided.data
         examples = decided.held_out or decided.train
         samples = pick_samples(self.tokenizer, examples, file, limit)
-        answered = answer_samples(self.model, self.tokenizer, samples, self.judge.given)
+        answered = answer_samples(self.model, self.tokenizer, samples, self.judge.newest)
         plot_loss(trained.history, plan.folder.path / "loss.png")
         provenance = self.provenance(plan, trained)
         adapter = self.attachment.adapter(

@@ -1,4 +1,4 @@
-"""What `minilora adapt` does where it is not told: targets, batch, steps, rate, rows to judge.
+"""What a plan leaves open: targets, batch, steps, rate, rows to judge.
 
 A token of SmolLM2-135M costs a hundred times a token of ward-base, so what a run may cost is
 counted in parameters times tokens.

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 import socket
+import warnings
 from collections.abc import Collection, Iterator
 from datetime import datetime
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING
 
 from minilora.storage import atomic_write, read_json, real_place
 from minilora.training.checkpoint import checkpoints
 
+if TYPE_CHECKING:
+    from filelock import FileLock
+
 RUNNING, DIVERGED, FINISHED = "running", "diverged", "finished"
 LOCK, HOLDER = "lock", "holder.json"
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class RunHeldError(ValueError):
@@ -45,19 +50,12 @@ class RunFolder:
     def held(self) -> Iterator[None]:
         """This process alone writes here meanwhile; the system lets go when it ends or is killed.
 
-        Raises RunHeldError, at once, naming the process that holds it.
+        Raises RunHeldError, at once, naming the process that holds it. Warns where the disk knows
+        no locks, and goes on.
         """
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / LOCK)
-        holder = self.path / HOLDER
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            raise RunHeldError(
-                f"{self.path} is being written by {_holder_text(holder)}; expected it to end "
-                "first, or another --out"
-            ) from None
+        lock, holder = self._lock(), self.path / HOLDER
         try:
             since = datetime.now().astimezone().isoformat(timespec="seconds")
             about = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
@@ -69,6 +67,24 @@ class RunFolder:
             with contextlib.suppress(OSError):  # a run began, and its files are here
                 for folder in made:
                     folder.rmdir()
+
+    def _lock(self) -> FileLock:
+        from filelock import FileLock, Timeout  # here, as what only reads need not wait for it
+
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise RunHeldError(
+                f"{self.path} is being written by {_holder_text(self.path / HOLDER)}; expected it "
+                "to end first, or another --out"
+            ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            text = f"nothing keeps another run out of {self.path}: its disk knows no locks"
+            warnings.warn(text, stacklevel=2)
+        return lock
 
     def read(self) -> dict | None:
         """The run that the folder holds, None without one. ValueError for another folder.
@@ -121,9 +137,10 @@ class RunFolder:
         settings, old = json.loads(json.dumps(settings)), self.read()["settings"]
         if old is None:
             return
-        odd = sorted(k for k in old.keys() | settings.keys() if old.get(k) != settings.get(k))
-        if odd:
-            pairs = ", ".join(f"{k}: {old.get(k)} then, {settings.get(k)} now" for k in odd)
+        names = sorted(old.keys() | settings.keys())
+        changed = [name for name in names if old.get(name) != settings.get(name)]
+        if changed:
+            pairs = ", ".join(f"{k}: {old.get(k)} then, {settings.get(k)} now" for k in changed)
             raise ValueError(f"got --resume with other settings than the run's: {pairs}")
 
     def begin(self, settings: dict) -> None:

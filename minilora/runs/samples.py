@@ -33,7 +33,7 @@ def answer_samples(
     samples: Sequence[Sample],
     known: Mapping[tuple[int, ...], str],
 ) -> list[tuple[Sample, str]]:
-    """Each sample with the model's greedy answer; known: those given already, by prompt ids."""
+    """Each sample with the model's greedy answer; known: answers to hand, by prompt ids."""
     stops = stop_ids(model, tokenizer)
 
     def answer(sample: Sample) -> str:

@@ -89,11 +89,19 @@ class History:
     path: Path | None = None
 
     def add(self, record: dict) -> None:
-        """Append, and write the line through to the file where there is one."""
+        """Append, and write the line through to the file where there is one.
+
+        Raises OSError naming the file, also where the system names none, as for a full disk.
+        """
         self.records.append(record)
-        if self.path is not None:
+        if self.path is None:
+            return
+        try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            error.filename = error.filename or str(self.path)
+            raise
 
     def rewind(self, step: int) -> None:
         """Keep what happened up to `step` of the file's records (the rest will be lived again)."""

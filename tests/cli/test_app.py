@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -156,3 +157,13 @@ def test_tests_share_two_processes_unless_one_is_asked_for(monkeypatch, args, sh
     assert app.main(["test", *args.split()]) == 0
     tail = ran[ran.index("-q") + 1 :]
     assert tail == [*(("-n", "2", "--dist", "worksteal") if shared else ()), *args.split()]
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
+def test_an_output_that_takes_no_more_is_named():
+    code = "import sys; from minilora.cli.app import main; sys.exit(main(['doctor']))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr.decode().splitlines()[0].startswith("error: standard output: ")

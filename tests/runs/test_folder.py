@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from minilora.lora import Adapter
 from minilora.runs import RunFolder, RunHeldError, TourPlan, run
 from minilora.runs.folder import HOLDER, LOCK
 from minilora.runs.merge import merge_adapter
+from minilora.training import History
 from tests.says import error_line, refusal
 
 posix = pytest.mark.skipif(os.name == "nt", reason="signals and links of POSIX")
@@ -111,6 +113,25 @@ def test_a_killed_run_with_workers_holds_nothing_and_is_resumed(plan, base, data
             time.sleep(0.05)
     run(plan)
     assert Adapter.read(plan.out).provenance["training"]["steps"] == 4
+
+
+@posix
+def test_a_disk_without_locks_is_warned_of_and_written(plan, monkeypatch):
+    def unlockable(self, blocking=True):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("filelock.FileLock.acquire", unlockable)
+    with pytest.warns(UserWarning, match="knows no locks"), plan.folder.held():
+        assert HOLDER in entries(plan.folder.path)
+    assert not plan.folder.path.exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
+def test_a_full_disk_is_told_with_the_file(plan):
+    history = History(path=plan.out.with_name("history.jsonl"))
+    history.path.symlink_to("/dev/full")
+    with refusal(OSError, history.path, os.strerror(errno.ENOSPC)):
+        history.add({"step": 1})
 
 
 # -- a symbolic link as the place ------------------------------------------------------------------
