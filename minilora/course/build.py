@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
+from minilora.course.claims import ELSEWHERE
 from minilora.course.claims_table import TABLE, claims_table
 from minilora.course.execute import (
     Notebook,
@@ -44,6 +45,7 @@ def build(chapter: Chapter) -> Notebook:
     require(chapter, source_faults(chapter))
     notebook = execute(make_notebook(chapter), chapter.path.name)
     require(chapter, notebook_faults(chapter, notebook))
+    require(chapter, time_faults(notebook))
     atomic_write(chapter.notebook, notebook_bytes(notebook))
     return notebook
 
@@ -90,6 +92,13 @@ def source_faults(chapter: Chapter) -> Iterator[str]:
     code = [cell.role for cell in chapter.cells if cell.kind == "code"]
     if code.count("claims") != 1 or code[-1] != "claims":
         yield "expected one '# %% claims' cell, and no code after it"
+
+
+def time_faults(notebook: Notebook) -> Iterator[str]:
+    """Claims about time that this run did not bear out: not to be committed."""
+    for verdict in notebook["metadata"]["minilora"]["verdicts"]:
+        if verdict["word"] == ELSEWHERE:
+            yield f"a claim about time that is not so here: {verdict['sentence']}"
 
 
 def notebook_faults(chapter: Chapter, notebook: Notebook) -> Iterator[str]:

@@ -14,39 +14,32 @@
 # happens if the house wants its old model back.
 
 # %%
+from minilora.course import pictures
 
-import time
-from copy import deepcopy
+pictures.merge_and_unmerge()
 
+# %% [markdown]
+# On the left every token goes two ways, through $W$ and through the thin strips. On the right there
+# is one matrix of $W$'s size and one way. To get there is called *merging*; to come back,
+# *unmerging*, and for that somebody must have kept $W$.
+
+# %%
 import matplotlib.pyplot as plt
 import numpy as np
 
-from minilora.autograd import no_grad
-from minilora.autograd.quantize import quantize
-from minilora.baselines.bottleneck import attach_bottlenecks
 from minilora.course import (
     answer,
     check,
     claim,
     data_folder,
     hint,
+    predict,
     refuted,
+    reveal,
     side_by_side,
     solution,
     style,
 )
-from minilora.course.chapters.ch06.lines import encoded, medication_lines
-from minilora.hub import load_pretrained
-from minilora.lora import (
-    LoRAConfig,
-    MergeError,
-    attach,
-    lora_layers,
-    trainable_parameters,
-)
-from minilora.nn import store_base
-from minilora.text.answers import answers
-from minilora.training import Batches, TrainingConfig, fit
 
 style()
 
@@ -59,8 +52,8 @@ style()
 # $$x W^\top + s\,(x A^\top) B^\top = x\,(W + s\,BA)^\top .$$
 #
 # To put $W + \Delta W$ with $\Delta W = s\,BA$ in the place of $W$ is to *merge*. From then on the
-# layer is an ordinary one: same shape, same file, same speed. Nothing in this holds for an adapter
-# with a curve in it. If the sheet computed $\tanh(xA^\top)B^\top$, no matrix would do.
+# layer is an ordinary one: same shape, same file, same speed. Nothing of this holds for an adapter
+# that is not linear. If the strips computed $\tanh(xA^\top)B^\top$, no matrix could do the same.
 
 # %% exercise 7.1
 
@@ -74,16 +67,23 @@ style()
 # - LoRA on `q_proj` and `v_proj`, rank 8;
 # - LoRA on all seven linear maps of a block, rank 4;
 # - *bottleneck adapters* as Houlsby and others built them in 2019. After attention and after the
-#   MLP stands a small network of its own, narrow in the middle, with a curve:
+#   MLP stands a small network of its own, narrow in the middle, and not linear there:
 #
 # $$y = h + \operatorname{gelu}(h D^\top + d)\, U^\top + u .$$
 #
 # It starts near zero, so that the model begins as it was; everything else is frozen. Ours has 16
-# numbers in the middle. Its gradient is short enough to derive; take $\tanh$ for the curve.
+# numbers in the middle. Its gradient is short enough to derive; take $\tanh$ in place of gelu.
 
 # %% exercise 7.2
 
 # %%
+from minilora.baselines.bottleneck import attach_bottlenecks
+from minilora.course.chapters.ch06.lines import encoded, medication_lines
+from minilora.hub import load_pretrained
+from minilora.lora import LoRAConfig, attach, lora_layers, trainable_parameters
+from minilora.text.answers import answers
+from minilora.training import Batches, TrainingConfig, fit
+
 _, tokenizer = load_pretrained(data_folder("ward-base"))
 train = encoded(tokenizer, medication_lines(600, seed=1))
 held_out = medication_lines(40, seed=2, split="heldout")
@@ -161,6 +161,11 @@ for kind, found in scores.items():
 
 
 # %%
+from copy import deepcopy
+
+from minilora.autograd import no_grad
+
+
 def convert(model, dtype):
     """The model with all its numbers in dtype, in place."""
     for parameter in model.parameters():
@@ -224,7 +229,11 @@ gaps = [compare(seed) for seed in seeds]
 for key, name in BARS.items():
     print(f"{name:25} {np.mean([found[key] for found in gaps]):.2g} of the largest logit")
 
+# %% predict
+predict("rounding", "Merging in float32 moves the logits by 1 part in how many?", None)
+
 # %%
+reveal("rounding", int(round(1 / np.mean([found["float32"] for found in gaps]), -5)))
 _, axis = plt.subplots(figsize=(6.4, 2.9))
 for row, key in enumerate(BARS):
     values = [found[key] for found in gaps]
@@ -317,8 +326,8 @@ print(f"two at half volume {np.mean(halves):.2g} of the lines exact")
 # > lines right than one.
 #
 # Each was trained to do the job alone. Together they do it twice, and overshoot. At half volume
-# they agree again, because they were made for the same base and the same job; two adapters for
-# different jobs have no such luck (chapter 9).
+# they agree again, because they were made for the same base and the same job. What happens to two
+# adapters for different jobs is the subject of chapter 11.
 #
 # ## There and back a hundred times
 #
@@ -398,8 +407,10 @@ for name, count in other.items():
 #
 # > **Claim.** In float16 some weight has moved by more than 0.003.
 #
-# With three adapters the drift comes to a stop: a weight that has been rounded onto the right grid
-# stays there. Every new adapter brings a new grid. And a changed bit is not yet a changed answer.
+# With three adapters the drift comes to a stop after a turn or two: a weight that has once been
+# rounded so that adding and subtracting these three $\Delta W$ leads back to it, stays. A new
+# adapter with another $\Delta W$ starts the drift again. And a changed bit is not yet a changed
+# answer.
 #
 # > **Claim.** Over the base that has drifted in float32, at most 1 of the adapter's 40 answers is
 # > another.
@@ -412,6 +423,8 @@ for name, count in other.items():
 # minilora's `merge` and `unmerge` do that, and they know what state they are in:
 
 # %%
+from minilora.lora import MergeError
+
 handle = handles["LoRA all"][0]
 before = {name: x.base_layer.weight.data for name, x in handle.layers.items()}
 for _ in range(100):
@@ -428,19 +441,18 @@ handle.unmerge()
 # %% [markdown]
 # ## What an adapter costs that is not merged
 #
-# Time one forward pass: one text, 1, 16 or 256 tokens of it, the model's `hidden` alone. One token
+# Time one forward pass: one text, 1, 16 or 256 tokens of it, without the output head. One token
 # is what a machine reads when it writes; 256 is a note. Five models take turns, so that whatever
 # else the machine does hits all alike, and the median counts. The clock is the processor's, not
 # the wall's.
 #
-# Two things to know of this library. `generate` folds $W + sBA$ once for each call
-# (`LoRALinear.matrix`; over a base in few bits it does not), so in minilora an unmerged adapter
-# costs that once, and nothing a token. And a layer that reads many tokens at a time folds by itself
-# (`lora_linear` in `minilora/autograd/functional.py`): to build $W + sBA$ takes
-# $r \cdot \text{in} \cdot \text{out}$ multiplications however long the text is, so from some
-# length on that is the cheaper way. What you see at 256 is this.
+# (Where many tokens are read at a time, this library builds $W + sBA$ once and uses that, because
+# it is then the cheaper way. That is why the overhead all but goes away at 256 tokens. For the same
+# reason `generate` pays for an unmerged adapter once a call, and not once a token.)
 
 # %%
+import time
+
 LENGTHS = {1: 150, 16: 90, 256: 30}  # tokens, and how often each is timed
 
 
@@ -479,7 +491,13 @@ ratio = {
     if name != "base"
 }
 
+# %% predict
+predict(
+    "unmerged", "LoRA on all maps, not merged, one token: how many % slower than the base?", None
+)
+
 # %%
+reveal("unmerged", float(100 * (np.mean(ratio["LoRA all"][1]) - 1)))
 _, axis = plt.subplots()
 for (name, found), mark in zip(ratio.items(), "os^D", strict=True):
     means = [100 * (np.mean(found[n]) - 1) for n in LENGTHS]
@@ -514,10 +532,11 @@ for name, found in ratio.items():
 #
 # The last one is what people remember from the paper, and it is not what the paper says. An
 # unmerged adapter is two more products for each map it stands beside, and seven maps a block make
-# fourteen; the bottleneck has four a block, and two curves. At one token the products are tiny, and
+# fourteen; the bottleneck has four a block, and two gelus. At one token the products are tiny, and
 # what they cost is to start them: the more of them, the dearer. On q and v alone LoRA has four a
-# block too, and no curve, and it is the cheapest of the three. The zero in "no added latency"
-# belongs to merging, not to LoRA: the bottleneck has a curve in it and can never have that zero.
+# block too, and no gelu, and it is the cheapest of the three. The zero in "no added latency"
+# belongs to merging, not to LoRA as such: the bottleneck is not linear, so it can't be merged and
+# can never have that zero.
 #
 # ## When not to merge
 #
@@ -531,6 +550,10 @@ for name, found in ratio.items():
 
 
 # %%
+from minilora.autograd.quantize import quantize
+from minilora.nn import store_base
+
+
 def in_four_bits(seed):
     """Exact beside a 4-bit base, exact merged into 4 bits, and the error on the scale of ΔW."""
     model, errors = trained("LoRA all", seed, store_base(fresh(), "q4")).model, []
@@ -566,6 +589,49 @@ handle.merge()
 print(layer.base_layer.weight.dtype, "after")
 
 # %% [markdown]
+# ## One ordinary file
+#
+# This is what it was all for. Merge, save, and hand over a folder that knows nothing of LoRA.
+# Whoever opens it needs no adapter and no minilora: it is a Hugging Face folder like any other.
+# Does it say the same? We open it again, from the disk, and ask it all forty prompts.
+
+# %%
+import tempfile
+from pathlib import Path
+
+from minilora.hub import save_pretrained
+
+
+def size_of(folder):
+    """Bytes of all files of a folder."""
+    return sum(path.stat().st_size for path in Path(folder).iterdir())
+
+
+handle = deepcopy(handles["LoRA all"][0])
+said_before = say(handle.model)
+with tempfile.TemporaryDirectory() as folder:
+    adapter_bytes = size_of(handle.adapter(base_name="ward-base").write(Path(folder) / "adapter"))
+    merged = handle.merge_and_unload()
+    save_pretrained(Path(folder) / "merged", merged, tokenizer)
+    merged_bytes = size_of(Path(folder) / "merged")
+    reopened, _ = load_pretrained(Path(folder) / "merged")
+    files = sorted(path.name for path in (Path(folder) / "merged").iterdir())
+said_after = say(reopened)
+same_answers = sum(a == b for a, b in zip(said_before, said_after, strict=True))
+base_bytes = size_of(data_folder("ward-base"))
+print(*files)
+print(f"{same_answers} of {len(said_before)} answers are the same, token for token")
+print(f"base {base_bytes / 1e6:.3g} MB, adapter {adapter_bytes / 1e6:.2g} MB, ", end="")
+print(f"merged {merged_bytes / 1e6:.3g} MB")
+
+# %% [markdown]
+# > **Claim.** Saved, and opened again from the file, the merged model gives at least 39 of the 40
+# > answers of base and adapter.
+#
+# > **Claim.** The merged file is as large as the base: less than 3 % off.
+#
+# > **Claim.** An adapter kept apart takes less than 5 % of that.
+#
 # ## The claims, measured
 
 # %% claims
@@ -580,6 +646,7 @@ claim(
     "Merging moves the logits by less than 1e-12 of the largest in float64.",
     [found["float64"] for found in gaps],
     below=1e-12,
+    answers="E4",
 )
 claim(
     "Merging moves the logits by less than 1e-5 of the largest in float32.",
@@ -629,18 +696,24 @@ claim(
     above=0.9,
     below=1.1,
     each="lengths",
+    of_time=True,
+    answers="E4",
 )
 claim(
     "Reading one token with unmerged LoRA on all maps takes more than 1.15 times the base's time.",
     ratio["LoRA all"][1],
     above=1.15,
     each="rounds",
+    of_time=True,
+    answers="E5",
 )
 claim(
     "Reading one token with bottleneck adapters takes more than 1.08 times the base's time.",
     ratio["bottleneck"][1],
     above=1.08,
     each="rounds",
+    of_time=True,
+    answers="E5",
 )
 claim(
     "On q and v alone, one token takes less than 0.98 of the time that it takes with bottleneck "
@@ -648,6 +721,7 @@ claim(
     np.array(ratio["LoRA q, v"][1]) / np.array(ratio["bottleneck"][1]),
     below=0.98,
     each="rounds",
+    of_time=True,
 )
 
 
@@ -660,11 +734,14 @@ claim(
     "Unmerged LoRA's overhead on all maps at 256 tokens is less than 60 % of that at 1.",
     overhead("LoRA all"),
     below=0.6,
+    of_time=True,
+    answers="E5",
 )
 claim(
     "The bottleneck's overhead at 256 tokens is less than 80 % of that at 1.",
     overhead("bottleneck"),
     below=0.8,
+    of_time=True,
 )
 refuted(
     "LoRA is faster than a bottleneck adapter even when it is not merged: on all maps, at one "
@@ -673,6 +750,7 @@ refuted(
     above=0.96,
     each="rounds",
     because="It starts fourteen small products a block, and the bottleneck four.",
+    of_time=True,
 )
 claim(
     "Merged into 4 bits, the update comes out wrong by more than 20 % of its own size.",
@@ -684,6 +762,22 @@ refuted(
     np.array(beside) - np.array(again),
     below=0.08,
     because="The error is spread like noise over all weights, and the answers stand far apart.",
+)
+claim(
+    "Saved, and opened again from the file, the merged model gives at least 39 of the 40 answers "
+    "of base and adapter.",
+    same_answers,
+    above=38.5,
+)
+claim(
+    "The merged file is as large as the base: less than 3 % off.",
+    abs(merged_bytes / base_bytes - 1),
+    below=0.03,
+)
+claim(
+    "An adapter kept apart takes less than 5 % of that.",
+    adapter_bytes / base_bytes,
+    below=0.05,
 )
 
 # %% [markdown]

@@ -48,3 +48,13 @@ def test_what_is_refuted_says_why(capsys):
 def test_a_claim_has_a_bound(bounds):
     with refusal(ValueError, "above", "below"):
         claim(SENTENCE, 0.95, **bounds)
+
+
+def test_a_claim_about_time_goes_on_where_it_does_not_hold(capsys):
+    claim(SENTENCE, 0.5, above=0.9, of_time=True)
+    text = capsys.readouterr().out
+    assert text.startswith("not here") and SENTENCE in text
+    claim(SENTENCE, 0.95, above=0.9, of_time=True)
+    assert capsys.readouterr().out.startswith("holds")
+    with pytest.raises(ClaimError):
+        claim(SENTENCE, math.nan, above=0.9, of_time=True)

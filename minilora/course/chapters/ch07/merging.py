@@ -29,6 +29,8 @@ def check_merge(fn: Callable, judge: Judge) -> None:
             instead={
                 "alpha is not divided by r.": W + alpha * B @ A,
                 "the update has no alpha / r.": W + B @ A,
+                "alpha is divided by the square root of r, as in rsLoRA; here it is r itself.": W
+                + alpha / np.sqrt(r) * B @ A,
                 "that is the update alone; W is missing.": alpha / r * B @ A,
                 "the update is added twice.": W + 2 * alpha / r * B @ A,
             },
@@ -44,6 +46,7 @@ def check_merge(fn: Callable, judge: Judge) -> None:
     "Merge",
     minutes=6,
     difficulty=1,
+    importance=3,
     check=check_merge,
     statement=r"""
     Write `merged_weight(W, A, B, alpha)` for a weight `W` (out, in), with `A` (r, in) and `B`
@@ -60,6 +63,7 @@ def check_merge(fn: Callable, judge: Judge) -> None:
     ),
     wrong=(
         mistake("forgot / r", "alpha is not divided by r", change=("alpha / r", "alpha")),
+        mistake("root of r", "square root of r", change=("alpha / r", "alpha / r**0.5")),
         mistake("no scaling", "has no alpha / r", change=("(alpha / r) * (B @ A)", "B @ A")),
         mistake("in place", "in place", change=("return W +", "W +=")),
         mistake("swapped", "shapes do not fit", change=("B @ A", "A @ B")),
@@ -121,6 +125,7 @@ def check_bottleneck(fn: Callable, judge: Judge) -> None:
     "A bottleneck backwards",
     minutes=15,
     difficulty=3,
+    importance=1,
     check=check_bottleneck,
     statement=r"""
     A bottleneck adapter stands after a layer and takes its output `h` (n, width) to
@@ -186,6 +191,7 @@ def check_merge_several(fn: Callable, judge: Judge) -> None:
     "Two adapters in one weight",
     minutes=8,
     difficulty=2,
+    importance=2,
     check=check_merge_several,
     statement=r"""
     `adapters` is a list of `(A, B, alpha)`, two or more, and their ranks may differ. Write

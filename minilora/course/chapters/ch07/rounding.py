@@ -59,6 +59,7 @@ def _lost_shares(W: np.ndarray, delta: np.ndarray, dtype: type) -> dict[str, flo
     "What a coarse sum loses",
     minutes=10,
     difficulty=2,
+    importance=2,
     check=check_lost_share,
     statement=r"""
     `W` and `delta` are float64. A merge in few bits, such as `dtype = np.float16`, first rounds

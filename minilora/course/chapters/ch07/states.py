@@ -39,6 +39,31 @@ def check_merge_once(fn: Callable, judge: Judge) -> None:
             refused,
             "a second merge passed in silence; raise ValueError, so that the caller learns of it.",
         )
+        _judge_states(fn, judge, W, delta)
+
+
+def _judge_states(fn: Callable, judge: Judge, W: np.ndarray, delta: np.ndarray) -> None:
+    """A layer that arrives merged is refused; one that was merged and unmerged is not."""
+    arrived = {"weight": W + delta, "kept": W}
+    refused = judge.refuses(fn, arrived, delta)
+    judge.true(
+        refused and arrived["kept"] is W,
+        "a layer that arrived merged was merged again. Ask layer['kept'], which says whether it is "
+        "merged, and no mark of your own.",
+    )
+    layer = {"weight": W, "kept": None}
+    fn(layer, delta)
+    layer["weight"], layer["kept"] = layer["kept"], None  # as exercise 7.6 does it
+    again = True
+    try:
+        fn(layer, delta)
+    except ValueError:
+        again = False
+    judge.true(
+        again and np.allclose(layer["weight"], W + delta),
+        "merged, unmerged and merged once more: the last was refused. Ask layer['kept'], which "
+        "says whether it is merged now, and no mark of your own.",
+    )
 
 
 @exercise(
@@ -46,6 +71,7 @@ def check_merge_once(fn: Callable, judge: Judge) -> None:
     "Merge once",
     minutes=8,
     difficulty=2,
+    importance=3,
     check=check_merge_once,
     statement=r"""
     A layer is a dictionary: `layer["weight"]` is the array that it multiplies by, and
@@ -75,6 +101,30 @@ def check_merge_once(fn: Callable, judge: Judge) -> None:
             "in place",
             "wrote into W itself",
             change=('layer["weight"] = layer["kept"] + delta', 'layer["weight"] += delta'),
+        ),
+        mistake(
+            "a mark of its own",
+            "arrived merged",
+            body="""
+            if layer.get("merged"):
+                raise ValueError("the layer is merged already")
+            layer["merged"] = True
+            layer["kept"] = layer["weight"]
+            layer["weight"] = layer["kept"] + delta
+            return layer
+            """,
+        ),
+        mistake(
+            "a mark that stays",
+            "merged once more",
+            body="""
+            if layer["kept"] is not None or layer.get("merged"):
+                raise ValueError("the layer is merged already")
+            layer["merged"] = True
+            layer["kept"] = layer["weight"]
+            layer["weight"] = layer["kept"] + delta
+            return layer
+            """,
         ),
         mistake(
             "into delta",
@@ -167,6 +217,7 @@ def check_unmerge(fn: Callable, judge: Judge) -> None:
     "Unmerge to the bit",
     minutes=8,
     difficulty=2,
+    importance=3,
     check=check_unmerge,
     statement=r"""
     Write `unmerge_once(layer, delta)` for a layer as in 7.5. Afterwards `layer["weight"]` must hold
