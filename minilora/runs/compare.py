@@ -12,7 +12,7 @@ from minilora.evaluation.judge import Judge
 from minilora.evaluation.variants import Variant, VariantScore, score_variant, with_room
 from minilora.hub.bases import open_base
 from minilora.hub.several import BASE, NamedAdapter, base_dtype_of_all, base_of_all, in_turn
-from minilora.runs.plan import Clock, Reporter
+from minilora.runs.plan import Clock, Reporter, paths_from_texts
 from minilora.storage import atomic_write, sha256_file
 from minilora.text import encode_records
 
@@ -42,6 +42,7 @@ class ComparePlan:
     json_file: Path | None = None
 
     def __post_init__(self) -> None:
+        paths_from_texts(self)
         if (self.shots is None) != (self.examples is None):
             raise ValueError("got one of --shots and --examples, expected both or none")
         if self.raw and self.shots is not None:

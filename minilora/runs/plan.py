@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from minilora.evaluation.judge import Scores
@@ -32,6 +32,7 @@ class Plan:
     resume: bool = False
 
     def __post_init__(self) -> None:
+        paths_from_texts(self)
         for name in ("steps", "batch_size"):
             if getattr(self, name) is not None:
                 require_count(name, getattr(self, name), 1)
@@ -44,6 +45,14 @@ class Plan:
     def folder(self) -> RunFolder:
         """Where the run's history and checkpoints go."""
         return RunFolder(self.out)
+
+
+def paths_from_texts(plan: object) -> None:
+    """Make a Path of every text in a dataclass's field for one."""
+    for field_ in fields(plan):
+        value = getattr(plan, field_.name)
+        if "Path" in field_.type and isinstance(value, str):
+            object.__setattr__(plan, field_.name, Path(value))
 
 
 @dataclass(frozen=True)

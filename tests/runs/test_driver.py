@@ -6,6 +6,7 @@ import multiprocessing
 import pickle
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from minilora.cli.app import main
 from minilora.evaluation.judge import Scores
 from minilora.lora import Adapter, AttachError
 from minilora.runs import AdaptPlan, PretrainPlan, Reporter, TourPlan, driver, run
+from minilora.runs.compare import ComparePlan
 from minilora.runs.plan import Sizes
 from minilora.training import DivergedError
 from tests.cli.conftest import pairs, write_jsonl
@@ -83,6 +85,17 @@ def test_a_plan_is_a_value_of_settings_and_paths(one):
     assert not any(isinstance(value, np.ndarray) for value in asdict(one).values())
     with pytest.raises(AttributeError):
         one.seed = 3
+
+
+def test_texts_are_paths_where_paths_are_meant():
+    plan = AdaptPlan(data="d.jsonl", out="o", base="b")
+    assert (plan.data, plan.out, plan.eval_data, plan.base) == (
+        Path("d.jsonl"),
+        Path("o"),
+        None,
+        "b",
+    )
+    assert ComparePlan(data="d.jsonl").data == Path("d.jsonl")
 
 
 @pytest.mark.parametrize(
