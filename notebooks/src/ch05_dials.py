@@ -14,6 +14,18 @@
 # what mattered. We take the dials apart and look at one at a time.
 
 # %%
+from minilora.course import pictures
+
+pictures.two_dials()
+
+# %% [markdown]
+# Rank is how thick the strips are, and so how many numbers there are to learn. Alpha is how loudly
+# their product is added, and costs nothing. The chapter has two halves. The first turns rank alone:
+# how much is enough, how would one know, and what does training use of it? The second turns alpha,
+# and finds that for most of what it does there is another dial already: the learning rate. In both
+# halves alpha is 16 wherever nothing else is said.
+
+# %%
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -23,22 +35,19 @@ from minilora.course import (
     claim,
     data_folder,
     hint,
+    predict,
     refuted,
+    reveal,
     side_by_side,
     slider,
     solution,
     style,
 )
-from minilora.hub import load_pretrained
-from minilora.lora import LoRAConfig, attach, lora_layers, trainable_parameters
-from minilora.text import Record, encode_records, prompt_messages
-from minilora.training import AdamW, Batches, TrainingConfig, evaluate, fit
-from minilora.ward.facts import DRUGS, FREQUENCIES
 
 style()
 
 # %% [markdown]
-# ## The first dial: volume
+# ## One rule for the volume, before we begin
 #
 # A layer with a sheet answers $y = x W^\top + s\, x A^\top B^\top$. The number $s$ is the volume.
 # LoRA sets it by a dial $\alpha$ that is divided by the rank, and a variant, rsLoRA, divides by the
@@ -73,10 +82,12 @@ plt.show()
 # %% [markdown]
 # Here $A$ and $B$ are random, so the $r$ terms point anywhere and their sum grows like $\sqrt r$:
 # then $\alpha/\sqrt r$ is the rule that keeps the size. Training does not make random terms. It
-# makes terms that pull together, and their sum can grow like $r$. Keep this question open; Adam
-# answers it below.
+# makes terms that pull together, and their sum can grow like $r$. Which rule is right? Keep this
+# question open; the second half answers it.
 #
-# ## The second dial: rank
+# # First half: rank
+#
+# ## What a rank costs
 #
 # Rank is capacity: a sheet of rank $r$ can change what a layer does in $r$ directions, and costs
 # $r\,(\text{out} + \text{in})$ numbers.
@@ -84,6 +95,9 @@ plt.show()
 # %% exercise 5.2
 
 # %%
+from minilora.hub import load_pretrained
+from minilora.lora import LoRAConfig, attach, lora_layers, trainable_parameters
+
 model, tokenizer = load_pretrained(data_folder("ward-base"))
 base_size = sum(p.size for p in model.parameters())
 attach(model, LoRAConfig(r=1, target_modules="all-linear"), rng)
@@ -163,7 +177,13 @@ for n in counts:
             truth[n][seed, r - 1] = off(update, target)
             seen[n][seed, r - 1] = np.mean((Y - X @ update.T) ** 2) / np.mean(Y**2)
 
+# %% predict
+predict(
+    "wide", "60 examples, rank 28 where 4 is right: how many times further from the truth?", None
+)
+
 # %%
+reveal("wide", float(np.mean(truth[60][:, -1] / truth[60][:, 3])))
 _, axes = plt.subplots(1, 2, figsize=(7.4, 3.2), sharex=True)
 for n, colour in zip(counts, ("tab:red", "tab:orange", "tab:blue"), strict=True):
     for axis, found in zip(axes, (seen, truth), strict=True):
@@ -192,8 +212,9 @@ plt.show()
 # > the truth than rank 4, and rank 2 is more than 0.3 further.
 #
 # With 60 examples the widest sheet is worse than none at all. With 3,000 the noise no longer hides
-# the tail, and the widest sheet is the best by a hair; all that it costs then is numbers. Where
-# enough ends and too wide begins is a property of the data as much as of the task.
+# the tail, and the widest sheet is the best by a hair; all that it costs then is numbers. So from
+# which rank on a sheet is too wide depends on how much data there is: with more data, a higher rank
+# stops hurting.
 
 # %% [markdown]
 # ## Choose by evidence
@@ -210,6 +231,11 @@ plt.show()
 
 
 # %%
+from minilora.text import Record, encode_records, prompt_messages
+from minilora.training import AdamW, Batches, TrainingConfig, evaluate, fit
+from minilora.ward.facts import DRUGS, FREQUENCIES
+
+
 def order_examples():
     """All orders, in a random sequence."""
     orders = []
@@ -227,43 +253,51 @@ def order_examples():
 
 
 orders = order_examples()
-held_out, lessons = orders[:64], orders[64:]
-print(f"{len(lessons)} orders to learn from, {len(held_out)} held out")
+held_out, choosing, lessons = orders[:64], orders[64:128], orders[128:]
+print(f"{len(lessons)} orders to learn from, {len(choosing)} to choose by, ", end="")
+print(f"{len(held_out)} held out for what is reported")
 
 # %%
 STEPS, SEEDS = 50, (0, 1, 2)
 tried = {}
 
 
-def adapt(r, lr, seed=0, count=None, steps=STEPS):
-    """Held-out loss of ward-base after a short run, and the model; r "all" trains everything."""
+def adapt(r, lr, seed=0, count=None, steps=STEPS, alpha=16):
+    """ward-base after a short run; r "all" trains everything."""
     model = load_pretrained(data_folder("ward-base"))[0]
     if r != "all":
-        config = LoRAConfig(r=r, lora_alpha=16, target_modules="all-linear")
+        config = LoRAConfig(r=r, lora_alpha=alpha, target_modules="all-linear")
         attach(model, config, np.random.default_rng(seed))
     settings = TrainingConfig(steps=steps, lr=lr, warmup=5, seed=seed, workers=1)
     batches = Batches(lessons[:count], 8, seed, tokenizer.pad_id)
     fit(model, batches, settings, progress=False)
-    return evaluate(model, held_out, 64, tokenizer.pad_id), model
+    return model
 
 
-def one_loss(run):
-    """The held-out loss of one run."""
-    return adapt(*run)[0]
+def two_losses(run):
+    """The losses of one run on the orders to choose by, and on those held out."""
+    model = adapt(*run)
+    return [evaluate(model, rows, 64, tokenizer.pad_id) for rows in (choosing, held_out)]
+
+
+def both_losses(jobs):
+    """For each (r, lr, count, steps, alpha) the two losses of every seed, (2, seeds)."""
+    new = [job for job in jobs if job not in tried]
+    found = side_by_side(two_losses, [(*j[:2], seed, *j[2:]) for j in new for seed in SEEDS])
+    tried.update((job, np.array(found[3 * i : 3 * i + 3]).T) for i, job in enumerate(new))
+    return [tried[job] for job in jobs]
 
 
 def losses(jobs):
-    """For each (r, lr, count, steps) the held-out losses, one a seed; each run is made once."""
-    new = [job for job in jobs if job not in tried]
-    found = side_by_side(one_loss, [(*j[:2], seed, *j[2:]) for j in new for seed in SEEDS])
-    tried.update((job, found[3 * i : 3 * i + 3]) for i, job in enumerate(new))
-    return [tried[job] for job in jobs]
+    """For each job the held-out losses, one a seed."""
+    return [pair[1].tolist() for pair in both_losses(jobs)]
 
 
 # %%
 RANKS = (1, 2, 8, 32)
-by_rank = dict(zip(RANKS, losses([(r, 0.005) for r in RANKS]), strict=True))
-chosen = answer("5.3")(by_rank)
+at_rate = both_losses([(r, 0.005) for r in RANKS])
+by_rank = {r: pair[1].tolist() for r, pair in zip(RANKS, at_rate, strict=True)}
+chosen = answer("5.3")({r: pair[0].tolist() for r, pair in zip(RANKS, at_rate, strict=True)})
 untrained = evaluate(load_pretrained(data_folder("ward-base"))[0], held_out)
 print(f"nothing trained: {untrained:.3g}")
 for r, found in by_rank.items():
@@ -299,7 +333,7 @@ update_spectrum = answer("5.4")
 
 def spectra(r):
     """The singular values of every update of a run."""
-    layers = lora_layers(adapt(r, 0.005)[1]).values()
+    layers = lora_layers(adapt(r, 0.005)).values()
     return [update_spectrum(m.lora_B.data, m.lora_A.data, m.scaling) for m in layers]
 
 
@@ -312,13 +346,19 @@ def directions(sigma, share=0.9):
     return int(np.searchsorted(energy, share * energy[-1])) + 1
 
 
+# %% predict
+predict(
+    "used", "Of 32 directions, how many hold 90 % of the update, in the hungriest matrix?", None
+)
+
 # %%
+reveal("used", max(directions(sigma) for sigma in used[32]))
 _, axis = plt.subplots()
 for r, colour in ((8, "tab:blue"), (32, "tab:orange")):
-    for i, sigma in enumerate(used[r]):
-        label = None if i else f"rank {r}, each of {len(used[r])} matrices"
-        places = np.arange(1, r + 1)
-        axis.plot(places, sigma / sigma[0], color=colour, alpha=0.5, linewidth=1, label=label)
+    places, sizes = np.arange(1, r + 1), np.array([sigma / sigma[0] for sigma in used[r]])
+    low, middle, high = np.percentile(sizes, (10, 50, 90), axis=0)
+    axis.fill_between(places, low, high, color=colour, alpha=0.2)
+    axis.plot(places, middle, color=colour, label=f"rank {r}: middle of {len(sizes)} matrices")
 axis.set(xscale="log", xticks=(1, 2, 4, 8, 16, 32), xlabel="singular value, strongest first")
 axis.set(ylabel="size (strongest = 1)", ylim=(0, 1.02))
 axis.set_xticklabels((1, 2, 4, 8, 16, 32))
@@ -328,6 +368,7 @@ plt.show()
 for r in used:
     needed = [directions(sigma) for sigma in used[r]]
     print(f"rank {r}: 90 % of the update in {min(needed)} to {max(needed)} directions")
+print("(the band holds four fifths of the matrices)")
 
 # %% [markdown]
 # > **Claim.** Of rank 32, no matrix uses more than 12 directions for 90 % of its update.
@@ -349,7 +390,13 @@ for r, found in few.items():
 # sheet was fitted to the end. Here the run stops after 80 small steps, from a start that answers
 # nothing, and that holds a wide sheet back as well as thinness does. Rank is one thing that limits
 # what is learned; the number of steps, the learning rate and the data are others. (What a wide
-# sheet does with *wrong* examples is for chapter 10.)
+# sheet does with *wrong* examples is for chapter 12.)
+#
+# **The first half in three lines.** Too thin leaves something out; too wide learns noise where data
+# is short, and costs numbers everywhere. On this job rank 1 does most of the work and rank 2 to 8
+# the rest. A sheet uses fewer directions than it is given.
+#
+# # Second half: alpha
 #
 # ## What Adam makes of the volume
 #
@@ -365,8 +412,17 @@ for r, found in few.items():
 # \sum_{o} \big| (G A^\top)_{oi} \big| .$$
 #
 # Every one of the $r$ terms has the same sign. They pull together, so the sum grows like $r$, and
-# dividing by $r$ is what keeps it still. Here is the answer to the open question: for the first
+# dividing by $r$ is what keeps it still. Here is one answer to the open question: for the first
 # step of Adam $\alpha/r$ is the rule that makes rank and volume two separate dials.
+#
+# The authors of rsLoRA asked about another optimizer. Plain gradient descent (SGD) takes a step as
+# large as the gradient is. With $B = 0$ that step is $B = -\text{lr}\, s\, G A^\top$, and so
+#
+# $$\langle G, s B A \rangle = -\text{lr}\; s^2\, \| G A^\top \|^2 .$$
+#
+# The square is again a sum of $r$ terms of one sign and grows like $r$. But now $s$ stands there
+# twice: once in the gradient, once in the answer. $s = \alpha / \sqrt r$ keeps it still, and with
+# $s = \alpha / r$ the gain falls like $1/r$: that is the argument for rsLoRA. We measure both.
 
 # %%
 first_step = answer("5.5")
@@ -381,27 +437,50 @@ def first_gain(r, seed):
     return -np.sum(G * first_step(G, A, 1.0, 1.0))
 
 
+def sgd_gain(r, seed, s):
+    """What the first step of plain gradient descent takes off the loss, to first order."""
+    A = np.random.default_rng(seed).uniform(-1, 1, (r, IN)) / IN**0.5
+    B = -s * G @ A.T
+    return -np.sum(G * (s * B @ A))
+
+
 gains = np.array([[first_gain(r, seed) for r in widths] for seed in range(20)])
+sgd_gains = {
+    name: np.array([[sgd_gain(r, seed, r**-power) for r in widths] for seed in range(20)])
+    for name, power in (("α / √r", 0.5), ("α / r", 1.0))
+}
+
+# %% predict
+predict("sgd", "SGD with alpha / r: rank 28's first step gains how many % of rank 1's?", None)
 
 # %%
-_, axis = plt.subplots()
+reveal("sgd", float(100 * sgd_gains["α / r"][:, -1].mean() / sgd_gains["α / r"][:, 0].mean()))
+_, axes = plt.subplots(1, 2, figsize=(7.4, 3.2), sharey=True)
 plain = gains.mean(axis=0)
-for name, found, mark in (
-    ("α", plain * widths, "^"),
-    ("α / √r", plain * widths**0.5, "s"),
-    ("α / r", plain, "o"),
-):
-    axis.plot(widths, found / plain[0], mark + "-", label=f"s = {name}")
-axis.set(xscale="log", yscale="log", xticks=widths, xlabel="rank r")
-axis.set(ylabel="gain of Adam's first step\n(rank 1 = 1)")
-axis.set_xticklabels(widths)
-axis.minorticks_off()
-axis.legend()
+for name, found, mark in (("α / √r", plain * widths**0.5, "s"), ("α / r", plain, "o")):
+    axes[0].plot(widths, found / plain[0], mark + "-", label=f"s = {name}")
+    mean = sgd_gains[name].mean(axis=0)
+    axes[1].plot(widths, mean / mean[0], mark + "-", label=f"s = {name}")
+for axis, title in zip(axes, ("Adam", "plain gradient descent"), strict=True):
+    axis.set(xscale="log", yscale="log", xticks=widths, xlabel="rank r", title=title)
+    axis.set_xticklabels(widths)
+    axis.minorticks_off()
+    axis.legend()
+axes[0].set(ylabel="gain of the first step\n(rank 1 = 1)")
 plt.show()
 
 # %% [markdown]
 # > **Claim.** With $\alpha/r$ the first step of Adam gains at rank 28 between 0.8 and 1.25 times
 # > what it gains at rank 1.
+#
+# > **Claim.** With $\alpha/\sqrt r$ it gains more than 4 times as much at rank 28 as at rank 1.
+#
+# > **Claim.** With plain gradient descent it is the other way round: $\alpha/\sqrt r$ keeps the
+# > gain at rank 28 between 0.8 and 1.25 times that at rank 1.
+#
+# > **Claim.** And $\alpha/r$ leaves less than 10 % of it.
+#
+# So both rules are right, each for its optimizer. Nearly everybody trains with Adam.
 #
 # ## Alpha is a learning rate in disguise
 #
@@ -465,11 +544,11 @@ for name, found in gaps.items():
 # > **Claim.** With gradients clipped at norm 1, as most training loops do, the same two runs differ
 # > by more than 1 %.
 #
-# Clipping looks at the size of gradients, so it sees through the disguise. So do weight decay,
-# which looks at the size of weights, and a large $\varepsilon$. And if only alpha and the learning
-# rates change, $A$ starts at another size:
-# alpha alone is *nearly* a learning rate. Look at both dials at once, back in the exact world,
-# where a run takes a millisecond.
+# Clipping looks at the size of a gradient, and alpha changes that size; so with clipping the two
+# runs are no longer the same. The same holds for weight decay, which looks at the size of weights,
+# and for a large $\varepsilon$. And if only alpha and the learning rates change, $A$ starts at
+# another size: alpha alone is *nearly* a learning rate. Look at both dials at once, back in the
+# exact world, where a run takes a millisecond.
 
 
 # %%
@@ -634,12 +713,33 @@ plt.show()
 
 # %%
 RATES_LORA, RATES_ALL = (0.0025, 0.005, 0.01, 0.02), (0.0005, 0.001, 0.002, 0.004)
-sweep = {
-    "LoRA, rank 1": losses([(1, lr) for lr in RATES_LORA]),
-    "LoRA, rank 8": losses([(8, lr) for lr in RATES_LORA]),
-    "LoRA, rank 32": losses([(32, lr) for lr in RATES_LORA]),
-    "everything": losses([("all", lr) for lr in RATES_ALL]),
+RATES_OF = {  # by alpha, for rank 8: the larger alpha, the smaller the rates that serve it
+    2: (0.005, 0.01, 0.02, 0.04),
+    16: RATES_LORA,
+    64: (0.0006, 0.00125, 0.0025, 0.005),
 }
+pairs = {
+    "LoRA, rank 1": both_losses([(1, lr) for lr in RATES_LORA]),
+    "LoRA, rank 8": both_losses([(8, lr) for lr in RATES_LORA]),
+    "LoRA, rank 32": both_losses([(32, lr) for lr in RATES_LORA]),
+    "everything": both_losses([("all", lr) for lr in RATES_ALL]),
+}
+by_alpha = {
+    alpha: both_losses([(8, lr, None, STEPS, alpha) for lr in rates])
+    for alpha, rates in RATES_OF.items()
+}
+sweep = {name: [pair[1] for pair in found] for name, found in pairs.items()}
+
+
+def best_of(found):
+    """The place of the rate with the smallest mean loss on the orders to choose by."""
+    return int(np.argmin([pair[0].mean() for pair in found]))
+
+
+full_rate = RATES_ALL[best_of(pairs["everything"])]
+ratios = {alpha: rates[best_of(by_alpha[alpha])] / full_rate for alpha, rates in RATES_OF.items()}
+for alpha, ratio in ratios.items():
+    print(f"alpha {alpha:2}: the best rate of rank 8 is {ratio:.3g} times full training's")
 
 # %%
 _, axis = plt.subplots()
@@ -656,20 +756,24 @@ axis.legend()
 plt.show()
 for name, found in sweep.items():
     rates = RATES_ALL if name == "everything" else RATES_LORA
-    best = int(np.argmin(np.mean(found, axis=1)))
+    best = best_of(pairs[name])
     print(f"{name:13} best at {rates[best]:.3g}: {np.mean(found[best]):.3f}", end=" ")
     print(f"({min(found[best]):.3f} to {max(found[best]):.3f})")
 
 # %% [markdown]
-# > **Claim.** LoRA wants a larger learning rate than training everything: the best rate of rank 8
-# > is more than 2 times as large.
+# > **Claim.** At alpha 16 LoRA wants a larger learning rate than training everything: the best rate
+# > of rank 8 is more than 2 times as large.
 #
-# > **Claim.** The best rate of LoRA is 10 times as large.
+# > **Claim.** At alpha 16 the best rate of LoRA is 10 times as large.
 #
-# The advice "ten times" was fitted to large models and long runs. Our rates are a factor of two
-# apart, and those beside the best one are within the seeds' noise, so the figure can only say:
-# somewhere from two to five. Note what it says besides: had we given both the same rate, whichever
-# we took would have decided the race. Tune every method for itself, or compare nothing.
+# > **Claim.** The ratio belongs to alpha: at alpha 2 it is more than 2 times that at alpha 64.
+#
+# The advice "ten times" is given for alpha 32 and large models, without saying that it hangs on
+# alpha. But 5.6 says so: alpha is nearly a rate, so a rate means nothing without the alpha beside
+# it. Our rates are a factor of two apart, and those beside the best one are within the seeds'
+# noise, so each ratio is known to a factor of two. Note what the figure says besides: had we given
+# both the same rate, whichever we took would have decided the race. Tune every method for itself,
+# or compare nothing.
 #
 # > **Claim.** Each at its best rate, training everything ends at less than 0.8 of the loss of any
 # > adapter after 50 steps.
@@ -724,6 +828,7 @@ claim(
     "Rank 1 leaves on average more than 1.3 times the loss of rank 8.",
     np.mean(by_rank[1]) / np.mean(by_rank[8]),
     above=1.3,
+    answers="E7",
 )
 claim(
     "Rank 32 takes away less than 3 % of that loss more than rank 1 does.",
@@ -748,6 +853,23 @@ claim(
     above=0.8,
     below=1.25,
 )
+rooted = gains * widths**0.5
+claim(
+    r"With $\alpha/\sqrt r$ it gains more than 4 times as much at rank 28 as at rank 1.",
+    rooted[:, -1].mean() / rooted[:, 0].mean(),
+    above=4,
+    answers="E8",
+)
+sgd = {name: found[:, -1].mean() / found[:, 0].mean() for name, found in sgd_gains.items()}
+claim(
+    r"With plain gradient descent it is the other way round: $\alpha/\sqrt r$ keeps the gain at "
+    "rank 28 between 0.8 and 1.25 times that at rank 1.",
+    sgd["α / √r"],
+    above=0.8,
+    below=1.25,
+    answers="E8",
+)
+claim(r"And $\alpha/r$ leaves less than 10 % of it.", sgd["α / r"], below=0.1, answers="E8")
 claim(
     "With an ε of 1e-30 and no clipping, scaling alpha, A's start and the two rates together "
     "leaves the update of ward-base the same to better than 1e-5.",
@@ -806,24 +928,31 @@ refuted(
 
 
 def best_rate(name, rates):
-    """The learning rate with the smallest mean loss."""
-    return rates[int(np.argmin(np.mean(sweep[name], axis=1)))]
+    """The learning rate with the smallest mean loss on the orders to choose by."""
+    return rates[best_of(pairs[name])]
 
 
-ratio = best_rate("LoRA, rank 8", RATES_LORA) / best_rate("everything", RATES_ALL)
 claim(
-    "LoRA wants a larger learning rate than training everything: the best rate of rank 8 is more "
-    "than 2 times as large.",
-    ratio,
+    "At alpha 16 LoRA wants a larger learning rate than training everything: the best rate of rank "
+    "8 is more than 2 times as large.",
+    ratios[16],
     above=2,
+    answers="E9",
 )
 refuted(
-    "The best rate of LoRA is 10 times as large.",
-    ratio,
+    "At alpha 16 the best rate of LoRA is 10 times as large.",
+    ratios[16],
     below=9,
-    because="The advice comes from other models and longer runs. The ratio has to be measured.",
+    because="The ratio depends on alpha, and on the model and the length of the run.",
+    answers="E9",
 )
-lowest = {name: np.mean(found, axis=1).min() for name, found in sweep.items()}
+claim(
+    "The ratio belongs to alpha: at alpha 2 it is more than 2 times that at alpha 64.",
+    ratios[2] / ratios[64],
+    above=2,
+    answers=("E9", "E33"),
+)
+lowest = {name: float(sweep[name][best_of(found)].mean()) for name, found in pairs.items()}
 claim(
     "Each at its best rate, training everything ends at less than 0.8 of the loss of any adapter "
     "after 50 steps.",

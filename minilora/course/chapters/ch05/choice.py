@@ -59,6 +59,10 @@ def _other_noises(losses: Mapping[int, Sequence[float]]) -> dict[str, int]:
         "a standard deviation from a few seeds divides by n - 1: np.std(…, ddof=1).": own.std(),
         "you took the deviation of a mean; the noise is that of a single run, without the root of "
         "n.": own.std(ddof=1) / len(own) ** 0.5,
+        "you took two standard deviations; the limit is one.": 2 * own.std(ddof=1),
+        "you took the range, largest minus smallest; the noise is a standard deviation.": (
+            own.max() - own.min()
+        ),
         "you took the worst seed of the best rank for the limit; the noise is a standard "
         "deviation.": own.max() - mean[best],
         "you averaged the ranks' deviations; the noise is the best rank's own.": np.mean(
@@ -78,7 +82,9 @@ def _other_choices(losses: Mapping[int, Sequence[float]]) -> dict[str, int]:
     mean = {r: float(np.mean(v)) for r, v in losses.items()}
     lowest = {r: float(np.min(v)) for r, v in losses.items()}
     sample = {r: float(np.std(v, ddof=1)) for r, v in losses.items()}
+    middle = {r: float(np.median(v)) for r, v in losses.items()}
     best, lucky = min(mean, key=mean.get), min(lowest, key=lowest.get)
+    best_middle = min(middle, key=middle.get)
     limit = mean[best] + sample[best]
     return {
         "the best rank has the smallest mean, not the luckiest seed.": min(
@@ -90,6 +96,9 @@ def _other_choices(losses: Mapping[int, Sequence[float]]) -> dict[str, int]:
         ),
         "you took each rank's own noise, so a rank is chosen for being unsteady; the yardstick "
         "is the noise of the best.": min(r for r in losses if mean[r] - sample[r] <= mean[best]),
+        "you compared medians; the mean of the seeds is what was asked for.": min(
+            r for r in losses if middle[r] <= min(middle.values()) + sample[best_middle]
+        ),
         "you compared lucky seeds; compare means.": min(
             r for r in losses if lowest[r] <= min(lowest.values()) + sample[best]
         ),
@@ -105,6 +114,7 @@ def _told(losses: Mapping[int, Sequence[float]]) -> str:
     "The cheapest rank that is as good",
     minutes=8,
     difficulty=2,
+    importance=3,
     check=check_cheapest_rank,
     statement=r"""
     `losses` maps a rank to its held-out losses, one for each seed. A lower loss by less than the

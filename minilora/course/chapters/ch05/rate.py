@@ -106,6 +106,7 @@ def _judge_rows(judge: Judge, got: object, want: np.ndarray) -> None:
     "The first step",
     minutes=10,
     difficulty=2,
+    importance=3,
     check=check_first_step,
     statement=r"""
     Adam's first step moves every entry by `lr` against the *sign* of its gradient, however small
@@ -172,6 +173,8 @@ def _judge_pieces(judge: Judge, got: tuple, before: tuple, p: float, q: float) -
     alpha, _, _, rate_a, rate_b = before
     turned = {
         "lr_A and lr_B are exchanged: A's rate goes with p, B's with q.": np.asarray(rate_a * q),
+        "p squared belongs to plain gradient descent, whose gradient grows too; Adam's step does "
+        "not, so p once is right.": np.asarray(rate_a * p * p),
         "A's entries are p times as large and Adam's steps are not; make the rate p times as "
         "large too.": np.asarray(rate_a),
         "Adam's step does not grow with its gradient, so a rate goes the same way as its strip; "
@@ -183,6 +186,9 @@ def _judge_pieces(judge: Judge, got: tuple, before: tuple, p: float, q: float) -
         got[4],
         q * rate_b,
         instead={
+            "q squared belongs to plain gradient descent; with Adam q once is right.": np.asarray(
+                rate_b * q * q
+            ),
             "B's entries are q times as large and Adam's steps are not; make the rate q times "
             "as large too.": np.asarray(rate_b),
             "the step does not grow with its gradient; multiply B's rate by q as well.": (
@@ -231,6 +237,7 @@ def _judge_strips(judge: Judge, got: tuple, before: tuple, p: float, q: float) -
     "The same run in other clothes",
     minutes=10,
     difficulty=2,
+    importance=3,
     check=check_same_run,
     statement=r"""
     Someone trains with Adam, volume `alpha`, strips that start at `A` and `B`, and a learning rate

@@ -65,6 +65,7 @@ def _rank_case(
     "From a budget to a rank",
     minutes=8,
     difficulty=1,
+    importance=2,
     check=check_rank_for_budget,
     statement=r"""
     Write `rank_for_budget(shapes, budget)`: the largest $r$, the same for every matrix, whose
@@ -149,6 +150,9 @@ def _judge_spectrum(
         want,
         factors={"scaling is missing": 1 / scaling, "scaling is there twice": scaling},
         instead={
+            "nearly right: you took the root of the values of B^T B A A^T, and squaring loses half "
+            "of the digits, so that the small values come out wrong. Split with qr, which squares "
+            "nothing.": scaling * np.sqrt(np.linalg.svd(b.T @ b @ a @ a.T, compute_uv=False)),
             "those of B times those of A are not those of B A, whose directions turn against "
             "each other.": scaling * sides[0] * sides[1],
             "the second triangle is not transposed: B A = Q_B R_B R_A^T Q_A^T.": scaling
@@ -166,6 +170,7 @@ def _judge_spectrum(
     "What did the sheet use?",
     minutes=12,
     difficulty=3,
+    importance=1,
     check=check_update_spectrum,
     statement=r"""
     A sheet of rank $r$ need not use all its directions, and the singular values of

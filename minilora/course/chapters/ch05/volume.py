@@ -54,6 +54,7 @@ def _judge_output(judge: Judge, got: object, parts: tuple, alpha: float, rs: boo
     "Two rules for the volume",
     minutes=6,
     difficulty=1,
+    importance=2,
     check=check_adapted,
     statement=r"""
     Write `adapted(x, W, A, B, alpha, use_rslora)`: what a layer with a sheet answers,
