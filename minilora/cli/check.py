@@ -33,6 +33,9 @@ def check(
     json_: bool = typer.Option(
         False, "--json", help="Print the results as JSON, for programs that grade."
     ),
+    seed: int | None = typer.Option(
+        None, "--seed", min=0, help="Seed of the numbers checked on; fresh ones without it."
+    ),
 ) -> None:
     """Check your answers, as they are saved in your notebooks."""
     exercises = chosen(what)
@@ -43,7 +46,7 @@ def check(
             raise ValueError("got --json with --hint or --solution, which check nothing")
         help_with(exercises[0], existing_folder(folder), hint)
         return
-    checks = check_answers(existing_folder(folder), exercises)
+    checks = check_answers(existing_folder(folder), exercises, seed)
     outcomes = as_json(checks) if json_ else as_lines(checks)
     raise typer.Exit(int(any(map(counts_as_failure, outcomes)) or missing(what, outcomes)))
 

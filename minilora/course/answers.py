@@ -74,14 +74,14 @@ class Answers:
         ):
             exec(compile(ast.Module([node], []), label, "exec"), self.names)
 
-    def outcome(self, exercise: Exercise) -> Outcome:
+    def outcome(self, exercise: Exercise, seed: int | None = None) -> Outcome:
         """Check this notebook's answer to an exercise."""
         for text, problem in self.unread.items():
             if f"def {exercise.name}(" in text:
                 return Outcome(exercise, FAILED, f"your code could not be read: {problem}.")
         if exercise.name not in self.names:
             return unwritten(exercise)
-        return run_check(exercise, self.names[exercise.name])
+        return run_check(exercise, self.names[exercise.name], seed)
 
 
 def _parsed(text: str) -> ast.Module:
@@ -134,10 +134,13 @@ def _is_quick(function: ast.expr) -> bool:
     return isinstance(owner, ast.Name) and owner.id in ("np", "numpy", "math")
 
 
-def check_answers(folder: Path, exercises: Iterable[Exercise]) -> Iterator[Outcome]:
+def check_answers(
+    folder: Path, exercises: Iterable[Exercise], seed: int | None = None
+) -> Iterator[Outcome]:
     """Check what the learner's newest notebook that holds an answer says, and note the progress.
 
-    One outcome after the other, as they are found.
+    One outcome after the other, as they are found. seed: of the numbers that every exercise is
+    checked on, for grades that can be repeated; fresh numbers each time without one.
     """
     read: dict[Path, Answers] = {}
     for exercise in exercises:
@@ -145,7 +148,7 @@ def check_answers(folder: Path, exercises: Iterable[Exercise]) -> Iterator[Outco
         for path in learner_files(folder, exercise.chapter):
             if path not in read:
                 read[path] = Answers(code_cells(path), path.name)
-            outcome = read[path].outcome(exercise)
+            outcome = read[path].outcome(exercise, seed)
             if outcome.status != "unwritten":
                 progress.note_try(folder, exercise.id, outcome.passed)
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 
 from minilora.course.checking import run_check
@@ -120,3 +121,19 @@ def test_an_unknown_exercise(id):
 def test_the_real_registry_is_left_alone():
     find_exercise("0.1")
     assert "99.1" not in registry
+
+
+def test_a_seed_gives_the_same_numbers_and_another_seed_others():
+    """For grades that can be repeated: what an answer is called with depends on the seed alone."""
+    exercise, seen = find_exercise("0.4"), []
+
+    def noting(photo, B, A, alpha):
+        seen.append(photo.copy())
+        return exercise.reference(photo, B, A, alpha)
+
+    assert all(run_check(exercise, noting, seed).passed for seed in (7, 7, 8))
+    each = len(seen) // 3
+    first, again, other = seen[:each], seen[each : 2 * each], seen[2 * each :]
+    assert each > 0
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
