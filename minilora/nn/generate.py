@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
@@ -33,20 +34,18 @@ def sample_token(logits: np.ndarray, temperature: float, top_p: float, rng: obje
     the smallest set of tokens whose probabilities sum to top_p (Holtzman et al. 2019, Sec. 3.1).
     Raises LogitsError where a row's largest logit is not a finite number.
     """
-    likeliest = logits.argmax(axis=-1)
-    # NaN counts as the largest, so that the largest of a row is finite only where no logit of it
-    # is NaN or plus infinity; the rows of minus infinity alone are found as well.
-    largest = np.take_along_axis(logits, likeliest[:, None], axis=-1)
-    if not np.isfinite(largest).all():
+    largest = logits.max(axis=-1)
+    # NaN and infinity of any row, minus infinity too, make the sum of squares NaN or infinite.
+    if not math.isfinite(largest.dot(largest)):
         wrong = largest[~np.isfinite(largest)]
         raise LogitsError(
             f"got logits of {wrong[0]} in {wrong.size} of {len(logits)} rows, expected finite "
             "numbers: the weights of the model or of its adapter are broken"
         )
     if temperature == 0.0:
-        return likeliest
+        return logits.argmax(axis=-1)
     z = logits.astype(np.float64)
-    z -= largest
+    z -= largest[:, None]
     with np.errstate(over="ignore"):  # divided by next to nothing, all but the largest are -inf
         z /= temperature
     p = np.exp(z)
