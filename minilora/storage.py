@@ -386,7 +386,8 @@ def read_json(path: str | Path) -> dict:
     """
     path = Path(path)
     with open(path, "rb") as file:
-        data = file.read(JSON_LIMIT + 1)
+        # A read asks for all the memory that it is allowed, also for a file of a few bytes.
+        data = file.read(min(os.fstat(file.fileno()).st_size, JSON_LIMIT) + 1)
     if len(data) > JSON_LIMIT:
         raise ValueError(f"{path} has more than {JSON_LIMIT} bytes, expected a small JSON file")
     try:

@@ -90,12 +90,21 @@ class GGUFFile:
         )
         self._infos: dict[str, TensorInfo] = {}
         odd: dict[str, str] = {}
+        place = 0
         for raw in header.tensors:
+            info = self._info(package, raw, header.data_start)
+            # As llama.cpp checks it: the data lie in the list's order, without gaps or overlaps.
+            if raw.offset != place:
+                raise ValueError(
+                    f"{self.path}: {raw.name} lies at offset {raw.offset}, expected {place}, "
+                    "behind the tensor before it"
+                )
+            place += info.nbytes + -info.nbytes % header.alignment
             name = hf_name(raw.name)
             if name is None:
                 odd[raw.name] = str(raw.shape)
             else:
-                self._infos[name] = self._info(package, raw, header.data_start)
+                self._infos[name] = info
         if odd:
             known = [*NAMES, *(f"blk.N.{name}" for name in LAYER_NAMES)]
             raise ValueError(

@@ -34,11 +34,15 @@ class RawTensor:
 
 @dataclass(frozen=True)
 class Header:
-    """Metadata by key, tensors in the file's order, and where their data begins."""
+    """Metadata by key, tensors in the file's order, and where their data begins.
+
+    alignment: each tensor begins at a multiple of so many bytes from there.
+    """
 
     metadata: dict[str, Any]
     tensors: list[RawTensor]
     data_start: int
+    alignment: int
 
 
 class _Cursor:
@@ -102,7 +106,8 @@ def read_header(file: MappedFile) -> Header:
     twice = [name for name, n in Counter(t.name for t in tensors).items() if n > 1]
     if twice:
         raise ValueError(f"{file.path} holds {twice[:3]} twice")
-    return Header(metadata, tensors, _aligned(file.path, cursor.at, metadata))
+    alignment = _alignment(file.path, metadata)
+    return Header(metadata, tensors, cursor.at + -cursor.at % alignment, alignment)
 
 
 def _raw_tensor(cursor: _Cursor) -> RawTensor:
@@ -112,8 +117,8 @@ def _raw_tensor(cursor: _Cursor) -> RawTensor:
     return RawTensor(name, tuple(reversed(dims)), kind, offset)
 
 
-def _aligned(path: Path, at: int, metadata: dict[str, Any]) -> int:
+def _alignment(path: Path, metadata: dict[str, Any]) -> int:
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1:
         raise ValueError(f"{path} has general.alignment {alignment!r}, expected a positive number")
-    return at + -at % alignment
+    return alignment

@@ -108,13 +108,16 @@ def _plain(value: object) -> object:
 
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
-    """ "sha256:..." of the tokens with their ids, and of how PROBE is split.
+    """ "sha256:..." of the tokens with their ids and merges, and of how PROBE is split.
 
     Not of the files: one tokenizer has several (tokenizer.json, GGUF).
     """
     vocabulary = sorted(tokenizer.backend.get_vocab(with_added_tokens=True).items())
+    model = json.loads(tokenizer.backend.to_str())["model"]
+    merges = [m.split(" ") if isinstance(m, str) else m for m in model.get("merges") or []]
+    scores = model.get("vocab") if isinstance(model.get("vocab"), list) else None
     ends = [tokenizer.eos_id, tokenizer.pad_id]
-    return _hashed([vocabulary, tokenizer.encode(PROBE), ends])
+    return _hashed([vocabulary, merges, scores, tokenizer.encode(PROBE), ends])
 
 
 def template_fingerprint(tokenizer: Tokenizer) -> str:

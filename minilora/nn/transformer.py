@@ -80,8 +80,6 @@ class TransformerConfig:
         """
         known = {f.name: values[f.name] for f in fields(cls) if values.get(f.name) is not None}
         known.setdefault("num_key_value_heads", known.get("num_attention_heads"))
-        theta = values.get("rope_parameters") or {}
-        known["rope_theta"] = float(known.get("rope_theta", theta.get("rope_theta", 10000.0)))
         missing = [f.name for f in fields(cls)[:6] if known.get(f.name) is None]
         if missing:
             raise ValueError(f"config has no {', '.join(missing)}, expected a Llama config.json")

@@ -82,6 +82,12 @@ def test_other_float_types_are_read_as_float32(saved, dtype):
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, ("rope_parameters",)),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, ("rope_scaling",)),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, ("rope_parameters",)),
+        ({"rope_parameters": "linear"}, ("rope_parameters", "linear")),
+        ({"rope_scaling": ["linear"]}, ("rope_scaling", "linear")),
+        ({"rope_parameters": {"rope_theta": 7.0}}, ("rope_theta", 5000.0, 7.0)),
+        ({"rope_scaling": {"type": "default", "rope_theta": 7.0}}, ("rope_theta", 5000.0, 7.0)),
+        ({"rope_theta": ..., "rope_parameters": {"rope_theta": [7]}}, ("rope_theta", "[7]")),
+        ({"rope_theta": "7"}, ("rope_theta", "'7'")),
         ({"partial_rotary_factor": 0.25}, ("partial_rotary_factor", 0.25)),
         ({"rope_interleaved": True}, ("rope_interleaved", True)),
         (

@@ -501,9 +501,13 @@ def test_an_adapter_written_before_is_written_as_it_was_or_with_all_that_is_know
 class Words:
     """As much of a Tokenizer as a mark of it reads."""
 
-    def __init__(self, words="a b c", eos=1, template="{{ x }}", upper=False) -> None:
+    def __init__(self, words="a b c", eos=1, template="{{ x }}", upper=False, merge="a b") -> None:
+        self.merge = merge
         self.words, self.eos_id, self.pad_id, self.upper = words.split(), eos, 0, upper
         self.backend, self.config = self, {"chat_template": template}
+
+    def to_str(self):
+        return json.dumps({"model": {"merges": [self.merge]}})
 
     def get_vocab(self, with_added_tokens):
         return {word: i for i, word in enumerate(self.words)}
@@ -519,6 +523,8 @@ class Words:
         ({"words": "a c b"}, ["tokenizer"]),
         ({"eos": 2}, ["tokenizer"]),
         ({"upper": True}, ["tokenizer"]),
+        ({"merge": "b a"}, ["tokenizer"]),
+        ({"merge": ["a", "b"]}, []),
         ({"template": "{{ y }}"}, ["chat template"]),
         ({"template": None}, ["chat template"]),
         ({"template": {"default": "{{ x }}", "tools": "{{ z }}"}}, []),
