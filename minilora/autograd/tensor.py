@@ -227,6 +227,15 @@ def _owned(array: Array) -> _Cotangent:
     return _Cotangent(array, owned=array.ndim > 0)
 
 
+def _arrive(
+    arrived: dict[Node | Tensor, _Cotangent], parent: Node | Tensor, array: Array, fresh: bool
+) -> None:
+    """Add what a vjp returned to what has reached `parent` before."""
+    cotangent = _owned(array) if fresh else _Cotangent(array, owned=False)
+    before = arrived.get(parent)
+    arrived[parent] = cotangent if before is None else _add(before, cotangent)
+
+
 def backward(root: Tensor, g: Array | None = None) -> None:
     """Send the cotangent `g` of `root` back to its leaves; see `Tensor.backward`."""
     if not root.requires_grad:
@@ -240,9 +249,7 @@ def backward(root: Tensor, g: Array | None = None) -> None:
         for parent, array in node.cotangents(arrived.pop(node).array):
             if isinstance(parent, Tensor) and array.shape != parent.shape:
                 raise ValueError(f"a vjp returned shape {array.shape}, expected {parent.shape}")
-            cotangent = _owned(array) if node.fresh else _Cotangent(array, owned=False)
-            known = arrived.get(parent)
-            arrived[parent] = cotangent if known is None else _add(known, cotangent)
+            _arrive(arrived, parent, array, node.fresh)
     for leaf, cotangent in arrived.items():  # every Node has taken its own out
         _add_to_grad(leaf, cotangent)
 
