@@ -20,6 +20,7 @@ import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from minilora import machine
+from minilora.limits import require_count
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 
@@ -147,8 +148,7 @@ def recommended_blas_threads(hidden_size: int) -> int:
 
     Raises ValueError when hidden_size or an override is not a positive whole number.
     """
-    if hidden_size < 1:
-        raise ValueError(f"hidden_size must be positive, got {hidden_size}")
+    require_count("hidden_size", hidden_size, 1)
     override = blas_threads_override()
     if override is not None:
         return override[1]
@@ -173,8 +173,7 @@ def blas_threads_override() -> tuple[str, int] | None:
 @contextlib.contextmanager
 def blas_threads(n: int) -> Iterator[None]:
     """Inside the `with`, BLAS uses `n` threads; afterwards as many as before."""
-    if n < 1:
-        raise ValueError(f"the number of BLAS threads must be positive, got {n}")
+    require_count("the number of BLAS threads", n, 1)
     with threadpool_limits(limits=n, user_api="blas"):
         yield
 

@@ -16,7 +16,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent
 
 ROOMS = (
-    "machine", "backend", "limits", "storage", "autograd", "nn", "text", "lora", "training", "hub",
+    "limits", "machine", "backend", "storage", "autograd", "nn", "text", "lora", "training", "hub",
     "baselines", "serving", "ward", "evaluation", "analysis", "runs", "gradients", "bench",
     "course", "rooms", "cli",
 )  # fmt: skip

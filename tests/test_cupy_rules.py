@@ -45,14 +45,7 @@ HOST_CALLS = {
     "autograd/tensor.py: Tensor": {"asarray"},
     # Sampling works on logits that were brought to the host, one copy a token.
     "nn/decode.py: Decoding": {"arange"},
-    "nn/generate.py: sample_token": {
-        "argsort",
-        "cumsum",
-        "errstate",
-        "exp",
-        "isfinite",
-        "take_along_axis",
-    },
+    "nn/generate.py: sample_token": {"argsort", "cumsum", "errstate", "exp", "take_along_axis"},
     "nn/generate.py: _left_padded": {"array", "zeros"},
     "nn/generate.py: _last_logits": {"arange"},
     "nn/generate.py: _read": {"concatenate"},
@@ -63,13 +56,13 @@ HOST_CALLS = {
     "nn/layers.py: RMSNorm": {"ones"},
     "nn/transformer.py: Transformer": {"arange"},
     # Rows of batches, and the step count of a checkpoint.
-    "training/loop.py: split_batch": {"arange", "array_split", "flatnonzero"},
-    "training/loop.py: evaluate": {"arange"},
-    "training/loop.py: _Run": {"concatenate"},
+    "training/step.py: split_batch": {"arange", "array_split", "flatnonzero"},
+    "training/heldout.py: evaluate": {"arange"},
+    "training/saved_run.py: run_settings": {"concatenate"},
     "training/optim.py: Optimizer": {"array"},
     # Checkpoints are read on the host, and NumPy alone warns of what overflows.
     "training/checkpoint.py: load_checkpoint": {"isfinite"},
-    "training/loop.py: _quiet": {"errstate"},
+    "nn/finite.py: quiet_overflow": {"errstate"},
     # Forked workers are for the host only; they refuse a device.
     "training/parallel.py: _shared_arrays": {"cumsum", "frombuffer"},
     "training/parallel.py: Workers": {"arange", "array_split"},

@@ -20,12 +20,12 @@ from minilora.bench.watching import watching
 from minilora.lora import attach
 from minilora.nn import Transformer
 from minilora.nn.generate import generate
-from minilora.training.loop import PIECE_TOKENS, ceil_div
+from minilora.training.step import pieces_a_worker
 
 
 def piece_rows(workload: w.Workload, workers: int) -> list[list[int]]:
     """Rows of the pieces that `fit` gives each of its workers."""
-    share = ceil_div(workload.rows * workload.time, workers * PIECE_TOKENS)
+    share = pieces_a_worker(workload.rows * workload.time, workers)
     sizes = [len(p) for p in np.array_split(np.arange(workload.rows), workers * share)]
     pieces = [size for size in sizes if size]
     runs = np.array_split(np.arange(len(pieces)), workers)

@@ -24,8 +24,8 @@ from minilora.bench.watching import BACKWARD, FORWARD, watching
 from minilora.machine import system_seconds
 from minilora.training import AdamW, clip_grad_norm_
 from minilora.training.batches import pad_examples
-from minilora.training.loop import split_batch
 from minilora.training.parallel import Workers
+from minilora.training.step import split_batch
 
 
 class Stopwatch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +10,7 @@ from minilora.evaluation.house import HouseRecords
 from minilora.nn import Transformer
 from minilora.text import Example, Tokenizer
 from minilora.text.answers import answers, prompt_ids
-from minilora.training import DivergedError, evaluate
+from minilora.training import evaluate
 from minilora.ward import HouseScore, RegressionScore, score_house, score_regression
 from minilora.ward.corpus import Example as WardExample
 
@@ -66,13 +65,11 @@ class Judge:
     def __call__(self, model: Transformer, when: str) -> Scores:
         """The scores of a model. when: "before" or "after", for errors and bars.
 
-        Raises DivergedError for a loss that is not finite.
+        Raises NotFiniteError for a loss or logits that are not finite.
         """
         loss, house, outputs, suite = None, {}, {}, None
         if self.examples:
             loss = self.loss(model, progress=self.bar(f"loss {when}"))
-            if not math.isfinite(loss):
-                raise DivergedError(f"the loss {when} training is {loss}, expected a finite number")
         for asked in self.houses:
             texts = self.answers(model, asked, f"{asked.ward} {when}")
             house[asked.ward] = score_house(asked.ward, asked.records, texts)

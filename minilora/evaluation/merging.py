@@ -9,7 +9,7 @@ import numpy as np
 from minilora.autograd import no_grad
 from minilora.backend import to_numpy
 from minilora.lora import Attachment
-from minilora.nn import Transformer
+from minilora.nn import Transformer, quiet_overflow, require_finite_logits
 
 TOLERANCE = 1e-4
 """Largest difference from rounding, as a share of the largest adapted logit."""
@@ -35,9 +35,12 @@ def probe(model: Transformer) -> np.ndarray:
 
 
 def logits(model: Transformer, ids: np.ndarray) -> np.ndarray:
-    """The model's logits as a host array, without gradients."""
-    with no_grad():
-        return to_numpy(model(ids).data)
+    """The model's logits as a host array, without gradients.
+
+    Raises NotFiniteError where one of them is not a finite number.
+    """
+    with no_grad(), quiet_overflow():
+        return require_finite_logits(to_numpy(model(ids).data))
 
 
 def check_merge(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from minilora.hub.config import read_config
 from minilora.hub.gguf import load_gguf
-from minilora.hub.weights import WEIGHTS, fill_model, open_weights
+from minilora.hub.weights import WEIGHTS, fill_model, open_weights, require_size
 from minilora.lora import is_adapted
 from minilora.nn import Transformer
 from minilora.storage import atomic_folder, write_safetensors
@@ -51,8 +51,10 @@ def load_pretrained(path: Path | str, dtype: str = "float32") -> tuple[Transform
     config = read_config(path)
     tokenizer = Tokenizer.from_folder(path)
     require_fit(path, tokenizer, config.vocab_size)
+    weights = open_weights(path)
+    require_size(config, weights)
     model = Transformer(config, rng=None)
-    fill_model(model, open_weights(path), dtype)
+    fill_model(model, weights, dtype)
     return model.eval(), tokenizer
 
 

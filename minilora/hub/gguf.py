@@ -21,7 +21,7 @@ from minilora.autograd.stored_array import StoredArray
 from minilora.hub.gguf_config import config_of
 from minilora.hub.gguf_header import RawTensor, read_header
 from minilora.hub.gguf_tokenizer import tokenizer_of
-from minilora.hub.weights import fill_model, first_of
+from minilora.hub.weights import fill_model, first_of, require_size
 from minilora.nn import Transformer, TransformerConfig
 from minilora.storage import MappedFile
 from minilora.text.tokenizer import Tokenizer
@@ -247,6 +247,7 @@ def load_gguf(path: Path | str, dtype: str = "float32") -> tuple[Transformer, To
     """
     file = GGUFFile(path)
     tokenizer = file.tokenizer
+    require_size(file.config, file)
     model = Transformer(file.config, rng=None)
     fill_model(model, file, dtype)
     return model.eval(), tokenizer

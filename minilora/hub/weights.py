@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Protocol
 
@@ -9,12 +10,14 @@ import numpy as np
 
 from minilora.autograd.quantize import quantize
 from minilora.autograd.stored_array import StoredArray
-from minilora.nn import Transformer, formats_for, store_base
+from minilora.nn import Transformer, TransformerConfig, formats_for, store_base
 from minilora.storage import SafetensorsFile, read_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 DTYPES = ("F32", "F16", "BF16", "F64")
+SMALL = 1 << 24
+"""Numbers of a model that is built whatever its file holds: it takes no memory to speak of."""
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -112,6 +115,20 @@ def open_weights(folder: Path) -> Weights:
     pickles = sorted(p.name for p in folder.glob("*.bin"))
     found = f"; it has {pickles[0]}, a pickle, which could run code" if pickles else ""
     raise ValueError(f"{folder} has no {WEIGHTS}, expected one or {INDEX}{found}")
+
+
+def require_size(config: TransformerConfig, weights: Weights) -> None:
+    """Raise ValueError for a config that means more than twice the numbers that the file has.
+
+    Asked before the model is built, as building it would take the memory. A config that is small,
+    or nearer to the file, is judged by `fill_model`, which names the tensors that do not fit.
+    """
+    held = sum(math.prod(shape) for shape in weights.shapes.values())
+    if config.parameter_count > max(SMALL, 2 * held):
+        raise ValueError(
+            f"{weights.path}: got {held:,} numbers, expected {config.parameter_count:,} for the "
+            "sizes of the config"
+        )
 
 
 def fill_model(model: Transformer, weights: Weights, dtype: str = "float32") -> None:

@@ -7,7 +7,8 @@ from minilora.nn.base_dtype import (
     formats_for,
     store_base,
 )
-from minilora.nn.generate import LogitsError, generate
+from minilora.nn.finite import NotFiniteError, quiet_overflow, require_finite_logits
+from minilora.nn.generate import generate
 from minilora.nn.layers import Embedding, Linear, RMSNorm
 from minilora.nn.module import Module, ModuleList, Parameter
 from minilora.nn.transformer import Transformer, TransformerConfig
@@ -16,9 +17,9 @@ __all__ = [
     "BASE_DTYPES",
     "Embedding",
     "Linear",
-    "LogitsError",
     "Module",
     "ModuleList",
+    "NotFiniteError",
     "Parameter",
     "RMSNorm",
     "StoredParameter",
@@ -27,5 +28,7 @@ __all__ = [
     "bytes_by_format",
     "formats_for",
     "generate",
+    "quiet_overflow",
+    "require_finite_logits",
     "store_base",
 ]

@@ -70,7 +70,7 @@ def store_base(
     # Each product makes a layer's numbers and frees them again. Fresh pages from the system each
     # time would cost more than the product (data/bench/README.md has the figures).
     keep_freed_memory()
-    # by identity: a Parameter that two modules share stays shared
+    # Looked up by identity, so that a Parameter that two modules share stays shared.
     new = {id(matrices[name]): StoredParameter(blocks) for name, blocks in stored.items()}
     for _, module in model.named_modules():
         for leaf, parameter in list(module._parameters.items()):
@@ -100,11 +100,13 @@ def _check(model: Module, matrices: Mapping[str, Parameter], ready: Mapping) -> 
         )
     if any(get_array_module(p.data).__name__ != "numpy" for p in matrices.values()):
         raise ValueError("store_base got a model on a device, expected one on the cpu")
-    odd = {
+    foreign = {
         n: a.shape for n, a in ready.items() if n not in matrices or matrices[n].shape != a.shape
     }
-    if odd:
-        raise ValueError(f"store_base got {odd}, which are no matrices of this model or its shapes")
+    if foreign:
+        raise ValueError(
+            f"store_base got {foreign}, expected names and shapes of this model's matrices"
+        )
 
 
 def formats_for(model: Transformer, dtype: str) -> dict[str, str]:
@@ -130,10 +132,10 @@ def formats_for(model: Transformer, dtype: str) -> dict[str, str]:
 
 def bytes_by_format(model: Module) -> dict[str, tuple[int, int]]:
     """How the weights are held: format (or dtype) -> (numbers, bytes), largest first."""
-    found: dict[str, tuple[int, int]] = {}
+    totals: dict[str, tuple[int, int]] = {}
     for parameter in model.parameters():
         data: Matrix = parameter.data
         kind = data.format if is_stored(data) else str(data.dtype)
-        numbers, held = found.get(kind, (0, 0))
-        found[kind] = (numbers + data.size, held + data.nbytes)
-    return dict(sorted(found.items(), key=lambda item: -item[1][1]))
+        numbers, held = totals.get(kind, (0, 0))
+        totals[kind] = (numbers + data.size, held + data.nbytes)
+    return dict(sorted(totals.items(), key=lambda item: -item[1][1]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from minilora.backend import Array, get_array_module, to_numpy
 from minilora.limits import require_count, require_finite
 from minilora.nn.cache import LayerCache
 from minilora.nn.decode import Decoding
+from minilora.nn.finite import quiet_overflow, require_finite_logits
 from minilora.nn.transformer import Transformer
 
 KEPT_SHARE = 0.75
@@ -23,29 +23,16 @@ PREFILL_TOKENS = 2048
 """Positions of prompts read at a time: their arrays stay in the cache, and memory small."""
 
 
-class LogitsError(ValueError):
-    """Logits that are not finite: the weights, or an adapter's, are broken or far too large."""
-
-
 def sample_token(logits: np.ndarray, temperature: float, top_p: float, rng: object) -> np.ndarray:
     """One token id per row of logits (B, V).
 
     temperature 0 takes the largest (greedy). Otherwise softmax(logits / temperature) is cut to
     the smallest set of tokens whose probabilities sum to top_p (Holtzman et al. 2019, Sec. 3.1).
-    Raises LogitsError where a row's largest logit is not a finite number.
     """
-    largest = logits.max(axis=-1)
-    # NaN and infinity of any row, minus infinity too, make the sum of squares NaN or infinite.
-    if not math.isfinite(largest.dot(largest)):
-        wrong = largest[~np.isfinite(largest)]
-        raise LogitsError(
-            f"got logits of {wrong[0]} in {wrong.size} of {len(logits)} rows, expected finite "
-            "numbers: the weights of the model or of its adapter are broken"
-        )
     if temperature == 0.0:
         return logits.argmax(axis=-1)
     z = logits.astype(np.float64)
-    z -= largest[:, None]
+    z -= z.max(axis=-1, keepdims=True)
     with np.errstate(over="ignore"):  # divided by next to nothing, all but the largest are -inf
         z /= temperature
     p = np.exp(z)
@@ -108,10 +95,10 @@ def _read(
     logits, time = [], ids.shape[1]
     few = max(1, PREFILL_TOKENS // time)
     for i in range(0, len(ids), few):
-        some, first = slice(i, i + few), int(start[i : i + few].min())
-        parts = [cache.part(some, first) for cache in caches]
-        padded = None if padding is None else padding[some]
-        logits.append(_last_logits(model, ids[some, first:], padded, parts))
+        rows, first = slice(i, i + few), int(start[i : i + few].min())
+        parts = [cache.part(rows, first) for cache in caches]
+        padding_of_rows = None if padding is None else padding[rows]
+        logits.append(_last_logits(model, ids[rows, first:], padding_of_rows, parts))
     for cache in caches:
         cache.length = time
     return np.concatenate(logits)
@@ -181,7 +168,7 @@ def generate(
     Returns the new tokens only, without the stop token. With the cache each step feeds one token
     a row; without it the whole row is read again, for the same tokens. `on_token(ids)` is called
     with the latest token of each prompt, for streaming. Raises ValueError for empty or over-long
-    prompts and settings out of range, LogitsError where the model computes no finite logits.
+    prompts and settings out of range, NotFiniteError where a logit is not a finite number.
     """
     limit = model.config.max_position_embeddings
     _check(prompts, max_new_tokens, limit, (temperature, top_p, rng))
@@ -190,11 +177,12 @@ def generate(
     was_training = model.training
     model.eval()
     try:
-        with no_grad():
+        with no_grad(), quiet_overflow():
             batch = _Batch(model, prompts, max_new_tokens, use_cache)
             unended = list(range(len(prompts)))  # rows of the batch whose answers go on
             for steps_left in reversed(range(max_new_tokens)):
-                tokens = sample_token(batch.logits, temperature, top_p, rng)
+                logits = require_finite_logits(batch.logits)
+                tokens = sample_token(logits, temperature, top_p, rng)
                 ids = tokens.tolist()
                 unended = [row for row in unended if ids[row] not in stops]
                 if not unended:

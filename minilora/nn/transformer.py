@@ -72,6 +72,15 @@ class TransformerConfig:
                 f"config got head_dim {self.head_dim}, expected an even number above 0"
             )
 
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers a Transformer of this config holds, told without building one."""
+        width, attention = self.hidden_size, self.num_attention_heads + self.num_key_value_heads
+        projections = 2 * width * attention * self.head_dim  # q and o, k and v
+        block = projections + 3 * width * self.intermediate_size + 2 * width  # and two norms
+        heads = 1 if self.tie_word_embeddings else 2
+        return heads * self.vocab_size * width + self.num_hidden_layers * block + width
+
     @classmethod
     def from_dict(cls, values: dict) -> TransformerConfig:
         """Take the known fields of a parsed config.json; the others are the caller's to judge.
@@ -230,13 +239,13 @@ class Transformer(Module):
         hidden states are wanted, (len(only), C); the last block's MLP is spared at the others.
         Raises ValueError for ids that are not (B, T), or longer than max_position_embeddings.
         """
-        seen = caches[0].length if caches else 0
-        if ids.ndim != 2 or seen + ids.shape[1] > self.config.max_position_embeddings:
+        cached = caches[0].length if caches else 0
+        if ids.ndim != 2 or cached + ids.shape[1] > self.config.max_position_embeddings:
             raise ValueError(
-                f"got ids of shape {ids.shape} after {seen} cached positions, expected (B, T) with "
-                f"T up to max_position_embeddings = {self.config.max_position_embeddings}"
+                f"got ids of shape {ids.shape} after {cached} cached positions, expected (B, T) "
+                f"with T up to max_position_embeddings = {self.config.max_position_embeddings}"
             )
-        numbers = np.arange(seen, seen + ids.shape[1])
+        numbers = np.arange(cached, cached + ids.shape[1])
         config = self.config
         heads = max(config.num_attention_heads, config.num_key_value_heads)
         cos, sin = F.rope_tables(numbers, config.head_dim, config.rope_theta, heads)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from minilora.evaluation.judge import Judge, Scores
-from minilora.nn import Transformer
+from minilora.nn import NotFiniteError, Transformer
 from minilora.runs.folder import DIVERGED, FINISHED
 from minilora.runs.plan import Clock, Plan, Reporter, Result
 from minilora.text import Example, Tokenizer
-from minilora.training import AdamW, Batches, DivergedError, History, TrainingConfig, fit
+from minilora.training import AdamW, Batches, History, TrainingConfig, fit
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def run(plan: OpenPlan, reporter: Reporter | None = None) -> Result:
 
     Plan and result can be pickled, so that a run may be another process's. What fails before the
     first step leaves nothing behind. Raises ValueError for what the plan, the data or the base
-    does not allow, RunHeldError where another process writes to the same place, DivergedError
-    where training left the finite numbers, and OSError.
+    does not allow, RunHeldError where another process writes to the same place, NotFiniteError
+    where a loss, a logit or a weight is not a finite number, and OSError.
     """
     reporter, clock = reporter or Reporter(), Clock()
     plan.check()
@@ -96,7 +96,7 @@ def run(plan: OpenPlan, reporter: Reporter | None = None) -> Result:
             history = train(plan, job, reporter.bars)
             clock.lap("training")
             after = job.judge(job.model, "after")
-        except DivergedError:
+        except NotFiniteError:
             if job.keeps_run:
                 folder.mark(DIVERGED)
             raise

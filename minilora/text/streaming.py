@@ -23,22 +23,38 @@ def answer_text(tokenizer: Tokenizer, ids: Sequence[int], most: int) -> str:
 
 
 class TextStream:
-    """Turns the tokens of one answer, at most `most`, into pieces of text without a gap."""
+    """Turns the tokens of one answer, at most `most`, into pieces of text without a gap.
+
+    Each token is decoded with the few before it that its text may depend on, not with the whole
+    answer, which would take longer the longer the answer is.
+    """
 
     def __init__(self, tokenizer: Tokenizer, most: int) -> None:
         self.tokenizer, self.most = tokenizer, most
-        self.ids: list[int] = []
-        self._given = 0
+        self.count = 0
+        # The tokens that are decoded again: those of the last piece, then those held back.
+        self._ids: list[int] = []
+        self._last_piece = 0  # how many of them belong to the last piece
+        self._given_out = 0  # how many characters of their text have been given out
 
     def add(self, token: int) -> str:
         """Take one more token; the text that it completes, "" where it completes none."""
-        self.ids.append(token)
-        return self._rest_of(self.tokenizer.decode(self.ids).rstrip(UNFINISHED))
+        self.count += 1
+        self._ids.append(token)
+        text = self.tokenizer.decode(self._ids)
+        whole = text.rstrip(UNFINISHED)
+        piece = self._rest_of(whole)
+        if piece and whole == text:
+            self._ids = self._ids[self._last_piece :]
+            self._last_piece = len(self._ids)
+            self._given_out = len(self.tokenizer.decode(self._ids))
+        return piece
 
     def end(self) -> str:
         """What was held back and belongs to the answer: nothing where it was cut."""
-        return self._rest_of(answer_text(self.tokenizer, self.ids, self.most))
+        text = self.tokenizer.decode(self._ids)
+        return self._rest_of(text if self.count < self.most else text.rstrip(UNFINISHED))
 
     def _rest_of(self, text: str) -> str:
-        piece, self._given = text[self._given :], max(self._given, len(text))
+        piece, self._given_out = text[self._given_out :], max(self._given_out, len(text))
         return piece

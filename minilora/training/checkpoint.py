@@ -24,8 +24,9 @@ def trainable_state(model: Module) -> dict[str, np.ndarray]:
 
 def checkpoints(folder: Path | str) -> list[Path]:
     """Checkpoint folders of a run, oldest first."""
-    found = [p for p in Path(folder).glob("step-*") if p.name[5:].isdecimal()]
-    return sorted(found, key=lambda p: int(p.name[5:]))  # by number: a million sorts before 2
+    folders = [p for p in Path(folder).glob("step-*") if p.name[5:].isdecimal()]
+    # By number: as text, step-1000000 comes before step-999999.
+    return sorted(folders, key=lambda p: int(p.name[5:]))
 
 
 def save_checkpoint(
@@ -76,23 +77,23 @@ def load_checkpoint(path: Path | str, model: Module, optimizer: Optimizer, setti
     about = _read_about(path)
     settings = json.loads(json.dumps(settings))  # as the file has them: lists for tuples
     if about["settings"] != settings:
-        odd = {
-            k
-            for k in about["settings"].keys() | settings.keys()
-            if about["settings"].get(k) != settings.get(k)
+        theirs = about["settings"]
+        differing = {
+            key: (theirs.get(key), settings.get(key))
+            for key in sorted(theirs.keys() | settings.keys())
+            if theirs.get(key) != settings.get(key)
         }
-        told = {k: (about["settings"].get(k), settings.get(k)) for k in sorted(odd)}
-        raise ValueError(f"{path} belongs to another run: (its setting, this run's) {told}")
+        raise ValueError(f"{path} belongs to another run: (its setting, this run's) {differing}")
     state, _ = read_safetensors(path / "trainable.safetensors")
     moments, _ = read_safetensors(path / "optimizer.safetensors")
     own = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if state.keys() != own.keys() or any(state[n].shape != own[n].shape for n in own):
         raise ValueError(f"{path} holds other parameters than the model trains")
     for file, arrays in (("trainable", state), ("optimizer", moments)):
-        odd = [name for name, array in arrays.items() if not np.isfinite(array).all()]
-        if odd:
+        broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+        if broken:
             raise ValueError(
-                f"{path / file}.safetensors got NaN or infinity in {odd[0]}, expected finite "
+                f"{path / file}.safetensors got NaN or infinity in {broken[0]}, expected finite "
                 "numbers; delete this checkpoint to continue from the one before"
             )
     optimizer.load_state_dict(moments)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from minilora.backend import Array, get_array_module, to_floats, to_numpy
-from minilora.limits import require_finite
+from minilora.limits import require_count, require_finite
 from minilora.nn import Parameter
 
 Schedule = Callable[[int], float]
@@ -80,8 +80,8 @@ class Optimizer:
         """Take back what `state_dict` gave. Raises ValueError for other names or shapes."""
         own = self.state_dict()
         if own.keys() != state.keys():
-            odd = sorted(own.keys() ^ state.keys())
-            raise ValueError(f"optimizer state differs from the model's in {odd[:6]}")
+            differing = sorted(own.keys() ^ state.keys())
+            raise ValueError(f"optimizer state differs from the model's in {differing[:6]}")
         wrong = [k for k in own if own[k].shape != state[k].shape]
         if wrong:
             raise ValueError(f"optimizer state got other shapes than expected for {wrong[:6]}")
@@ -202,8 +202,7 @@ def schedule(name: str, lr: float, steps: int, warmup: int = 0, final: float = 0
         raise ValueError(f"got schedule {name!r}, expected one of {sorted(curves)}")
     require_finite("lr", lr, above=True)
     require_finite("final", final)
-    if not 0 <= warmup < max(steps, 1):
-        raise ValueError(f"got warm-up {warmup} of {steps} steps, expected 0 <= warm-up < steps")
+    require_count("warmup", warmup, 0, max(steps, 1) - 1)
 
     def rate(step: int) -> float:
         if step < warmup:

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from minilora.cli.app import main
+from minilora.hub import load_pretrained, save_pretrained
 from minilora.text import Tokenizer
 from tests import tiny
 
@@ -54,6 +55,15 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="session")
 def other_base(tmp_path_factory):
     return make_base(tmp_path_factory.mktemp("bases") / "other", 1)
+
+
+@pytest.fixture
+def overflowing_base(base, tmp_path):
+    """Weights that are finite, as every file's must be, and logits that are not."""
+    model, tokenizer = load_pretrained(base)
+    model.model.norm.weight.data[:] = 3e38
+    save_pretrained(tmp_path / "overflowing", model, tokenizer)
+    return tmp_path / "overflowing"
 
 
 @pytest.fixture(autouse=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 
 from minilora.evaluation import HouseRecords, Judge, Scores
 from minilora.hub import load_pretrained
+from minilora.nn import NotFiniteError
 from minilora.text import Record, encode_record
 from minilora.text.answers import answers, prompt_ids
-from minilora.training import DivergedError, evaluate
+from minilora.training import evaluate
 from minilora.ward import house_examples, regression_suite, score_house, score_regression
 from tests.cli.conftest import make_base, pairs
 from tests.says import refusal
@@ -55,11 +58,21 @@ def test_house_and_suite_are_scored_on_the_models_own_answers(opened):
     assert "house" in scores.to_dict() and "outputs" not in scores.to_dict()
 
 
-def test_a_loss_that_is_no_number_is_refused(opened, monkeypatch):
-    model, tokenizer = opened
-    monkeypatch.setattr("minilora.evaluation.judge.evaluate", lambda *_, **__: float("nan"))
-    with refusal(DivergedError, "after"):
-        Judge(tokenizer, examples_of(tokenizer, 2))(model, "after")
+@pytest.mark.parametrize("part", ["examples", "houses", "suite"])
+def test_a_model_of_which_no_number_comes_is_not_scored(opened, part, recwarn):
+    model, tokenizer = deepcopy(opened[0]), opened[1]
+    records = [e.to_dict() for e in house_examples("cardiology", "heldout", 1, seed=1)]
+    parts = {
+        "examples": examples_of(tokenizer, 2),
+        "houses": [HouseRecords("cardiology", records, 0, 3)],
+        "suite": regression_suite("heldout", 1, 3),
+    }
+    judge = Judge(tokenizer, **{part: parts[part]})
+    judge(model, "before")
+    model.model.norm.weight.data[:] = 3e38
+    with refusal(NotFiniteError):
+        judge(model, "after")
+    assert not recwarn.list
 
 
 def test_every_part_shows_a_bar_where_bars_are_wanted(opened, capsys):

@@ -9,6 +9,7 @@ from minilora.evaluation import check_merge
 from minilora.evaluation.merging import TOLERANCE, checked_unload, compare_logits, logits, probe
 from minilora.hub import load_pretrained
 from minilora.lora import Attachment, LoRAConfig, adapter_state, attach
+from minilora.nn import NotFiniteError
 from tests.says import refusal
 
 
@@ -85,6 +86,17 @@ def test_an_unmerge_that_does_not_restore_is_refused(adapted, monkeypatch):
     monkeypatch.setattr(Attachment, "unmerge", nearly)
     with refusal(ValueError, "bits"):
         check_merge(attachment, ids, plain)
+
+
+@pytest.mark.parametrize("check", [check_merge, checked_unload])
+def test_logits_that_overflow_are_named_as_such(adapted, check, recwarn):
+    attachment, ids, plain = adapted
+    attachment.model.model.norm.weight.data = np.full_like(
+        attachment.model.model.norm.weight.data, 3e38
+    )
+    with refusal(NotFiniteError):
+        check(attachment, ids, plain)
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

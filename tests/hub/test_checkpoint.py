@@ -174,6 +174,24 @@ def test_weights_that_do_not_fit_are_refused_by_name(saved, change, named):
     assert str(saved / "model.safetensors") in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"vocab_size": 2**24},
+        {"hidden_size": 2**20},
+        {"intermediate_size": 2**22, "num_hidden_layers": 2**12},
+        {"num_hidden_layers": 2**12, "vocab_size": 2**20},
+        {"head_dim": 2**16, "num_attention_heads": 2**16, "num_key_value_heads": 2**16},
+    ],
+)
+def test_sizes_far_beyond_the_file_are_refused_before_memory_is_taken(saved, changes, monkeypatch):
+    held = sum(a.size for a in read_safetensors(saved / "model.safetensors")[0].values())
+    edit_config(saved, **changes)
+    monkeypatch.setattr("minilora.hub.checkpoint.Transformer", lambda *_, **__: pytest.fail())
+    with refusal(ValueError, saved / "model.safetensors", f"{held:,}"):
+        load_pretrained(saved)
+
+
 @pytest.mark.parametrize("keep", [0, 7, 300, -1])
 def test_a_truncated_file_is_refused_by_name(saved, keep):
     path = saved / "model.safetensors"

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from minilora.nn import generate
-from minilora.nn.generate import LogitsError, sample_token
+from minilora.nn import NotFiniteError, generate, require_finite_logits
+from minilora.nn.generate import sample_token
 from tests import tiny
 from tests.says import refusal
 
@@ -207,23 +207,21 @@ def test_logits_that_are_not_finite_are_refused(broken, temperature):
     rng = np.random.default_rng(0)
     assert generate(model, [[1, 2], [3]], 3, temperature=temperature, rng=rng)
     model.head_weight.data[4, 0] = broken
-    with pytest.raises(LogitsError):
+    with pytest.raises(NotFiniteError):
         generate(model, [[1, 2], [3]], 3, temperature=temperature, rng=rng)
 
 
-@pytest.mark.parametrize(
-    ("row", "finite"),
-    [
-        ([0.0, 1.0, -np.inf], True),  # a token that can't follow is no fault
-        ([-np.inf, -np.inf, -np.inf], False),
-        ([0.0, np.nan, 9.0], False),
-        ([0.0, np.inf, 9.0], False),
-    ],
-)
-def test_a_row_is_judged_by_its_largest_logit(row, finite):
-    logits = np.array([[1.0, 2.0, 3.0], row])
-    if finite:
-        assert sample_token(logits, 0.0, 1.0, None).tolist() == [2, 1]
-    else:
-        with pytest.raises(LogitsError):
-            sample_token(logits, 0.0, 1.0, None)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_one_logit_that_is_not_finite_is_found_among_many(bad, dtype):
+    logits = np.random.default_rng(0).normal(0, 5, (3, 1000)).astype(dtype)
+    assert require_finite_logits(logits) is logits
+    logits[1, 7] = bad
+    with refusal(NotFiniteError, 1, 3000, bad):
+        require_finite_logits(logits)
+
+
+def test_finite_logits_whose_squares_overflow_are_no_fault(recwarn):
+    logits = np.full((2, 3), np.finfo(np.float32).max)
+    assert require_finite_logits(logits) is logits
+    assert not recwarn.list

@@ -5,8 +5,9 @@ import pytest
 
 from minilora.autograd import IGNORE
 from minilora.autograd import functional as F
-from minilora.nn import TransformerConfig
+from minilora.nn import Transformer, TransformerConfig
 from minilora.nn.generate import new_caches
+from minilora.nn.transformer import MOST
 from tests import tiny
 from tests.says import refusal
 
@@ -207,11 +208,23 @@ def test_a_config_without_a_size_is_refused(name):
         ({"rope_theta": float("inf")}, ("rope_theta", float("inf"))),
         ({"rope_theta": 0}, ("rope_theta", 0)),
         ({"initializer_range": -0.1}, ("initializer_range", -0.1)),
+        *[({name: 10**12}, (name, 10**12, most)) for name, most in MOST.items()],
+        ({"num_hidden_layers": MOST["num_hidden_layers"] + 1}, ("num_hidden_layers",)),
     ],
 )
 def test_a_config_that_makes_no_model_is_refused(change, named):
     with refusal(ValueError, *named):
         TransformerConfig.from_dict({**VALUES, **change})
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("shared", [1, 3])
+def test_the_numbers_of_a_config_are_counted_without_building_it(tied, shared):
+    sizes = dict(num_hidden_layers=2, num_key_value_heads=shared, head_dim=6)
+    config = tiny.config(**sizes, tie_word_embeddings=tied)
+    built = Transformer(config, rng=None)
+    assert config.parameter_count == sum(p.size for p in built.parameters())
+    assert TransformerConfig(**MOST).parameter_count > 2**60
 
 
 def test_ids_of_the_wrong_shape_length_or_value_are_refused():

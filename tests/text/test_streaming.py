@@ -34,3 +34,36 @@ def test_a_character_that_the_end_cuts_is_never_given_out(tokenizer, text):
 def test_an_answer_that_ends_by_itself_keeps_the_sign_itself(tokenizer, text):
     ids = tokenizer.encode(text)
     assert answer_text(tokenizer, ids, len(ids) + 1) == text
+
+
+@pytest.mark.parametrize("text", ["a\ufffd\ufffdb €\ufffd", "\ufffd"])
+def test_a_stream_gives_out_the_sign_itself_when_more_text_follows_or_the_answer_ends(
+    tokenizer, text
+):
+    ids = tokenizer.encode(text)
+    stream = TextStream(tokenizer, len(ids) + 1)
+    assert "".join([*(stream.add(token) for token in ids), stream.end()]) == text
+
+
+def test_bytes_that_are_no_character_are_given_out_as_the_whole_text_has_them(tokenizer):
+    """A model may put a part of a character before anything."""
+    pieces_of = tokenizer.encode("€日")
+    ids = [*pieces_of[:1], *tokenizer.encode("ab"), *pieces_of[1:], *tokenizer.encode(" c")]
+    assert "\ufffd" in tokenizer.decode(ids)
+    stream = TextStream(tokenizer, len(ids) + 1)
+    assert "".join([*(stream.add(token) for token in ids), stream.end()]) == tokenizer.decode(ids)
+
+
+def test_a_long_answer_is_not_decoded_again_with_every_token(tokenizer):
+    lengths = []
+
+    class Counting:
+        def decode(self, ids):
+            lengths.append(len(ids))
+            return tokenizer.decode(ids)
+
+    ids = tokenizer.encode("5 € für die Ärztin 💊, " * 40)
+    stream = TextStream(Counting(), len(ids) + 1)
+    text = "".join([*(stream.add(token) for token in ids), stream.end()])
+    assert text == tokenizer.decode(ids)
+    assert max(lengths) < 20 < len(ids)

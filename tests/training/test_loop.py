@@ -11,13 +11,14 @@ import pytest
 
 from minilora.autograd import IGNORE
 from minilora.lora import base_state
-from minilora.nn import Parameter
+from minilora.nn import NotFiniteError, Parameter
 from minilora.storage import read_safetensors, write_safetensors
 from minilora.text import Example
 from minilora.training import SGD, AdamW, Batches, DivergedError, TrainingConfig, evaluate, fit
 from minilora.training.checkpoint import checkpoints, save_checkpoint
-from minilora.training.loop import History, split_batch
+from minilora.training.history import History
 from minilora.training.parallel import Workers, recommended_workers
+from minilora.training.step import split_batch
 from tests.says import names, refusal
 
 
@@ -218,10 +219,31 @@ def test_a_gradient_that_is_not_finite_is_no_update(tiny, monkeypatch):
     model = tiny.model()
     start = bytes_of(model)
     with monkeypatch.context() as patch:
-        patch.setattr("minilora.training.loop.clip_grad_norm_", lambda *_: math.inf)
+        patch.setattr("minilora.training.step.clip_grad_norm_", lambda *_: math.inf)
         with refusal(DivergedError, 0, float("inf")):
             train(model, tiny)
     assert bytes_of(model) == start
+
+
+def test_a_loss_on_held_out_examples_that_is_not_finite_is_refused(tiny, recwarn):
+    model, examples = tiny.model(), tiny.copy_examples()
+    assert math.isfinite(evaluate(model, examples))
+    model.model.norm.weight.data[:] = 3e38
+    with refusal(NotFiniteError, len(examples)):
+        evaluate(model, examples)
+    assert not recwarn.list
+
+
+def test_an_evaluation_that_is_not_finite_stops_the_run_at_the_last_good_checkpoint(tiny, tmp_path):
+    def watch(step):
+        if step == 4:
+            raise NotFiniteError("the loss of the others is nan")
+        return {}
+
+    config = TrainingConfig(6, 0.02, workers=1, eval_every=2, checkpoint_every=3)
+    batches = Batches(tiny.copy_examples(), 4, 0)
+    with refusal(DivergedError, "others", tmp_path / "run" / "checkpoints" / "step-000003"):
+        fit(tiny.model(), batches, config, out_dir=tmp_path / "run", on_eval=watch, progress=False)
 
 
 # -- the folder of a run -----------------------------------------------------------------------

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from minilora.training import Batches, TrainingConfig, fit
-from minilora.training.loop import split_batch
 from minilora.training.parallel import Workers, recommended_workers
+from minilora.training.step import split_batch
 from tests.says import refusal
 
 pytestmark = [

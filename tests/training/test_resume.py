@@ -18,7 +18,7 @@ import pytest
 from minilora import storage
 from minilora.training import checkpoint
 from minilora.training.checkpoint import checkpoints
-from minilora.training.loop import History
+from minilora.training.history import History
 
 pytestmark = [
     pytest.mark.processes,
@@ -146,7 +146,7 @@ def between_history_and_checkpoint(monkeypatch):
             die()
         return checkpoint.save_checkpoint(*args, step=step, **kwargs)
 
-    monkeypatch.setattr("minilora.training.loop.save_checkpoint", save)
+    monkeypatch.setattr("minilora.training.saved_run.save_checkpoint", save)
 
 
 def inside_an_update(monkeypatch):
