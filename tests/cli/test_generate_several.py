@@ -21,6 +21,7 @@ from minilora.lora import (
     base_fingerprint,
     is_adapted,
 )
+from tests.says import names, refusal
 
 PROMPT = ["--prompt", "Dose of aspirin?", "--max-new-tokens", "12"]
 
@@ -118,10 +119,11 @@ def test_the_base_is_kept_as_when_the_adapters_were_trained(base, adapter, tmp_p
         out.partition("\n\n== ")[0].removeprefix("== half ==\n") + "\n"
     )
     err = failed(capfdbinary, "--base-dtype", "float32", "--adapter", half)
-    assert "was made for base" in err
+    assert names(err, half)
     err = failed(capfdbinary, "--adapter", f"a={adapter}", "--adapter", half)
-    assert "a was trained over a base in float32 and half over one in float16" in err
-    assert "'int3', expected" in failed(capfdbinary, "--base", base, "--base-dtype", "int3")
+    assert names(err, "a", "float32", "half", "float16")
+    err = failed(capfdbinary, "--base", base, "--base-dtype", "int3")
+    assert names(err, "'int3'", "float32")
 
 
 # ----------------------------------------------------------------------------------------- mistakes
@@ -129,11 +131,11 @@ def test_the_base_is_kept_as_when_the_adapters_were_trained(base, adapter, tmp_p
 
 def test_two_of_one_name_are_refused_with_both_folders(base, adapter, peds, capfdbinary):
     err = failed(capfdbinary, "--base", base, "--adapter", f"a={adapter}", "--adapter", f"a={peds}")
-    assert "'a' twice" in err and str(adapter) in err and str(peds) in err
+    assert names(err, "'a'", adapter, peds)
     err = failed(capfdbinary, "--adapter", peds, "--adapter", peds.parent / "x" / ".." / "peds")
-    assert "'peds' twice" in err
+    assert names(err, "'peds'")
     err = failed(capfdbinary, "--adapter", "__base__", "--adapter", "__base__")
-    assert "for the base and the base" in err
+    assert names(err, "__base__")
 
 
 @pytest.mark.parametrize("last", ["b=nowhere/at-all", "nowhere/at-all"])
@@ -147,7 +149,7 @@ def test_adapters_of_two_bases_are_refused_with_both_named(
     base, other_base, adapter, foreign, capfdbinary
 ):
     err = failed(capfdbinary, "--adapter", f"a={adapter}", "--adapter", f"b={foreign}")
-    assert f"a was made for base {str(base)!r} and b for {str(other_base)!r}" in err
+    assert names(err, "a", repr(str(base)), "b", repr(str(other_base)))
 
 
 def test_another_spelling_of_the_same_base_is_no_conflict(
@@ -167,7 +169,7 @@ def test_a_wrong_fingerprint_is_told_before_any_answer(base, adapter, foreign, c
         capfdbinary, "--base", base, "--adapter", "__base__", "--adapter", adapter,
         "--adapter", foreign,
     )  # fmt: skip
-    assert "foreign was made for base" in err and "sha256:" in err
+    assert names(err, "foreign", "sha256:")
 
 
 @pytest.mark.parametrize("flags", [("--max-new-tokens", "0"), ("--temperature", "-1")])
@@ -176,20 +178,19 @@ def test_a_wrong_setting_is_told_before_any_heading(base, adapter, capfdbinary, 
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "named"),
     [
-        ("=x", "expected DIR, NAME=DIR"),
-        ("a=", "expected DIR, NAME=DIR"),
-        ("", "expected DIR"),
-        ("a\nb=x", "expected DIR"),
-        ("__base__=x", "base without an adapter"),
-        ("some/__base__", "base without an adapter"),
+        ("=x", ("NAME=DIR",)),
+        ("a=", ("NAME=DIR",)),
+        ("", ("NAME=DIR",)),
+        ("a\nb=x", ("NAME=DIR",)),
+        ("__base__=x", ("__base__",)),
+        ("some/__base__", ("__base__",)),
     ],
 )
-def test_names_that_say_nothing_are_refused(text, words):
-    with pytest.raises(ValueError, match=words) as error:
+def test_names_that_say_nothing_are_refused(text, named):
+    with refusal(ValueError, repr(text), *named):
         named_adapters([text])
-    assert repr(text) in str(error.value)
 
 
 def test_names_and_folders(tmp_path, monkeypatch):
@@ -221,7 +222,7 @@ def test_a_warning_comes_once_and_the_model_is_left_plain(base, adapter, peds, t
     model, tokenizer = load_pretrained(base)
     before = base_fingerprint(model)
     seen, chosen = [], named_adapters([str(silent), "__base__", str(adapter)])
-    with pytest.warns(UserWarning, match="not checked") as warned:
+    with pytest.warns(UserWarning, match="silent") as warned:
         for one in in_turn(model, tokenizer, chosen, str(base)):
             seen.append((one.name, is_adapted(model)))
     assert len(warned) == 1
@@ -233,4 +234,4 @@ def test_a_warning_is_a_note_of_one_line(base, peds, tmp_path, capfdbinary):
     silent = shutil.copytree(peds, tmp_path / "silent")
     (silent / "minilora.json").unlink()
     _, err = run(capfdbinary, "--base", base, "--adapter", silent, "--adapter", "__base__")
-    assert err.startswith("note: ") and err.count("\n") == 1 and "not checked" in err
+    assert err.startswith("note: ") and err.count("\n") == 1 and names(err, "silent")

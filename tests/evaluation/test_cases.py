@@ -13,6 +13,7 @@ from minilora.evaluation.variants import Variant, with_room
 from minilora.text.answers import prompt_ids
 from minilora.ward import house_examples, house_instruction
 from tests.cli.conftest import pairs, write_jsonl
+from tests.says import refusal
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_shots_are_earlier_turns_and_one_lacks_a_dose(ward_file):
     assert choose_shots([lacking[0], *whole], 1) == lacking[:1]
     assert choose_shots(whole, 1) == whole[:1]
     assert choose_shots(cases, 2, scored=cases[:2])[0] == cases[2]
-    with pytest.raises(ValueError, match="expected 1 to the 0 of --examples that are not scored"):
+    with refusal(ValueError, "--examples", 0):
         choose_shots(cases[:2], 1, scored=cases)
     messages = chat(cases[0], "New.", cases[1:4])
     assert [m["role"] for m in messages] == ["user", "assistant"] * 3 + ["user"]

@@ -22,6 +22,7 @@ from minilora.lora import (  # noqa: E402
 )
 from minilora.nn import Transformer  # noqa: E402
 from tests import tiny  # noqa: E402
+from tests.says import refusal  # noqa: E402
 
 pytestmark = [
     pytest.mark.interop,
@@ -184,7 +185,7 @@ def test_options_that_are_not_supported_are_refused_by_name(tmp_path, settings, 
     peft_model(targets, **settings).save_pretrained(tmp_path / "a")
     model = ours()
     before = logits(model)
-    with pytest.raises(AdapterError, match=f"{option} = "):
+    with refusal(AdapterError, option):
         attach(model, Adapter.read(tmp_path / "a"))
     assert not lora_layers(model) and logits(model).tobytes() == before.tobytes()
 
@@ -194,7 +195,7 @@ def test_a_pickled_adapter_is_refused(tmp_path):
     model.save_pretrained(tmp_path / "a")
     (tmp_path / "a" / "adapter_model.safetensors").unlink()
     torch.save(peft.get_peft_model_state_dict(model), tmp_path / "a" / "adapter_model.bin")
-    with pytest.raises(AdapterError, match=r"adapter_model\.bin, a pickle"):
+    with refusal(AdapterError, "adapter_model.bin"):
         Adapter.read(tmp_path / "a")
 
 

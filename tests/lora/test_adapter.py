@@ -85,11 +85,11 @@ def as_written_before(folder, model):
     return folder
 
 
-def refuse(tiny, folder, error, match, model=None):
+def refuse(tiny, folder, error, *named, model=None):
     """Loading raises, and the model is what it was."""
     model = model or tiny.model()
     before, output = tiny.snapshot(model), model(tiny.ids).data.tobytes()
-    with pytest.raises(error, match=match):
+    with refusal(error, *named):
         load(model, folder)
     assert tiny.same(model, before) and model(tiny.ids).data.tobytes() == output
 
@@ -347,7 +347,7 @@ def test_factors_that_are_no_adapter_are_refused(factors, named):
 def test_another_base_of_the_same_shapes_is_refused_with_both_fingerprints(tiny, saved):
     expected = Adapter.read(saved).base_fingerprint
     assert expected.startswith("sha256:")
-    refuse(tiny, saved, BaseMismatchError, f"'tiny'.*sha256:.*{expected}", tiny.model(seed=1))
+    refuse(tiny, saved, BaseMismatchError, "'tiny'", expected, model=tiny.model(seed=1))
 
 
 OTHERS = {
@@ -361,7 +361,7 @@ OTHERS = {
 @pytest.mark.parametrize("settings", OTHERS.values(), ids=OTHERS)
 @pytest.mark.parametrize("sidecar", [True, False])
 def test_another_base_is_told_by_both_names_before_any_shape(tiny, saved, settings, sidecar):
-    model, told = tiny.model(**settings), "adapter was made for base 'tiny', got base 'other': "
+    model = tiny.model(**settings)
     if not sidecar:
         (saved / "minilora.json").unlink()
         if "seed" in settings:  # then nothing tells it from its own base
@@ -369,7 +369,7 @@ def test_another_base_is_told_by_both_names_before_any_shape(tiny, saved, settin
                 assert is_adapted(load(model, saved, base_name="other"))
             return
     before = tiny.snapshot(model)
-    with pytest.raises(BaseMismatchError, match=f"{told}{'(the weights|config.json)' * sidecar}"):
+    with refusal(BaseMismatchError, "'tiny'", "'other'"):
         load(model, saved, base_name="other")
     assert tiny.same(model, before)
 
@@ -379,13 +379,13 @@ def test_the_base_by_another_name_is_the_base(tiny, saved):
     assert is_adapted(load(tiny.model(), saved, base_name="a copy of tiny"))
     edit_tensors(saved, lambda arrays: arrays.pop(sorted(arrays)[0]))
     edit_tensors(saved, lambda arrays: arrays.pop(sorted(arrays)[0]))
-    with pytest.raises(AdapterError, match="missing tensors") as error:
+    with refusal(AdapterError, "model.layers.0") as error:
         load(tiny.model(), saved, base_name="a copy of tiny")
-    assert "made for base" not in str(error.value)
+    assert not isinstance(error.value, BaseMismatchError)
 
 
 def test_a_base_that_the_adapter_was_merged_into_is_refused(tiny, saved):
-    refuse(tiny, saved, BaseMismatchError, "merged into", adapted(tiny).merge_and_unload())
+    refuse(tiny, saved, BaseMismatchError, "merged", model=adapted(tiny).merge_and_unload())
     load(adapted(tiny).detach(), saved)
 
 
@@ -408,7 +408,7 @@ def test_every_weight_of_the_base_counts(tiny, tied):
 def test_rows_of_the_embedding_in_another_order_are_another_base(tiny, saved):
     model = tiny.model()
     model.model.embed_tokens.weight.data = model.model.embed_tokens.weight.data[::-1].copy()
-    refuse(tiny, saved, BaseMismatchError, "weights", model)
+    refuse(tiny, saved, BaseMismatchError, "weights", model=model)
 
 
 COMPUTING = {
@@ -466,7 +466,7 @@ def test_a_field_that_came_later_than_the_file_has_its_default(tiny, tmp_path):
     edit_json(path, base_config={k: x for k, x in config.items() if k != "rope_theta"})
     assert is_adapted(load(tiny.model(rope_theta=TransformerConfig.rope_theta), saved))
     model = with_config(tiny.model(), rope_theta=4000.0)
-    refuse(tiny, saved, BaseMismatchError, "rope_theta", model)
+    refuse(tiny, saved, BaseMismatchError, "rope_theta", model=model)
     edit_json(path, base_config={**config, "a_later_field": 3})
     refuse(tiny, saved, BaseMismatchError, "a_later_field")
 
@@ -485,14 +485,14 @@ def test_an_adapter_written_before_knows_the_adapted_weights_alone(tiny, saved):
         assert is_adapted(load(model, folder))
     model = tiny.model()
     model.model.layers[0].self_attn.v_proj.weight.data[0, 0] += 1e-6
-    refuse(tiny, folder, BaseMismatchError, "weights", model)
+    refuse(tiny, folder, BaseMismatchError, "weights", model=model)
 
 
 @pytest.mark.filterwarnings("ignore:.*not checked:UserWarning")
 def test_an_adapter_written_before_is_written_as_it_was_or_with_all_that_is_known(tiny, saved):
     adapter = Adapter.read(as_written_before(saved, tiny.model()))
     assert Adapter.read(adapter.write(saved)) == adapter
-    refuse(tiny, saved, BaseMismatchError, "weights", tiny.model(seed=1))
+    refuse(tiny, saved, BaseMismatchError, "weights", model=tiny.model(seed=1))
     again = attach(tiny.model(), adapter).adapter()
     assert again.base_fingerprint == base_fingerprint(tiny.model())
     assert again.base.adapted is None
@@ -605,7 +605,7 @@ def test_an_adapted_or_merged_model_is_refused(tiny, saved, merged):
     handle = adapted(tiny)
     if merged:
         handle.merge()
-    refuse(tiny, saved, AttachError, "expected a plain one", handle.model)
+    refuse(tiny, saved, AttachError, model=handle.model)
 
 
 def test_without_a_sidecar_the_base_is_not_checked_and_that_is_said(tiny, saved):
@@ -634,7 +634,7 @@ def test_without_a_sidecar_the_base_is_not_checked_and_that_is_said(tiny, saved)
 )  # fmt: skip
 def test_options_that_change_the_meaning_are_refused_by_name(tiny, saved, option, value):
     edit_json(saved / "adapter_config.json", **{option: value})
-    refuse(tiny, saved, AdapterError, f"{option} = .*not support")
+    refuse(tiny, saved, AdapterError, option)
 
 
 def test_pefts_usual_values_are_accepted(tiny, saved):
@@ -649,47 +649,133 @@ def test_pefts_usual_values_are_accepted(tiny, saved):
 
 
 @pytest.mark.parametrize(
-    ("changes", "match"),
+    ("changes", "named"),
     [
-        ({"peft_type": "IA3"}, "peft_type 'IA3', expected 'LORA'"),
-        ({"peft_type": None}, "peft_type None"),
-        ({"task_type": "SEQ_CLS"}, "task_type 'SEQ_CLS'"),
-        ({"r": None}, "no r, expected"),
-        ({"target_modules": None}, "no target_modules"),
-        ({"r": 0}, "got r 0"),
-        ({"r": "3"}, "got r '3'"),
-        ({"lora_alpha": float("nan")}, "got lora_alpha nan"),
-        ({"lora_alpha": 8}, r"scaling 2\.66.*was written for 1\.33"),
-        ({"use_rslora": True}, "was written for"),
-        ({"r": 2}, r"lora_A got shape \(3, 14\), expected \(2, in\)"),
-        ({"target_modules": ["v_proj", 3]}, "got target_modules"),
-        ({"target_modules": ["v_proj"]}, r"unexpected.*model\.layers\.0\.mlp\.down"),
-        ({"target_modules": ["v_proj", "down_proj", "q_proj"]}, r"missing tensors for \[.*q_proj"),
-        ({"target_modules": ".*(v_proj"}, "regular expression"),
-        ({"target_modules": "v_proj"}, r"unexpected.*model\.layers\.0"),
-        ({"target_modules": r".*\.v_proj"}, "unexpected"),
-        ({"target_modules": r".*\.(v_proj|down_proj|q_proj)"}, r"missing tensors for \[.*q_proj"),
-        ({"exclude_modules": r"model\.layers\.0\..*"}, r"unexpected.*model\.layers\.0"),
-        ({"exclude_modules": ["v_proj", "down_proj"]}, r"unexpected.*model\.layers\.0"),
-        ({"exclude_modules": "(v_proj"}, r"exclude_modules '\(v_proj'.*regular expression"),
-        ({"exclude_modules": 3}, "got exclude_modules 3"),
-        ({"layers_to_transform": [0, 2]}, r"unexpected.*model\.layers\.1"),
-        ({"layers_to_transform": 0}, r"unexpected.*model\.layers\.1"),
-        ({"layers_to_transform": [7]}, r"unexpected.*model\.layers\.0"),
-        ({"layers_to_transform": ["0"]}, r"layers_to_transform \['0'\], expected numbers"),
-        ({"layers_to_transform": [0], "target_modules": ".*"}, "to be a list of names"),
-        ({"layers_to_transform": [0], "layers_pattern": "h"}, r"unexpected.*model\.layers\.0"),
-        ({"layers_pattern": "layers"}, "layers_pattern without layers_to_transform"),
-        ({"rank_pattern": {"v_proj": 2}}, r"v_proj\.lora_A got shape \(3, 10\), expected \(2, in"),
-        ({"rank_pattern": {"v_proj": 0}}, r"got rank_pattern\['v_proj'\] 0, expected a whole"),
-        ({"rank_pattern": [2]}, r"got rank_pattern \[2\], expected module name -> number"),
-        ({"alpha_pattern": {"v_proj": 8}}, r"scaling \{.*was written for 1\.33.*the patterns"),
-        ({"alpha_pattern": {"(v_proj": 8}}, r"got alpha_pattern key '\(v_proj'"),
+        (
+            {"peft_type": "IA3"},
+            (
+                "peft_type",
+                "IA3",
+                "LORA",
+            ),
+        ),
+        (
+            {"peft_type": None},
+            (
+                "peft_type",
+                None,
+            ),
+        ),
+        (
+            {"task_type": "SEQ_CLS"},
+            (
+                "task_type",
+                "SEQ_CLS",
+            ),
+        ),
+        ({"r": None}, ("r",)),
+        ({"target_modules": None}, ("target_modules",)),
+        (
+            {"r": 0},
+            (
+                "r",
+                0,
+            ),
+        ),
+        (
+            {"r": "3"},
+            (
+                "r",
+                "'3'",
+            ),
+        ),
+        (
+            {"lora_alpha": float("nan")},
+            (
+                "lora_alpha",
+                float("nan"),
+            ),
+        ),
+        ({"lora_alpha": 8}, ("scaling",)),
+        ({"use_rslora": True}, ("scaling",)),
+        ({"r": 2}, ((3, 14),)),
+        ({"target_modules": ["v_proj", 3]}, ("target_modules",)),
+        ({"target_modules": ["v_proj"]}, ("model.layers.0.mlp.down_proj",)),
+        ({"target_modules": ["v_proj", "down_proj", "q_proj"]}, ("q_proj",)),
+        ({"target_modules": ".*(v_proj"}, (".*(v_proj",)),
+        ({"target_modules": "v_proj"}, ("model.layers.0",)),
+        ({"target_modules": r".*\.v_proj"}, ("model.layers",)),
+        ({"target_modules": r".*\.(v_proj|down_proj|q_proj)"}, ("q_proj",)),
+        ({"exclude_modules": r"model\.layers\.0\..*"}, ("model.layers.0",)),
+        ({"exclude_modules": ["v_proj", "down_proj"]}, ("model.layers.0",)),
+        (
+            {"exclude_modules": "(v_proj"},
+            (
+                "exclude_modules",
+                "(v_proj",
+            ),
+        ),
+        (
+            {"exclude_modules": 3},
+            (
+                "exclude_modules",
+                3,
+            ),
+        ),
+        ({"layers_to_transform": [0, 2]}, ("model.layers.1",)),
+        ({"layers_to_transform": 0}, ("model.layers.1",)),
+        ({"layers_to_transform": [7]}, ("model.layers.0",)),
+        (
+            {"layers_to_transform": ["0"]},
+            (
+                "layers_to_transform",
+                ["0"],
+            ),
+        ),
+        ({"layers_to_transform": [0], "target_modules": ".*"}, ("target_modules",)),
+        ({"layers_to_transform": [0], "layers_pattern": "h"}, ("model.layers.0",)),
+        (
+            {"layers_pattern": "layers"},
+            (
+                "layers_pattern",
+                "layers_to_transform",
+            ),
+        ),
+        (
+            {"rank_pattern": {"v_proj": 2}},
+            (
+                "v_proj.lora_A",
+                (3, 10),
+            ),
+        ),
+        (
+            {"rank_pattern": {"v_proj": 0}},
+            (
+                "rank_pattern",
+                "v_proj",
+                0,
+            ),
+        ),
+        (
+            {"rank_pattern": [2]},
+            (
+                "rank_pattern",
+                [2],
+            ),
+        ),
+        ({"alpha_pattern": {"v_proj": 8}}, ("scaling",)),
+        (
+            {"alpha_pattern": {"(v_proj": 8}},
+            (
+                "alpha_pattern",
+                "(v_proj",
+            ),
+        ),
     ],
 )
-def test_configs_that_do_not_fit_are_refused(tiny, saved, changes, match):
+def test_configs_that_do_not_fit_are_refused(tiny, saved, changes, named):
     edit_json(saved / "adapter_config.json", **changes)
-    refuse(tiny, saved, AdapterError, match)
+    refuse(tiny, saved, AdapterError, *named)
 
 
 def test_a_target_that_the_model_has_not_is_refused(tiny, saved):
@@ -712,41 +798,42 @@ V0 = f"{STEM}.0.self_attn.v_proj"
 
 
 @pytest.mark.parametrize(
-    ("change", "match"),
+    ("change", "named"),
     [
-        (lambda a: a.pop(f"{V0}.lora_B.weight"), "missing model.layers.0.self_attn.v_proj.lora_B"),
+        (lambda a: a.pop(f"{V0}.lora_B.weight"), ("model.layers.0.self_attn.v_proj.lora_B",)),
         (lambda a: [a.pop(f"{V0}.lora_{x}.weight") for x in "AB"],
-         r"missing tensors for \[.*v_proj"),
-        (lambda a: a.clear(), "no tensors"),
-        (lambda a: a.update(extra=np.ones(2, np.float32)), "got extra, expected only names"),
-        (lambda a: a.update({f"{V0}.lora_magnitude_vector": np.ones(6, np.float32)}), "magnitude"),
-        (rename(f"{V0}.lora_A.weight", "v_proj.lora_A.weight"), "got v_proj.lora_A.weight"),
+         ("v_proj",)),
+        (lambda a: a.clear(), ()),
+        (lambda a: a.update(extra=np.ones(2, np.float32)), ("extra",)),
+        (lambda a: a.update({f"{V0}.lora_magnitude_vector": np.ones(6, np.float32)}),
+         ("lora_magnitude_vector",)),
+        (rename(f"{V0}.lora_A.weight", "v_proj.lora_A.weight"), ("v_proj.lora_A.weight",)),
         (lambda a: a.update({f"{STEM}.7.mlp.up_proj.lora_{x}.weight": np.ones((3, 3), np.float32)
-                             for x in "AB"}), r"unexpected.*model\.layers\.7"),
+                             for x in "AB"}), ("model.layers.7",)),
         (lambda a: a.update({f"{V0}.lora_A.weight": np.ones((3, 11), np.float32)}),
-         r"v_proj.lora_A got shape \(3, 11\), expected \(3, 10\)"),
+         ("v_proj.lora_A", (3, 11), (3, 10),)),
         (lambda a: a.update({f"{V0}.lora_B.weight": np.ones((7, 3), np.float32)}),
-         r"v_proj.lora_B got shape \(7, 3\), expected \(6, 3\)"),
-        (lambda a: a.update({f"{V0}.lora_A.weight": np.ones(3, np.float32)}), r"shape \(3,\)"),
+         ("v_proj.lora_B", (7, 3), (6, 3),)),
+        (lambda a: a.update({f"{V0}.lora_A.weight": np.ones(3, np.float32)}), ((3,),)),
         (lambda a: a.update({f"{V0}.lora_A.weight": np.ones((3, 10), np.int32)}),
-         "got int32, expected floats"),
+         ("int32",)),
         (lambda a: a.update({f"{V0}.lora_B.weight": np.ones((6, 3), np.int8)}),
-         "got int8, expected floats"),
-        (lambda a: a.update({f"{V0}.lora_A.weight": np.ones((3, 10))}), "got float64, expected"),
-        (lambda a: a[f"{V0}.lora_A.weight"].__setitem__((1, 1), np.nan), "got NaN"),
-        (lambda a: a[f"{V0}.lora_B.weight"].__setitem__((1, 1), -np.inf), "got NaN or inf"),
+         ("int8",)),
+        (lambda a: a.update({f"{V0}.lora_A.weight": np.ones((3, 10))}), ("float64",)),
+        (lambda a: a[f"{V0}.lora_A.weight"].__setitem__((1, 1), np.nan), ("NaN",)),
+        (lambda a: a[f"{V0}.lora_B.weight"].__setitem__((1, 1), -np.inf), ("NaN",)),
     ],
 )  # fmt: skip
-def test_tensors_that_do_not_fit_are_refused(tiny, saved, change, match):
+def test_tensors_that_do_not_fit_are_refused(tiny, saved, change, named):
     edit_tensors(saved, change)
-    refuse(tiny, saved, AdapterError, match)
+    refuse(tiny, saved, AdapterError, *named)
 
 
 @pytest.mark.parametrize("keep", [0, 7, 200, -1])
 def test_a_truncated_file_is_refused(tiny, saved, keep):
     path = saved / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    refuse(tiny, saved, AdapterError, r"adapter_model\.safetensors")
+    refuse(tiny, saved, AdapterError, "adapter_model.safetensors")
 
 
 def test_half_precision_is_cast_up(tiny, saved):
@@ -782,13 +869,13 @@ def test_bfloat16_is_cast_up(tiny, saved):
 def test_a_pickle_is_refused_by_name(tiny, saved):
     (saved / "adapter_model.safetensors").unlink()
     (saved / "adapter_model.bin").write_bytes(pickle.dumps({"a": 1}))
-    refuse(tiny, saved, AdapterError, r"adapter_model\.bin, a pickle.*safe_serialization")
+    refuse(tiny, saved, AdapterError, "adapter_model.bin", "safe_serialization")
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
 def test_a_missing_file_is_named(tiny, saved, name):
     (saved / name).unlink()
-    refuse(tiny, saved, AdapterError, name.replace(".", r"\."))
+    refuse(tiny, saved, AdapterError, name)
 
 
 def test_a_folder_of_adapters_names_them(tiny, saved):
@@ -831,33 +918,79 @@ def test_a_missing_folder_is_named(tiny, tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\udcff", "[" * 100_000])
 def test_json_that_is_damaged_is_refused(tiny, saved, name, text):
     (saved / name).write_bytes(text.encode("utf-8", "surrogateescape"))
-    refuse(tiny, saved, AdapterError, f"{name}.*(not JSON|holds a JSON list)")
+    refuse(tiny, saved, AdapterError, name, "JSON")
 
 
 @pytest.mark.parametrize(
-    ("changes", "match"),
+    ("changes", "named"),
     [
-        ({"format_version": 3}, "format_version 3, expected 1 or 2"),
-        ({"format_version": None}, "format_version None"),
-        ({"format_version": True}, "format_version True"),
-        ({"format_version": 1, "base_fingerprint": None}, "base_fingerprint None"),
-        ({"adapter_fingerprint": None}, "adapter_fingerprint None"),
-        ({"base_fingerprint": "abc"}, "base_fingerprint 'abc'"),
-        ({"base_adapted_fingerprint": 3}, "base_adapted_fingerprint 3"),
-        ({"tokenizer_fingerprint": ["sha256:1"]}, "tokenizer_fingerprint"),
-        ({"template_fingerprint": {}}, "template_fingerprint"),
-        ({"base_config": [1]}, "base_config"),
-        ({"provenance": "x"}, "provenance 'x'"),
+        (
+            {"format_version": 3},
+            (
+                "format_version",
+                3,
+                1,
+                2,
+            ),
+        ),
+        (
+            {"format_version": None},
+            (
+                "format_version",
+                None,
+            ),
+        ),
+        (
+            {"format_version": True},
+            (
+                "format_version",
+                True,
+            ),
+        ),
+        (
+            {"format_version": 1, "base_fingerprint": None},
+            (
+                "base_fingerprint",
+                None,
+            ),
+        ),
+        (
+            {"adapter_fingerprint": None},
+            (
+                "adapter_fingerprint",
+                None,
+            ),
+        ),
+        (
+            {"base_fingerprint": "abc"},
+            (
+                "base_fingerprint",
+                "abc",
+            ),
+        ),
+        (
+            {"base_adapted_fingerprint": 3},
+            (
+                "base_adapted_fingerprint",
+                3,
+            ),
+        ),
+        ({"tokenizer_fingerprint": ["sha256:1"]}, ("tokenizer_fingerprint",)),
+        ({"template_fingerprint": {}}, ("template_fingerprint",)),
+        ({"base_config": [1]}, ("base_config",)),
+        ({"provenance": "x"}, ("x",)),
     ],
 )
-def test_a_sidecar_that_is_not_ours_is_refused(tiny, saved, changes, match):
+def test_a_sidecar_that_is_not_ours_is_refused(tiny, saved, changes, named):
     edit_json(saved / "minilora.json", **changes)
-    refuse(tiny, saved, AdapterError, match)
+    refuse(tiny, saved, AdapterError, *named)
 
 
 def test_another_architecture_is_refused(tiny, saved):
-    refuse(tiny, saved, BaseMismatchError, "intermediate_size", tiny.model(intermediate_size=15))
+    refuse(
+        tiny, saved, BaseMismatchError, "intermediate_size", model=tiny.model(intermediate_size=15)
+    )
     (saved / "minilora.json").unlink()  # then its shapes are all there is to judge by
-    refuse(tiny, saved, AdapterError, r"v_proj|down_proj", tiny.model(intermediate_size=15))
-    refuse(tiny, saved, AdapterError, "missing tensors", tiny.model(layers=4))
-    refuse(tiny, saved, AdapterError, "unexpected ones", tiny.model(layers=2))
+    refuse(tiny, saved, AdapterError, "down_proj", model=tiny.model(intermediate_size=15))
+    refuse(tiny, saved, AdapterError, "model.layers.3", model=tiny.model(layers=4))
+    refuse(tiny, saved, AdapterError, "model.layers.2", model=tiny.model(layers=2))

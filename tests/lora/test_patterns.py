@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from minilora.lora import Adapter, LoRAConfig, TargetError, attach
-from tests.says import refusal
+from tests.says import names, refusal
 
 Q0 = "model.layers.0.self_attn.q_proj"
 Q2 = "model.layers.2.self_attn.q_proj"
@@ -75,22 +75,22 @@ def test_the_first_key_that_fits_counts():
 
 @pytest.mark.parametrize("name", ["rank_pattern", "alpha_pattern"])
 @pytest.mark.parametrize(
-    ("pattern", "words"),
+    ("pattern", "named"),
     [
-        (["q_proj"], "expected module name -> number"),
-        (None, "expected module name -> number"),
-        ({"": 3}, "key ''"),
-        ({3: 3}, "key 3"),
-        ({"(q": 3}, r"key '\(q'.*regular expression"),
-        ({"q": 0}, r"\['q'\] 0"),
-        ({"q": -1}, r"\['q'\] -1"),
-        ({"q": "4"}, r"\['q'\] '4'"),
-        ({"q": True}, r"\['q'\] True"),
-        ({"q": math.nan}, r"\['q'\] nan"),
+        (["q_proj"], (["q_proj"],)),
+        (None, (None,)),
+        ({"": 3}, ("''",)),
+        ({3: 3}, (3,)),
+        ({"(q": 3}, ("'(q'",)),
+        ({"q": 0}, ("'q'", 0)),
+        ({"q": -1}, ("'q'", -1)),
+        ({"q": "4"}, ("'q'", "'4'")),
+        ({"q": True}, ("'q'", True)),
+        ({"q": math.nan}, ("'q'", math.nan)),
     ],
 )
-def test_refused_patterns_are_named(name, pattern, words):
-    with pytest.raises(ValueError, match=f"got {name}.*{words}|got {name}{words}"):
+def test_refused_patterns_are_named(name, pattern, named):
+    with refusal(ValueError, name, *named):
         LoRAConfig(**{name: pattern})
 
 
@@ -130,19 +130,43 @@ def test_attaching_merging_and_detaching_with_patterns_restore_bit_for_bit(tiny)
 
 
 @pytest.mark.parametrize(
-    ("patterns", "words"),
+    ("patterns", "refused"),
     [
-        ({"rank_pattern": {"v_proj": 2}}, r"rank_pattern got 'v_proj'.*one of: q_proj, up_proj"),
-        ({"alpha_pattern": {"q_proj": 2, "qproj": 2}}, "alpha_pattern got 'qproj'"),
-        ({"rank_pattern": {Q2: 11}}, f"got r 11 for {Q2}"),
+        (
+            {"rank_pattern": {"v_proj": 2}},
+            (
+                TargetError,
+                "rank_pattern",
+                "v_proj",
+                "q_proj",
+                "up_proj",
+            ),
+        ),
+        (
+            {"alpha_pattern": {"q_proj": 2, "qproj": 2}},
+            (
+                TargetError,
+                "alpha_pattern",
+                "qproj",
+            ),
+        ),
+        (
+            {"rank_pattern": {Q2: 11}},
+            (
+                ValueError,
+                "r",
+                11,
+                Q2,
+            ),
+        ),
     ],
 )
-def test_a_pattern_that_makes_no_sense_for_the_model_changes_nothing(tiny, patterns, words):
+def test_a_pattern_that_makes_no_sense_for_the_model_changes_nothing(tiny, patterns, refused):
     model = tiny.model()
     before = tiny.snapshot(model)
-    with pytest.raises(ValueError, match=words) as error:
+    with refusal(*refused) as error:
         attach(model, LoRAConfig(**SETTINGS, **patterns), np.random.default_rng(0))
-    assert isinstance(error.value, TargetError) == ("got r" not in words)
+    assert isinstance(error.value, TargetError) == (refused[0] is TargetError)
     assert tiny.same(model, before)
 
 
@@ -203,7 +227,7 @@ def test_keys_that_fit_nothing_are_told_and_dropped_on_loading(tiny, tmp_path):
     with pytest.warns(UserWarning) as told:
         loaded = attach(tiny.model(), Adapter.read(folder)).model.eval()
     text = " ".join(str(w.message) for w in told)
-    assert "rank_pattern 'gone' fit no" in text and "alpha_pattern 'k_proj' fit no" in text
+    assert names(text, "rank_pattern", "'gone'", "alpha_pattern", "'k_proj'")
     assert loaded(tiny.ids).data.tobytes() == model.model(tiny.ids).data.tobytes()
 
 
