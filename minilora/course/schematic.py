@@ -1,19 +1,25 @@
-"""Schematics: boxes, grids of numbers and arrows, drawn as SVG with a text for who can't see them.
+"""Schematics: boxes, grids of numbers and arrows, with a text for readers who can't see them.
 
-A notebook shows a `Schematic` by itself (`_repr_svg_`), and `figure.write(path)` saves it. Lengths
-are in pixels; the picture scales with the page. Colours are the course's: grey is frozen, orange is
-trained, blue is data that flows through.
+A notebook shows a `Schematic` by itself: as SVG where the page may show it, and as PNG where it
+may not, as in a notebook that somebody else has run. `picture.write(path)` saves the SVG. Lengths
+are in pixels; the picture scales with the page. Colours are the course's: grey is frozen, orange
+is trained, blue is data that flows through.
 """
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from minilora.storage import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FROZEN, TRAINED, DATA, PLAIN = "#d5d9e0", "#f6b26b", "#a9cdf0", "#ffffff"
 INK, LINE, PAPER = "#1f2430", "#5b6472", "#ffffff"
@@ -50,6 +56,119 @@ class Box:
         return self.x + self.width / 2, self.y + self.height
 
 
+@dataclass(frozen=True)
+class _Rectangle:
+    x: float
+    y: float
+    width: float
+    height: float
+    fill: str = "none"
+    opacity: float = 1.0
+    outlined: bool = True
+    round: float = 0.0
+    dashed: bool = False
+
+    def svg(self) -> str:
+        line = f" stroke='{LINE}' stroke-width='1.2'" if self.outlined else ""
+        line += " stroke-dasharray='5 4'" if self.dashed else ""
+        corners = f" rx='{self.round:g}'" if self.round else ""
+        faint = f" fill-opacity='{self.opacity:.2f}'" if self.opacity < 1 else ""
+        return (
+            f"<rect x='{self.x:g}' y='{self.y:g}' width='{self.width:g}' height='{self.height:g}'"
+            f"{corners} fill='{self.fill}'{faint}{line}/>"
+        )
+
+    def draw(self, axes: Axes) -> None:
+        from matplotlib.colors import to_rgba
+        from matplotlib.patches import FancyBboxPatch, Rectangle
+
+        look = {
+            "facecolor": "none" if self.fill == "none" else to_rgba(self.fill, self.opacity),
+            "edgecolor": LINE if self.outlined else "none",
+            "linewidth": 0.9,
+            "linestyle": (0, (4, 3)) if self.dashed else "solid",
+        }
+        corner, size = (self.x, self.y), (self.width, self.height)
+        if self.round:
+            style = f"round,pad=0,rounding_size={self.round}"
+            axes.add_patch(FancyBboxPatch(corner, *size, boxstyle=style, **look))
+        else:
+            axes.add_patch(Rectangle(corner, *size, **look))
+
+
+@dataclass(frozen=True)
+class _Circle:
+    x: float
+    y: float
+    radius: float
+    fill: str
+
+    def svg(self) -> str:
+        return (
+            f"<circle cx='{self.x:g}' cy='{self.y:g}' r='{self.radius:g}' fill='{self.fill}' "
+            f"stroke='{LINE}' stroke-width='1.2'/>"
+        )
+
+    def draw(self, axes: Axes) -> None:
+        from matplotlib.patches import Circle
+
+        axes.add_patch(
+            Circle(
+                (self.x, self.y), self.radius, facecolor=self.fill, edgecolor=LINE, linewidth=0.9
+            )
+        )
+
+
+@dataclass(frozen=True)
+class _Text:
+    x: float
+    y: float
+    text: str
+    size: float
+    anchor: str
+    bold: bool
+    colour: str
+
+    def svg(self) -> str:
+        weight = " font-weight='bold'" if self.bold else ""
+        return (
+            f"<text x='{self.x:g}' y='{self.y:g}' font-size='{self.size:g}' "
+            f"text-anchor='{self.anchor}' fill='{self.colour}'{weight}>{escape(self.text)}</text>"
+        )
+
+    def draw(self, axes: Axes) -> None:
+        sides = {"start": "left", "middle": "center", "end": "right"}
+        axes.text(
+            self.x, self.y, self.text.replace("$", r"\$"), fontsize=0.68 * self.size,
+            ha=sides[self.anchor], va="baseline", color=self.colour,
+            fontweight="bold" if self.bold else "normal",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Arrow:
+    points: tuple[tuple[float, float], ...]
+    dashed: bool
+    colour: str
+
+    def svg(self) -> str:
+        dashes = " stroke-dasharray='5 4'" if self.dashed else ""
+        way = "M " + " L ".join(f"{x:g} {y:g}" for x, y in self.points)
+        return (
+            f"<path d='{way}' fill='none' stroke='{self.colour}' stroke-width='1.6'{dashes} "
+            "marker-end='url(#head)'/>"
+        )
+
+    def draw(self, axes: Axes) -> None:
+        style = (0, (4, 3)) if self.dashed else "solid"
+        for (x, y), (u, v) in zip(self.points, self.points[1:-1], strict=False):
+            axes.plot([x, u], [y, v], color=self.colour, linewidth=1.1, linestyle=style)
+        look = {"arrowstyle": "-|>", "color": self.colour, "linewidth": 1.1, "linestyle": style}
+        axes.annotate(
+            "", self.points[-1], self.points[-2], arrowprops={**look, "shrinkA": 0, "shrinkB": 0}
+        )
+
+
 class Schematic:
     """A picture of `width` by `height` pixels; `alt` says in words what it shows.
 
@@ -60,18 +179,14 @@ class Schematic:
         if len(alt) < 20:
             raise ValueError(f"got the alt text {alt!r}, expected what the picture shows, in words")
         self.width, self.height, self.alt = width, height, alt
-        self._parts: list[str] = []
+        self._parts: list[_Rectangle | _Circle | _Text | _Arrow] = []
 
     def box(
         self, x: float, y: float, width: float, height: float, text: str = "",
         fill: str = PLAIN, note: str = "", dashed: bool = False,
     ) -> Box:  # fmt: skip
         """A rectangle with lines of text in its middle, and a smaller note below the text."""
-        dashes = " stroke-dasharray='5 4'" if dashed else ""
-        self._parts.append(
-            f"<rect x='{x:g}' y='{y:g}' width='{width:g}' height='{height:g}' rx='5' "
-            f"fill='{fill}' stroke='{LINE}' stroke-width='1.2'{dashes}/>"
-        )
+        self._parts.append(_Rectangle(x, y, width, height, fill, round=5, dashed=dashed))
         lines = [*text.split("\n")] if text else []
         middle, below = x + width / 2, len(lines) * 17 + (13 if note else 0)
         start = y + height / 2 - below / 2 + 13
@@ -95,15 +210,12 @@ class Schematic:
         for i in range(rows):
             for j in range(columns):
                 strength = 0.35 + 0.65 * float(values[i, j])
+                corner = x + j * cell, y + i * cell
                 self._parts.append(
-                    f"<rect x='{x + j * cell:g}' y='{y + i * cell:g}' width='{cell - 1:g}' "
-                    f"height='{cell - 1:g}' fill='{fill}' fill-opacity='{strength:.2f}'/>"
+                    _Rectangle(*corner, cell - 1, cell - 1, fill, strength, outlined=False)
                 )
         width, height = columns * cell, rows * cell
-        self._parts.append(
-            f"<rect x='{x - 1:g}' y='{y - 1:g}' width='{width + 1:g}' height='{height + 1:g}' "
-            f"fill='none' stroke='{LINE}' stroke-width='1.2'/>"
-        )
+        self._parts.append(_Rectangle(x - 1, y - 1, width + 1, height + 1))
         if label:
             self.text(x + width / 2, y + height + 16, label, anchor="middle")
         if shape:
@@ -114,19 +226,12 @@ class Schematic:
         self, x: float, y: float, text: str, size: float = 13, anchor: str = "start",
         bold: bool = False, colour: str = INK,
     ) -> None:  # fmt: skip
-        """A line of text; y is its base line."""
-        weight = " font-weight='bold'" if bold else ""
-        self._parts.append(
-            f"<text x='{x:g}' y='{y:g}' font-size='{size:g}' text-anchor='{anchor}' "
-            f"fill='{colour}'{weight}>{escape(text)}</text>"
-        )
+        """A line of text; y is its base line. anchor: start, middle or end."""
+        self._parts.append(_Text(x, y, text, size, anchor, bold, colour))
 
     def circle(self, x: float, y: float, text: str, radius: float = 13, fill: str = PLAIN) -> Box:
         """A circle with a sign in it, such as + or ×; (x, y) is its middle."""
-        self._parts.append(
-            f"<circle cx='{x:g}' cy='{y:g}' r='{radius:g}' fill='{fill}' stroke='{LINE}' "
-            "stroke-width='1.2'/>"
-        )
+        self._parts.append(_Circle(x, y, radius, fill))
         self.text(x, y + 5, text, size=15, anchor="middle")
         return Box(x - radius, y - radius, 2 * radius, 2 * radius)
 
@@ -140,12 +245,8 @@ class Schematic:
         label: above the middle of a line across, to the right of one that goes up or down.
         """
         (x, y), (u, v) = start, end
-        corner = {"across": f"L {u:g} {y:g} ", "down": f"L {x:g} {v:g} "}.get(bend, "")
-        dashes = " stroke-dasharray='5 4'" if dashed else ""
-        self._parts.append(
-            f"<path d='M {x:g} {y:g} {corner}L {u:g} {v:g}' fill='none' stroke='{colour}' "
-            f"stroke-width='1.6'{dashes} marker-end='url(#head)'/>"
-        )
+        corner = {"across": [(u, y)], "down": [(x, v)]}.get(bend, [])
+        self._parts.append(_Arrow((start, *corner, end), dashed, colour))
         if label and abs(u - x) >= abs(v - y):
             self.text((x + u) / 2, (y + v) / 2 - 6, label, size=12, anchor="middle")
         elif label:
@@ -163,12 +264,27 @@ class Schematic:
             f"width='{self.width:g}' role='img' aria-label='{escape(self.alt, quote=True)}' "
             f"style='max-width:100%;height:auto' {FONT}><title>{escape(self.alt)}</title>"
             f"<defs>{head}</defs><rect width='100%' height='100%' fill='{PAPER}'/>"
-            + "".join(self._parts)
+            + "".join(part.svg() for part in self._parts)
             + "</svg>"
         )
 
-    def _repr_svg_(self) -> str:
-        return self.svg()
+    def png(self) -> bytes:
+        """The same picture as a PNG file, with 1.3 pixels for each of its lengths."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(self.width / 100, self.height / 100), dpi=130, facecolor=PAPER)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set(xlim=(0, self.width), ylim=(self.height, 0))
+        axes.axis("off")
+        for part in self._parts:
+            part.draw(axes)
+        buffer = io.BytesIO()
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+        return buffer.getvalue()
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict:
+        return {"image/svg+xml": self.svg(), "image/png": self.png(), "text/plain": repr(self)}
 
     def __repr__(self) -> str:
         return f"picture: {self.alt}"

@@ -108,6 +108,17 @@ def test_a_picture_is_svg_with_its_words_and_stays_inside_its_frame(draw):
     assert draw().svg() == picture.svg()
 
 
+def test_a_picture_is_shown_as_png_where_svg_may_not_be():
+    """A notebook that somebody else has run shows no SVG: there the alt text stood alone."""
+    picture = pictures.lora_layer()
+    shown = picture._repr_mimebundle_()
+    assert set(shown) == {"image/svg+xml", "image/png", "text/plain"}
+    assert shown["image/png"].startswith(b"\x89PNG") and picture.alt in shown["text/plain"]
+    width, height = (int.from_bytes(shown["image/png"][i : i + 4], "big") for i in (16, 20))
+    assert (width, height) == pytest.approx((1.3 * picture.width, 1.3 * picture.height), abs=1)
+    assert picture.png() == pictures.lora_layer().png()
+
+
 def test_a_picture_without_words_is_refused():
     with pytest.raises(ValueError, match="'LoRA'"):
         Schematic(10, 10, "LoRA")
