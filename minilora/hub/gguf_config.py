@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from minilora.limits import require_count, require_finite
 from minilora.nn import TransformerConfig
 
 ARCHITECTURE = "llama"
@@ -33,6 +35,35 @@ KNOWN = {*SIZES.values(), EPS, THETA, KV_HEADS, KEY_LENGTH, *NEUTRAL}
 KNOWN |= {"vocab_size", "attention.value_length", "rope.dimension_count", "tensor_data_layout"}
 
 
+TOKENIZER = "tokenizer.ggml."
+TEXTS = ("model", "pre")
+TEXT_LISTS = ("tokens", "merges")
+COUNT_LISTS = ("token_type",)
+"""Keys after "tokenizer.ggml." by what they hold."""
+
+
+def require_kinds(path: Path, metadata: dict[str, Any]) -> None:
+    """Raise ValueError naming a key whose value is of another kind than its name says."""
+    for key, value in metadata.items():
+        own = key.removeprefix(TOKENIZER) if key.startswith(TOKENIZER) else ""
+        if own in TEXTS:
+            fits, expected = isinstance(value, str), "a text"
+        elif own in TEXT_LISTS:
+            fits, expected = _is_list(value, str), "a list of texts"
+        elif own in COUNT_LISTS:
+            fits, expected = _is_list(value, int), "a list of whole numbers"
+        elif own.endswith("_token_id"):
+            fits, expected = type(value) is int, "a whole number"
+        else:
+            continue
+        if not fits:
+            raise ValueError(f"{path}: got {key} {reprlib.repr(value)}, expected {expected}")
+
+
+def _is_list(value: object, kind: type) -> bool:
+    return isinstance(value, list) and all(type(entry) is kind for entry in value)
+
+
 def config_of(path: Path, metadata: dict[str, Any], tied: bool) -> TransformerConfig:
     """The config that the metadata describes; `tied`: the file has no output head of its own.
 
@@ -41,6 +72,7 @@ def config_of(path: Path, metadata: dict[str, Any], tied: bool) -> TransformerCo
     found = metadata.get("general.architecture")
     if found != ARCHITECTURE:
         raise ValueError(f"{path} has architecture {found!r}, supported is {ARCHITECTURE!r}")
+    require_kinds(path, metadata)
     prefix = f"{ARCHITECTURE}."
     own = {k.removeprefix(prefix): v for k, v in metadata.items() if k.startswith(prefix)}
     for key, value in own.items():  # some writers repeat one number for every layer
@@ -52,6 +84,13 @@ def config_of(path: Path, metadata: dict[str, Any], tied: bool) -> TransformerCo
         raise ValueError(
             f"{path} lacks {missing or 'attention heads'}, expected a llama's metadata"
         )
+    try:
+        for key in {*SIZES.values(), KV_HEADS, KEY_LENGTH} & own.keys():
+            require_count(prefix + key, own[key], 1)
+        for key in {EPS, THETA} & own.keys():
+            require_finite(prefix + key, own[key])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     head_dim = own.get(KEY_LENGTH, own["embedding_length"] // heads)
     _refuse_odd(path, own, head_dim)
     values = {field: own[key] for field, key in SIZES.items()}

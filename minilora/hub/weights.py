@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +19,7 @@ INDEX = "model.safetensors.index.json"
 DTYPES = ("F32", "F16", "BF16", "F64")
 SMALL = 1 << 24
 """Numbers of a model that is built whatever its file holds: it takes no memory to speak of."""
+_LAYER = re.compile(r"model\.layers\.\d+\.")
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -118,7 +120,7 @@ def open_weights(folder: Path) -> Weights:
 
 
 def require_size(config: TransformerConfig, weights: Weights) -> None:
-    """Raise ValueError for a config that means more than twice the numbers that the file has.
+    """Raise ValueError for a config of more than twice the file's numbers, or of other layers.
 
     Asked before the model is built, as building it would take the memory. A config that is small,
     or nearer to the file, is judged by `fill_model`, which names the tensors that do not fit.
@@ -128,6 +130,14 @@ def require_size(config: TransformerConfig, weights: Weights) -> None:
         raise ValueError(
             f"{weights.path}: got {held:,} numbers, expected {config.parameter_count:,} for the "
             "sizes of the config"
+        )
+    got = {match[0] for match in map(_LAYER.match, weights.shapes) if match}
+    expected = {f"model.layers.{i}." for i in range(config.num_hidden_layers)}
+    if got != expected:
+        missing, extra = ([n[:-1] for n in sorted(x)] for x in (expected - got, got - expected))
+        raise ValueError(
+            f"{weights.path} holds {len(got)} layers, expected num_hidden_layers = "
+            f"{config.num_hidden_layers}: missing {_some_of(missing)}, unexpected {_some_of(extra)}"
         )
 
 
@@ -146,11 +156,11 @@ def fill_model(model: Transformer, weights: Weights, dtype: str = "float32") -> 
     missing, extra = sorted(own.keys() - shapes.keys()), sorted(shapes.keys() - own.keys())
     if missing or extra:
         raise ValueError(
-            f"{weights.path}: missing {missing or 'none'}, unexpected {extra or 'none'}"
+            f"{weights.path}: missing {_some_of(missing)}, unexpected {_some_of(extra)}"
         )
     wrong = [f"{n} got {shapes[n]}, expected {s}" for n, s in own.items() if shapes[n] != s]
     if wrong:
-        raise ValueError(f"{weights.path}: {'; '.join(wrong)}")
+        raise ValueError(f"{weights.path}: {_some_of(wrong)}")
     formats, ready = formats_for(model, dtype), {}
     for name, parameter in model.named_parameters():
         blocks = weights.stored(name) if dtype == "q4" and name in formats else None
@@ -177,6 +187,12 @@ def _stored(weights: Weights, name: str, array: np.ndarray, format: str) -> Stor
         return quantize(array, format)
     except ValueError as error:
         raise ValueError(f"{weights.path}: {name}: {error}") from None
+
+
+def _some_of(findings: list[str]) -> str:
+    """The first few of several findings, and how many more there are."""
+    more = f" and {len(findings) - 4} more" if len(findings) > 4 else ""
+    return ", ".join(findings[:4]) + more or "none"
 
 
 def first_of(findings: dict[str, object]) -> str:
