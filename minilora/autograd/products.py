@@ -37,11 +37,12 @@ class _StoredSum:
 
 
 Matrix = Array | StoredArray | _StoredSum
+_STORED = (StoredArray, _StoredSum)
 
 
 def is_stored(w: Matrix) -> bool:
     """Whether the numbers of `w` are made for each product, from fewer bits."""
-    return isinstance(w, (StoredArray, _StoredSum))
+    return isinstance(w, _STORED)
 
 
 def as_rows(x: Array) -> Array:
@@ -54,7 +55,7 @@ def times_transpose(x: Array, w: Matrix) -> Array:
     xp = get_array_module(x)
     out = xp.empty((*x.shape[:-1], w.shape[0]), dtype=x.dtype)
     rows, result = as_rows(x), as_rows(out)
-    if not is_stored(w):
+    if not isinstance(w, _STORED):
         xp.matmul(rows, w.T, out=result)
         return out
     for outputs, columns in w.parts(x.dtype):
@@ -67,7 +68,7 @@ def times(g: Array, w: Matrix) -> Array:
     xp = get_array_module(g)
     out = xp.empty((*g.shape[:-1], w.shape[1]), dtype=g.dtype)
     rows, result = as_rows(g), as_rows(out)
-    if not is_stored(w):
+    if not isinstance(w, _STORED):
         xp.matmul(rows, w, out=result)
         return out
     for outputs, columns in w.parts(g.dtype):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import numpy as np
 
@@ -206,52 +205,50 @@ def topological_order(root: Node) -> list[Node]:
     return order
 
 
-class _Cotangent(NamedTuple):
-    """What reached one Node or leaf so far. `owned`: nothing else holds the array."""
+class _Cotangents:
+    """What has reached each Node or leaf so far, added up.
 
-    array: Array
-    owned: bool
+    `owned` holds those whose array nothing else holds. The next cotangent is added in its place, so
+    that the branches of a residual stream cost one pass each and no memory.
+    """
 
+    def __init__(self) -> None:
+        self.sums: dict[Node | Tensor, Array] = {}
+        self.owned: set[Node | Tensor] = set()
 
-def _add(one: _Cotangent, other: _Cotangent) -> _Cotangent:
-    """Their sum, in the place of an owned one: a residual stream's branches then need no memory."""
-    for mine, more in ((one, other), (other, one)):
-        if mine.owned:
-            get_array_module(mine.array).add(mine.array, more.array, out=mine.array)
-            return mine
-    return _owned(one.array + other.array)
-
-
-def _owned(array: Array) -> _Cotangent:
-    """Arithmetic on 0-d arrays gives NumPy scalars, into which nothing can be added in place."""
-    return _Cotangent(array, owned=array.ndim > 0)
-
-
-def _arrive(
-    arrived: dict[Node | Tensor, _Cotangent], parent: Node | Tensor, array: Array, fresh: bool
-) -> None:
-    """Add what a vjp returned to what has reached `parent` before."""
-    cotangent = _owned(array) if fresh else _Cotangent(array, owned=False)
-    before = arrived.get(parent)
-    arrived[parent] = cotangent if before is None else _add(before, cotangent)
+    def add(self, place: Node | Tensor, array: Array, fresh: bool) -> None:
+        """Add a cotangent of `place`; fresh: whether nothing else holds the array."""
+        total = self.sums.get(place)
+        if place in self.owned:
+            get_array_module(total).add(total, array, out=total)
+            return
+        # Arithmetic on 0-d arrays gives NumPy scalars, into which nothing can be added in place.
+        if total is not None and fresh and array.ndim > 0:
+            get_array_module(total).add(total, array, out=array)
+        elif total is not None:
+            array, fresh = total + array, True
+        self.sums[place] = array
+        if fresh and array.ndim > 0:
+            self.owned.add(place)
 
 
 def backward(root: Tensor, g: Array | None = None) -> None:
     """Send the cotangent `g` of `root` back to its leaves; see `Tensor.backward`."""
     if not root.requires_grad:
         raise ValueError("backward got a tensor that requires no gradient, expected one that does")
-    first = _Cotangent(_initial_cotangent(root, g), owned=False)
+    g = _initial_cotangent(root, g)
     if root.node is None:
-        _add_to_grad(root, first)
+        _add_to_grad(root, g, owned=False)
         return
-    arrived: dict[Node | Tensor, _Cotangent] = {root.node: first}
+    arrived = _Cotangents()
+    arrived.add(root.node, g, fresh=False)
     for node in topological_order(root.node):
-        for parent, array in node.cotangents(arrived.pop(node).array):
-            if isinstance(parent, Tensor) and array.shape != parent.shape:
-                raise ValueError(f"a vjp returned shape {array.shape}, expected {parent.shape}")
-            _arrive(arrived, parent, array, node.fresh)
-    for leaf, cotangent in arrived.items():  # every Node has taken its own out
-        _add_to_grad(leaf, cotangent)
+        for parent, cotangent in node.cotangents(arrived.sums.pop(node)):
+            if isinstance(parent, Tensor) and cotangent.shape != parent.shape:
+                raise ValueError(f"a vjp returned shape {cotangent.shape}, expected {parent.shape}")
+            arrived.add(parent, cotangent, node.fresh)
+    for leaf, total in arrived.sums.items():  # each Node's sum was taken out in its turn
+        _add_to_grad(leaf, total, leaf in arrived.owned)
 
 
 def _initial_cotangent(root: Tensor, g: Array | None) -> Array:
@@ -265,10 +262,9 @@ def _initial_cotangent(root: Tensor, g: Array | None) -> Array:
     return g.astype(root.dtype, copy=False)
 
 
-def _add_to_grad(leaf: Tensor, cotangent: _Cotangent) -> None:
-    array, owned = cotangent
-    xp = get_array_module(array)
+def _add_to_grad(leaf: Tensor, g: Array, owned: bool) -> None:
+    xp = get_array_module(g)
     if leaf.grad is None:
-        leaf.grad = array if owned else xp.array(array)
+        leaf.grad = g if owned else xp.array(g)
     else:
-        xp.add(leaf.grad, array, out=leaf.grad)
+        xp.add(leaf.grad, g, out=leaf.grad)
