@@ -6,20 +6,17 @@ import pytest
 from minilora.autograd import Tensor, no_grad
 from minilora.baselines.bottleneck import BottleneckLinear, attach_bottlenecks
 from minilora.gradients.bottleneck_cases import bottleneck_model
-from minilora.gradients.model_cases import tiny_config
 from minilora.lora import AttachError, LoRAConfig, TargetError, attach, trainable_parameters
-from minilora.nn import Linear, Transformer, generate
+from minilora.nn import Linear, generate
 from minilora.training import AdamW
 from tests.says import refusal
+from tests.tiny import model as tiny_model
 
 IDS = np.array([[1, 4, 2, 7, 3], [5, 0, 9, 9, 10]])
 
 
 def tiny(dtype=np.float32):
-    model = Transformer(tiny_config(), np.random.default_rng(3))
-    for parameter in model.parameters():
-        parameter.data = parameter.data.astype(dtype)
-    return model
+    return tiny_model(3, dtype=dtype)
 
 
 def test_the_frozen_linear_gets_no_gradient():
@@ -62,8 +59,8 @@ def test_two_a_block_and_the_papers_count(size):
     assert [n.split(".", 3)[3] for n in handle.layers] == [
         "self_attn.o_proj",
         "mlp.down_proj",
-    ] * 2
-    width, layers = 6, 2
+    ] * 3
+    width, layers = 10, 3
     assert trainable_parameters(handle.model) == 2 * layers * (2 * width * size + size + width)
 
 

@@ -42,7 +42,7 @@ def test_a_result_holds_what_was_written(plan):
     assert list(result.seconds) == [
         "opening", "judging before", "training", "judging after and saving",
     ]  # fmt: skip
-    assert all(seconds >= 0 for seconds in result.seconds.values())
+    assert result.seconds["training"] > 0
 
 
 @pytest.mark.processes
