@@ -40,7 +40,7 @@ class _Tokens:
     @classmethod
     def of(cls, tokenizer: Tokenizer, text: str, offset: int) -> _Tokens:
         """The tokens of a part that begins at the character `offset` of the text."""
-        encoding = tokenizer.backend.encode(text, add_special_tokens=False)
+        encoding = tokenizer.encoding(text)
         places = np.array(encoding.offsets, np.int64).reshape(-1, 2) + offset
         return cls(np.array(encoding.ids, np.int32), places[:, 0], places[:, 1])
 

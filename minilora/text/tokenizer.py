@@ -109,13 +109,18 @@ class Tokenizer:
         """Id that fills up short rows (0 where the folder names none; it carries no loss)."""
         return self._special("pad_token") or 0
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text; special tokens written in it count as such, none are added.
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        """Token ids of a text; special tokens written in it count as such.
 
+        add_special_tokens: with those that the tokenizer sets around every text.
         Raises ValueError for a text that is not Unicode, as bytes of another encoding leave it.
         """
+        return self.encoding(text, add_special_tokens).ids
+
+    def encoding(self, text: str, add_special_tokens: bool = False) -> tokenizers.Encoding:
+        """As `encode`: the ids with the places in the text from which each comes."""
         try:
-            return self.backend.encode(text, add_special_tokens=False).ids
+            return self.backend.encode(text, add_special_tokens=add_special_tokens)
         except (TypeError, UnicodeError):
             _require_unicode(text)
             raise
@@ -126,7 +131,7 @@ class Tokenizer:
         Those before it are what the tokenizer adds; those after it end with the end of sequence,
         where there is one, as nothing else teaches a model to end.
         """
-        plain, whole = self.encode("a"), self.backend.encode("a", add_special_tokens=True).ids
+        plain, whole = self.encode("a"), self.encode("a", add_special_tokens=True)
         places = range(len(whole) - len(plain) + 1)
         at = next((i for i in places if whole[i : i + len(plain)] == plain), None)
         if at is None:

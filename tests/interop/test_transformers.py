@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from minilora.autograd import IGNORE
-from minilora.nn import Transformer, TransformerConfig, generate
+from minilora.hub import config as hub_config
+from minilora.nn import Transformer, generate
 from tests import tiny
 
 torch = pytest.importorskip("torch")
@@ -63,7 +64,7 @@ def test_parameter_names_and_shapes_are_the_same(pair):
 
 def test_config_json_goes_both_ways(pair):
     ours, theirs = pair
-    assert TransformerConfig.from_dict(theirs.config.to_dict()) == ours.config
+    assert hub_config.config_of(theirs.config.to_dict()) == ours.config
 
 
 def test_logits_are_equal(pair):
