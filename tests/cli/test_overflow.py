@@ -31,6 +31,7 @@ def argv(request, overflowing_base, tmp_path):
     }[request.param]
 
 
+@pytest.mark.processes
 def test_it_is_one_line_and_no_result_is_written(argv, tmp_path, capsys, recwarn):
     before = {p.name for p in tmp_path.iterdir()}
     assert main(argv) == 1
