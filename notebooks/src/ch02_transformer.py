@@ -115,7 +115,7 @@ print(np.round(shares @ v, 1))
 # vjps of chapter 1 at once. `recorded` makes an operation on Tensors of it.
 
 # %%
-from minilora.autograd import Tensor
+from minilora.autograd import IGNORE, Tensor
 from minilora.course import answer, check, claim, hint, predict, refuted, reveal, solution, style
 
 style()
@@ -470,9 +470,6 @@ plt.show()
 # %% exercise 2.6
 
 # %%
-
-
-from minilora.autograd import IGNORE
 
 
 def cross_entropy(logits, labels):

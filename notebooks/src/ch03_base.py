@@ -24,6 +24,7 @@ pictures.evaluation()
 # nothing; it builds the right-hand side.
 
 # %%
+import hashlib
 import json
 
 import matplotlib.pyplot as plt

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -122,3 +124,25 @@ def test_a_picture_is_shown_as_png_where_svg_may_not_be():
 def test_a_picture_without_words_is_refused():
     with pytest.raises(ValueError, match="'LoRA'"):
         Schematic(10, 10, "LoRA")
+
+
+@pytest.mark.parametrize("chapter", find_chapters(), ids=lambda chapter: chapter.name)
+def test_a_solution_finds_every_name_that_the_chapter_has_defined_before_it(chapter):
+    """The learner writes in the notebook: what a solution uses must be imported there by then."""
+    known = set(dir(builtins))
+    for cell in (cell for cell in chapter.cells if cell.kind == "code"):
+        if cell.role == "exercise":
+            tree = ast.parse(chapter.exercises[cell.exercise].solution)
+            names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+            used = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+            own = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+            own |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+            own |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+            assert used - own - known == set(), cell.exercise
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                known |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.FunctionDef):
+                known.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                known.add(node.id)
