@@ -108,8 +108,8 @@ for place, targets in SETS.items():
     print(f"{place:10} {len(chosen):2} maps, rank {ranks[place]:2}, {counts[place]:,} numbers")
 
 # %% [markdown]
-# The MLP set ends a tenth short, because ranks are whole. That is a handicap for coverage, and we
-# leave it.
+# The MLP set ends a tenth short, because ranks are whole: a handicap for the MLP alone. All maps
+# together have their full budget.
 #
 # ## Two jobs
 #
@@ -283,9 +283,10 @@ plt.show()
 #
 # Measured in loss, coverage is a little ahead on the first job, by less than seeds differ, and far
 # ahead on the second. Measured in what the ward reads, the two are a line or two in forty apart on
-# the first, and far apart on the second. To say known things in a new form, a model has to look in
-# other places, and where to look is what q and v decide. A code is a new thing to say when a name
-# comes by, and every map that can answer to the name helps, be it with a rank of 2.
+# the first, and far apart on the second. Where to look is what q and k decide; what is handed over
+# from there is what v and o decide, and the MLP works on it. A code is a new thing to say when a
+# name comes by: it has to come out of values and the MLP, and every map that can answer to the name
+# helps, be it with a rank of 2.
 #
 # ## Lean is cheaper in what?
 #
