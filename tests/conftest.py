@@ -82,6 +82,9 @@ def pytest_ignore_collect(collection_path, config: pytest.Config) -> bool | None
 def pytest_itemcollected(item: pytest.Item) -> None:
     if item.path.parent.name in CORE and not item.get_closest_marker("processes"):
         item.add_marker("core")
+    if item.path.parent.name == "interop" and item.config.pluginmanager.hasplugin("xdist"):
+        # In one process: a module's real model is loaded once, and two would not fit everywhere.
+        item.add_marker(pytest.mark.xdist_group(item.path.stem.split("_")[1]))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

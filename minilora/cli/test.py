@@ -17,8 +17,8 @@ from minilora import THREAD_VARIABLES
 GROUP = "Make"
 ROOT = Path(__file__).resolve().parents[2]
 CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
-ALONE = re.compile(r"--(all|pdb|trace|collect-only|co|capture=no|numprocesses|dist)(=.*)?$|-[snp]")
-"""Options with which one process runs the tests: chapters measure times, a debugger needs the
+ALONE = re.compile(r"--(pdb|trace|collect-only|co|capture=no|numprocesses|dist)(=.*)?$|-[snp]")
+"""Options with which one process runs the tests: a debugger and what is not captured need the
 terminal, and whoever gives pytest-xdist's own options has chosen."""
 
 
@@ -38,4 +38,5 @@ def side_by_side(args: Sequence[str]) -> list[str]:
     alone = any(ALONE.match(arg) or "::" in arg for arg in args)
     if alone or importlib.util.find_spec("xdist") is None:
         return []
-    return ["-n", "2", "--dist", "worksteal"]
+    # With --all, tests that load a real model stay together (see tests/conftest.py).
+    return ["-n", "2", "--dist", "loadgroup" if "--all" in args else "worksteal"]

@@ -136,27 +136,28 @@ def test_test_hands_its_arguments_to_pytest(capfd):
 
 
 @pytest.mark.parametrize(
-    ("args", "shared"),
+    ("args", "dist"),
     [
-        ("", True),
-        ("-x --durations=10 --color=yes -k merge tests/lora", True),
-        ("--all --durations=10", False),
-        ("--pdb tests/lora", False),
-        ("tests/lora/test_merge.py::test_x", False),
-        ("-s", False),
-        ("-n 4", False),
-        ("-n0", False),
-        ("--numprocesses=3", False),
-        ("-p no:xdist", False),
-        ("--co", False),
+        ("", "worksteal"),
+        ("-x --durations=10 --color=yes -k merge tests/lora", "worksteal"),
+        ("--all --durations=10", "loadgroup"),
+        ("--all --pdb", None),
+        ("--pdb tests/lora", None),
+        ("tests/lora/test_merge.py::test_x", None),
+        ("-s", None),
+        ("-n 4", None),
+        ("-n0", None),
+        ("--numprocesses=3", None),
+        ("-p no:xdist", None),
+        ("--co", None),
     ],
 )
-def test_tests_share_two_processes_unless_one_is_asked_for(monkeypatch, args, shared):
+def test_tests_share_two_processes_unless_one_is_asked_for(monkeypatch, args, dist):
     ran = []
     monkeypatch.setattr(test.subprocess, "call", lambda command, **_: ran.extend(command) or 0)
     assert app.main(["test", *args.split()]) == 0
     tail = ran[ran.index("-q") + 1 :]
-    assert tail == [*(("-n", "2", "--dist", "worksteal") if shared else ()), *args.split()]
+    assert tail == [*(("-n", "2", "--dist", dist) if dist else ()), *args.split()]
 
 
 @pytest.mark.processes
