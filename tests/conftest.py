@@ -2,6 +2,9 @@
 
 `pytest` runs the library's tests, every exercise and one chapter. `-m core` runs the rooms that a
 change of the mathematics touches, `-m ch05` all of a chapter as shipped, `--all` everything.
+
+`minilora test` shares the tests among two processes, which both make the list: what a test is
+called must depend on nothing but the sources (no time, no set's order, no temporary path).
 """
 
 from __future__ import annotations
