@@ -17,7 +17,7 @@ from minilora.storage import SafetensorsFile, read_json
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 DTYPES = ("F32", "F16", "BF16", "F64")
-SMALL = 1 << 24
+SMALL = 1 << 18
 """Numbers of a model that is built whatever its file holds: it takes no memory to speak of."""
 _LAYER = re.compile(r"model\.layers\.\d+\.")
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
