@@ -337,7 +337,9 @@ class SafetensorsFile:
             with safe_open(str(self.path), framework="np"):  # checks the header and every offset
                 pass
         except (SafetensorError, ValueError) as error:
-            raise ValueError(f"{self.path} is not a whole safetensors file: {error}") from None
+            raise ValueError(
+                f"{self.path} is not a whole safetensors file: {one_line(error)}"
+            ) from None
         self._file = MappedFile(self.path)
         self._start = 8 + header_bytes
         self._entries = json.loads(self._file.bytes[8 : self._start])
@@ -373,6 +375,11 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
     """All arrays and the metadata of a safetensors file, with the errors of SafetensorsFile."""
     file = SafetensorsFile(path)
     return {name: file.read(name) for name in file.shapes}, file.metadata
+
+
+def one_line(message: object, longest: int = 300) -> str:
+    """A library's message as one line: it may repeat what a file says, of any length."""
+    return " ".join(str(message).split())[:longest]
 
 
 # -------------------------------------------------------------------------------------------- JSON

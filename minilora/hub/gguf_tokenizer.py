@@ -8,6 +8,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from minilora.storage import one_line
 from minilora.text.tokenizer import Tokenizer
 
 MODEL = "gpt2"
@@ -70,7 +71,9 @@ def _backend(path: Path, tokens: list[str], merges: list[str]) -> tokenizers.Tok
     try:
         return tokenizers.Tokenizer(models.BPE(ranks, pairs))
     except Exception as error:  # tokenizers raises bare Exception
-        raise ValueError(f"{path} has merges that do not fit its tokens: {error}") from None
+        raise ValueError(
+            f"{path} has merges that do not fit its tokens: {one_line(error)}"
+        ) from None
 
 
 def _splitter(pre: str) -> pre_tokenizers.PreTokenizer:

@@ -12,7 +12,7 @@ import numpy as np
 from minilora.autograd.quantize import quantize
 from minilora.autograd.stored_array import StoredArray
 from minilora.nn import Transformer, TransformerConfig, formats_for, store_base
-from minilora.storage import SafetensorsFile, read_json
+from minilora.storage import SafetensorsFile, one_line, read_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -192,10 +192,10 @@ def _stored(weights: Weights, name: str, array: np.ndarray, format: str) -> Stor
 def _some_of(findings: list[str]) -> str:
     """The first few of several findings, and how many more there are."""
     more = f" and {len(findings) - 4} more" if len(findings) > 4 else ""
-    return ", ".join(findings[:4]) + more or "none"
+    return ", ".join(one_line(text) for text in findings[:4]) + more or "none"
 
 
 def first_of(findings: dict[str, object]) -> str:
     """The first three of several findings, and how many there are."""
-    shown = ", ".join(f"{name}: {value}" for name, value in list(findings.items())[:3])
+    shown = ", ".join(one_line(f"{name}: {value}") for name, value in list(findings.items())[:3])
     return shown + (f" and {len(findings) - 3} more" if len(findings) > 3 else "")

@@ -25,6 +25,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
+from minilora.storage import one_line
+
 STEPS = 200_000
 """Turns of loops, calls of macros and numbers in ranges, in one rendering."""
 LENGTH = 10_000_000
@@ -55,7 +57,7 @@ class ChatTemplate:
         try:
             self._template = self._environment.from_string(source)
         except Exception as error:  # RecursionError, or Python's own for code it can't compile
-            raise ValueError(f"the chat template is not Jinja: {_one_line(error)}") from None
+            raise ValueError(f"the chat template is not Jinja: {one_line(error)}") from None
 
     def render(self, **variables: object) -> str:
         """The text. Raises ValueError, in one line, for whatever goes wrong within the template."""
@@ -63,12 +65,10 @@ class ChatTemplate:
         try:
             return self._template.render(**variables)
         except TemplateError as error:
-            raise ValueError(
-                f"the chat template refused the messages: {_one_line(error)}"
-            ) from None
+            raise ValueError(f"the chat template refused the messages: {one_line(error)}") from None
         except Exception as error:  # a template can raise anything, 1/0 for one
             raise ValueError(
-                f"the chat template failed: {type(error).__name__}: {_one_line(error)}"
+                f"the chat template failed: {type(error).__name__}: {one_line(error)}"
             ) from None
 
 
@@ -88,10 +88,6 @@ def template_of(config: Mapping) -> str | None:
             )
         value = value.get("default")
     return value or None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 # --------------------------------------------------------------------------------- the environment

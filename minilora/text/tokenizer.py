@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tokenizers
 
-from minilora.storage import read_json
+from minilora.storage import one_line, read_json
 from minilora.text.chat_template import ChatTemplate, template_of
 
 SPECIAL_TOKENS = ("<|pad|>", "<|user|>", "<|assistant|>", "<|end|>")
@@ -197,7 +197,7 @@ def _read_backend(path: Path) -> tokenizers.Tokenizer:
     except BaseException as error:  # tokenizers raises bare Exception, or a PanicException
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
-        raise ValueError(f"{path} can't be read as a tokenizer: {error}") from None
+        raise ValueError(f"{path} can't be read as a tokenizer: {one_line(error)}") from None
     backend.no_truncation()
     backend.no_padding()
     return backend
@@ -243,7 +243,8 @@ def _numbered_tokens(value: object) -> dict[int, tokenizers.AddedToken]:
         return {int(n): tokenizers.AddedToken(**token) for n, token in (value or {}).items()}
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"added_tokens_decoder is {reprlib.repr(value)}, expected ids and their tokens: {error}"
+            f"added_tokens_decoder is {reprlib.repr(value)}, expected ids and their tokens: "
+            f"{one_line(error)}"
         ) from None
 
 

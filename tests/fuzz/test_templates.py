@@ -111,7 +111,7 @@ def render(source):
     )
 
 
-@cases(250)
+@cases(100)
 @given(
     st.one_of(
         templates(st.one_of(TAME, WILD)), SHARDS, st.tuples(SHARDS, templates(WILD)).map("".join)
@@ -122,7 +122,7 @@ def test_a_template_gives_a_text_or_one_line(source):
     assert isinstance(got, Refused) or (isinstance(got, str) and len(got) <= LENGTH)
 
 
-@cases(150)
+@cases(100)
 @given(templates(TAME))
 def test_a_tame_template_is_what_plain_jinja_makes_of_it(source):
     plain = ImmutableSandboxedEnvironment(

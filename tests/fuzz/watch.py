@@ -8,7 +8,6 @@ property as many as are named, other ones for each seed, and marks the tests `sl
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import signal
 import threading
@@ -91,7 +90,11 @@ def _require_one_line(error: Exception) -> None:
 
 @contextmanager
 def _bounded():
-    """A hang fails the test; one in compiled code, which hears no signal, ends the process."""
+    """A hang fails the test; one in compiled code, which hears no signal, ends the process.
+
+    By timers alone: a thread that starts while tracemalloc is switched can crash Python (its
+    gh-128679), and faulthandler's own timer starts one.
+    """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
         yield
         return
@@ -102,14 +105,16 @@ def _bounded():
         raise TimeoutError("fuzz")
 
     before = signal.signal(signal.SIGALRM, ring)
+    last = signal.signal(signal.SIGVTALRM, signal.SIG_DFL)  # which ends the process
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    faulthandler.dump_traceback_later(4 * SECONDS, exit=True)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 4 * SECONDS)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGALRM, before)
-        faulthandler.cancel_dump_traceback_later()
+        signal.signal(signal.SIGVTALRM, last)
     assert not rang, f"it had not ended after {SECONDS} s"
 
 
