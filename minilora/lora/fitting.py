@@ -88,6 +88,8 @@ def _naming_both(adapter: Adapter, base_name: str) -> Iterator[None]:
     """An error in the `with` names both bases first, where the names differ."""
     try:
         yield
+    except BaseMismatchError:  # it names both already
+        raise
     except ValueError as error:
         if not base_name or base_name == adapter.base_name:
             raise

@@ -439,6 +439,13 @@ def test_numbers_of_the_config_that_change_what_is_computed_count(tiny, saved, n
     assert tiny.same(model, before)
 
 
+def test_both_bases_are_named_once(tiny, saved):
+    model = with_config(tiny.model(), rope_theta=4000.0)
+    with pytest.raises(BaseMismatchError) as error:
+        attach(model, Adapter.read(saved), base_name="another name")
+    assert [str(error.value).count(name) for name in ("'tiny'", "'another name'")] == [1, 1]
+
+
 def test_every_field_of_the_config_is_either_silent_or_counts(tiny):
     fields = {field.name for field in dataclasses.fields(TransformerConfig)}
     assert fields == set(mark_base(tiny.model()).config) | set(base.SILENT)
