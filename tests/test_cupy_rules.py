@@ -25,6 +25,7 @@ ALWAYS = {"ndarray", "generic", "dtype", "random", "float32", "float64", "int32"
 
 # Files that work on the host alone.
 HOST_FILES = {
+    "autograd/normal_float.py": "stored weights are made on the host",
     "autograd/quantize.py": "stored weights are made on the host",
     "autograd/stored_array.py": "stored weights live on the host",
     "training/batches.py": "batches are made on the host",

@@ -1,4 +1,4 @@
-"""Numbers to stored blocks: float16, q8 and q4 of a float matrix, and a GGUF file's own blocks."""
+"""Numbers to stored blocks: every format of a float matrix, and a GGUF file's own blocks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from minilora.autograd.stored_array import BLOCK, Fields, StoredArray
+from minilora.autograd.normal_float import NF4_BLOCK, DoubleQuantized, nearest, nf4_codebook
+from minilora.autograd.stored_array import BLOCK, BLOCKS, Fields, StoredArray
 
 LARGEST = float(np.finfo(np.float16).max)
 Q4_1_BYTES, Q8_0_BYTES = 4 + BLOCK // 2, 2 + BLOCK
@@ -19,8 +20,10 @@ def quantize(weight: np.ndarray, format: str) -> StoredArray:
     Largest errors, apart from float32 rounding: float16, 2^-11 of the number (2^-25 below 2^-14).
     q8, d/2, with 127 d at or just above the block's largest magnitude. q4, d/2, with m at or just
     below the block's least number and m + 15 d at or just above its largest: 1/30 of its range.
-    Raises ValueError for numbers that are not finite or beyond float16, and for q8 and q4 where
-    `in` is not a multiple of 32.
+    nf4, with d the block's largest magnitude kept in 8 bits: half the gap between two numbers of
+    the codebook, at most 0.152 d, and what d itself was rounded by.
+    Raises ValueError for numbers that are not finite or beyond float16, and where `in` is not a
+    multiple of a block: 32, for nf4 64.
     """
     if weight.ndim != 2:
         raise ValueError(f"got a weight of shape {weight.shape}, expected (out, in)")
@@ -29,18 +32,18 @@ def quantize(weight: np.ndarray, format: str) -> StoredArray:
     largest = float(np.abs(weight).max()) if weight.size else 0.0
     if not largest <= LARGEST:
         raise ValueError(f"got weights up to {largest}, expected finite ones up to {LARGEST:g}")
-    if format != "float16" and weight.shape[1] % BLOCK:
+    if weight.shape[1] % BLOCKS[format]:
         raise ValueError(
             f"got a weight of shape {weight.shape} for {format}, expected inputs in blocks of "
-            f"{BLOCK}"
+            f"{BLOCKS[format]}"
         )
     transposed = np.ascontiguousarray(weight.T, dtype=np.float32)
     return StoredArray(format, _FIELDS[format](transposed), weight.shape)
 
 
-def _in_blocks(transposed: np.ndarray) -> np.ndarray:
-    """W^T (in, out) as (blocks, 32, out)."""
-    return transposed.reshape(-1, BLOCK, transposed.shape[1])
+def _in_blocks(transposed: np.ndarray, size: int = BLOCK) -> np.ndarray:
+    """W^T (in, out) as (blocks, size, out)."""
+    return transposed.reshape(-1, size, transposed.shape[1])
 
 
 def _to_float16(transposed: np.ndarray) -> Fields:
@@ -65,8 +68,21 @@ def _to_q4(transposed: np.ndarray) -> Fields:
     d = _scale_that_reaches(largest, np.float32(15), minimum)
     codes = np.rint((blocks - minimum[:, None]) * _inverse(d)[:, None])
     codes = np.clip(codes, 0, 15).astype(np.uint8)
-    first, second = codes[:, : BLOCK // 2], codes[:, BLOCK // 2 :]
-    return first | (second << 4), d, m  # two codes a byte, as `stored_array._read_q4` reads them
+    return _two_a_byte(codes), d, m
+
+
+def _to_nf4(transposed: np.ndarray) -> Fields:
+    blocks = _in_blocks(transposed, NF4_BLOCK)
+    largest = np.abs(blocks).max(axis=1)
+    divisor = np.where(largest == 0, np.float32(1), largest)
+    return _two_a_byte(nearest(blocks / divisor[:, None], nf4_codebook())), DoubleQuantized(largest)
+
+
+def _two_a_byte(codes: np.ndarray) -> np.ndarray:
+    """Codes below 16, (blocks, n, out) -> (blocks, n / 2, out): the first half of each block low,
+    the second high, as `stored_array` reads them."""
+    half = codes.shape[1] // 2
+    return codes[:, :half] | (codes[:, half:] << 4)
 
 
 def _scale_that_reaches(
@@ -92,6 +108,7 @@ _FIELDS: dict[str, Callable[[np.ndarray], Fields]] = {
     "float16": _to_float16,
     "q8": _to_q8,
     "q4": _to_q4,
+    "nf4": _to_nf4,
 }
 """Format -> its fields, from W^T (in, out) in float32."""
 

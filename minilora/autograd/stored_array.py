@@ -2,11 +2,13 @@
 
 The idea of QLoRA (Dettmers et al. 2023): the base stays small in memory, and each product
 (`products.py`) makes the numbers of the layer it needs, forward and backward, and forgets them.
-The adapter beside it is float32. Formats, with c one of the 32 codes of a block along the inputs:
+The adapter beside it is float32. Formats, with c one of the codes of a block along the inputs (32,
+of nf4 64):
 
     float16  w                       2 bytes a number
     q8       w = d c                 c int8,    d float16              8.5 bits a number (GGUF Q8_0)
     q4       w = d c + m             c 0 to 15, d and m float16        5 bits a number (GGUF Q4_1)
+    nf4      w = d NF4[c]            c 0 to 15, d in 8 bits itself     4.13 bits a number (QLoRA)
 
 Everything is kept as W^T, outputs along the last axis, because NumPy is fast on long rows only: in
 the file's order a row would be the 32 codes of one block, here it is one code of all outputs.
@@ -19,16 +21,22 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from minilora.autograd.normal_float import NF4_BLOCK, DoubleQuantized, nf4_codebook
+
 BLOCK = 32
 """Numbers that share a scale, as in GGUF."""
+BLOCKS = {"float16": 1, "q8": BLOCK, "q4": BLOCK, "nf4": NF4_BLOCK}
+"""Format -> numbers that share a scale: `in` must be a multiple."""
 PART_BYTES = 4 << 20
 """Most float32 numbers of a matrix that are made at a time: a layer of SmolLM2, not its head."""
 CACHE_BYTES = 1 << 18
 """Most float32 numbers over which several passes go before the next are begun."""
 
-Fields = tuple[np.ndarray, ...]
+Fields = tuple[np.ndarray | DoubleQuantized, ...]
 """A format's arrays, each with the outputs along its last axis: (codes,), (codes, d) or
 (codes, d, m)."""
+NF4_OF_LOW, NF4_OF_HIGH = np.tile(nf4_codebook(), 16), np.repeat(nf4_codebook(), 16)
+"""Byte -> the NF4 number of its low and of its high half, (256,) each."""
 
 
 # -- from the fields of n outputs to float32 numbers: W^T (in, n) ----------------------------------
@@ -96,10 +104,24 @@ def _read_q4(fields: Fields, out: np.ndarray) -> None:
         numbers += m[piece]
 
 
+def _read_nf4(fields: Fields, out: np.ndarray) -> None:
+    """A block's 64 codes lie in 32 bytes, halves as in q4. d comes as float32, (blocks, n)."""
+    pairs, d = fields[0], np.asarray(fields[1])
+    blocks = out.reshape(len(pairs), NF4_BLOCK, out.shape[-1])
+    half = NF4_BLOCK // 2
+    for piece in _pieces(len(pairs), blocks[0].nbytes):
+        numbers = blocks[piece]
+        codes = pairs[piece].astype(np.intp)  # else `take` converts them for each of its calls
+        numbers[:, :half] = NF4_OF_LOW.take(codes, mode="clip")  # its faster mode; all fit
+        numbers[:, half:] = NF4_OF_HIGH.take(codes, mode="clip")
+        numbers *= d[piece][:, None]
+
+
 FORMATS: dict[str, Callable[[Fields, np.ndarray], None]] = {
     "float16": _read_float16,
     "q8": _read_q8,
     "q4": _read_q4,
+    "nf4": _read_nf4,
 }
 """Name -> function that writes float32 numbers, (in, n), from the fields of n outputs."""
 
@@ -128,7 +150,8 @@ class StoredArray:
         self.format, self.fields, self.shape = format, fields, (int(shape[0]), int(shape[1]))
         self.dtype = np.dtype(dtype)
         for field in fields:
-            field.flags.writeable = False
+            if isinstance(field, np.ndarray):  # DoubleQuantized never changes as it is
+                field.flags.writeable = False
 
     @property
     def size(self) -> int:

@@ -34,7 +34,7 @@ def minilora(spec: dict, turns: Turns) -> None:
     """Our side. A training step is `fit` itself, stopped between steps by its own callback.
 
     Its n cores are n workers of one BLAS thread in a step; the kind "blas" has one worker of n, and
-    the kinds "float16" and "q4" hold the base so.
+    the kinds "float16", "q4" and "nf4" hold the base so.
     """
     workload, job = w.Workload.from_dict(spec["workload"]), w.JOBS[spec["job"]]
     dtype = spec["kind"] if spec["kind"] in BASE_DTYPES else "float32"
@@ -134,8 +134,8 @@ def full(spec: dict, turns: Turns) -> None:
 
 
 KINDS = {
-    "minilora": minilora, "blas": minilora, "float16": minilora, "q4": minilora, "full": full,
-    "textbook": textbook, "matmul": matmul,
+    "minilora": minilora, "blas": minilora, "full": full, "textbook": textbook, "matmul": matmul,
+    "float16": minilora, "q4": minilora, "nf4": minilora,
 }  # fmt: skip
 IN_TORCH = ("torch", "torch-labelled", "transformers")
 

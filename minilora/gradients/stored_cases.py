@@ -11,6 +11,7 @@ import numpy as np
 from minilora.autograd import Tensor
 from minilora.autograd import functional as F
 from minilora.autograd.quantize import quantize
+from minilora.autograd.stored_array import FORMATS
 from minilora.gradients.case import Case
 from minilora.gradients.model_cases import PROBED, loss_of, module_case, randomise_, token_batch
 from minilora.lora.attach import attach
@@ -18,12 +19,15 @@ from minilora.lora.config import ALL_LINEAR, LoRAConfig
 from minilora.nn import Transformer, TransformerConfig, store_base
 
 WIDTH, OUT, RANK = 64, 5, 2
-ADAPTED = {"float16": ("q_proj", "v_proj"), "q4": ALL_LINEAR}
+ADAPTED = {"float16": ("q_proj", "v_proj"), "q4": ALL_LINEAR, "nf4": ALL_LINEAR}
 """Base dtype -> targets of the adapter on it."""
 
 
 def blocky_config(tied: bool) -> TransformerConfig:
-    """Widths in blocks of 32, but for o_proj's 12 inputs, which stay float16 in a q4 base."""
+    """Widths in blocks of 32, but for o_proj's 12 inputs, which stay float16 in a q4 base.
+
+    down_proj's 64 inputs alone are a block of nf4.
+    """
     return TransformerConfig(
         vocab_size=11,
         hidden_size=32,
@@ -58,7 +62,7 @@ def stored_cases(seed: int = 0) -> list[Case]:
     """
     rng = np.random.default_rng([seed, 3])
     cases = []
-    for format in ("float16", "q8", "q4"):
+    for format in FORMATS:
         weight = Tensor(quantize(rng.standard_normal((OUT, WIDTH)), format))
         x = {"x": rng.standard_normal((2, 3, WIDTH))}
         cases.append(Case("linear", f"stored {format}", F.linear, x, {"weight": weight}))

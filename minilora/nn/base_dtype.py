@@ -10,14 +10,14 @@ from collections.abc import Mapping
 
 from minilora.autograd.products import Matrix, is_stored
 from minilora.autograd.quantize import quantize
-from minilora.autograd.stored_array import BLOCK, StoredArray
+from minilora.autograd.stored_array import BLOCKS, StoredArray
 from minilora.backend import get_array_module, keep_freed_memory, to_numpy
 from minilora.nn.freeze import is_frozen
 from minilora.nn.layers import Embedding, Linear
 from minilora.nn.module import Module, Parameter
 from minilora.nn.transformer import Transformer
 
-BASE_DTYPES = ("float32", "float16", "q4")
+BASE_DTYPES = ("float32", "float16", "q4", "nf4")
 """What `store_base` takes. Norms and biases are float32 in each."""
 
 
@@ -51,11 +51,12 @@ def store_base(
 ) -> Transformer:
     """Keep a plain model's matrices as stored blocks, in place; returns it.
 
-    "float16": all of them. "q4": linear layers in q4; the embedding and the output head, to
-    which a language model is most sensitive, in q8; where the inputs are no multiple of 32,
-    float16. "float32" changes nothing. ready: weights that are stored already, by parameter name
-    (a GGUF file's own blocks), used as they are. From then on the model computes with the stored
-    numbers, and so do fingerprints, merging and saving, which write float32.
+    "float16": all of them. "q4" and "nf4": linear layers in that format; the embedding and the
+    output head, to which a language model is most sensitive, in q8; where the inputs are no
+    multiple of a block (32, of nf4 64), float16. "float32" changes nothing. ready: weights that
+    are stored already, by parameter name (a GGUF file's own blocks), used as they are. From then
+    on the model computes with the stored numbers, and so do fingerprints, merging and saving,
+    which write float32.
     Raises ValueError, before anything changes, for another dtype, a model that carries an
     adapter, is on a device or is stored already, and for ready names or shapes it does not have.
     """
@@ -121,12 +122,10 @@ def formats_for(model: Transformer, dtype: str) -> dict[str, str]:
         return formats
     for name, module in model.named_modules():
         if isinstance(module, (Linear, Embedding)):
-            kind = dtype
-            if dtype == "q4" and module.weight.shape[1] % BLOCK:
-                kind = "float16"
-            elif dtype == "q4" and (isinstance(module, Embedding) or module is model.lm_head):
-                kind = "q8"
-            formats[f"{name}.weight"] = kind
+            sensitive = isinstance(module, Embedding) or module is model.lm_head
+            kind = "q8" if sensitive and dtype != "float16" else dtype
+            fits = module.weight.shape[1] % BLOCKS[kind] == 0
+            formats[f"{name}.weight"] = kind if fits else "float16"
     return formats
 
 

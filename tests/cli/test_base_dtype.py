@@ -19,7 +19,7 @@ from tests.cli.conftest import make_base, pairs, write_jsonl
 from tests.says import error_line, names
 
 FLAGS = ("--steps", "4", "--workers", "1", "--r", "2", "--batch-size", "4", "--lr", "0.02")
-STORED = ("float16", "q4")
+STORED = ("float16", "q4", "nf4")
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ from tests import tiny
 from tests.says import refusal
 from tests.tiny import IDS, LABELS
 
-STORED = ("float16", "q4")
+STORED = ("float16", "q4", "nf4")
 
 
 def make(tied=True, **changes):
@@ -245,6 +245,6 @@ def test_a_stored_model_stays_on_the_cpu():
 
 
 def test_the_list_of_dtypes_is_what_store_base_takes():
-    assert BASE_DTYPES == ("float32", "float16", "q4")
+    assert ("float32", *STORED) == BASE_DTYPES
     for dtype in BASE_DTYPES:
         store_base(make(), dtype)
