@@ -162,11 +162,12 @@ class Judge:
             raise Mistake(sentence)
 
     def parts(self, out: Any, count: int, wanted: str) -> tuple[Any, ...]:
-        """The `count` things that a function returned together, as a tuple or a list.
+        """The `count` things that a function returned together: tuple, list, array of numbers.
 
         wanted: what it was to return, such as "two gradients, `return gx, gW`".
         """
-        self.true(isinstance(out, (tuple, list)) and len(out) == count, f"return {wanted}.")
+        together = isinstance(out, (tuple, list)) or (isinstance(out, np.ndarray) and out.ndim == 1)
+        self.true(together and len(out) == count, f"return {wanted}.")
         return tuple(out)
 
     def number(self, name: str, got: Any, want: float, **how: Any) -> None:

@@ -23,6 +23,9 @@ def check_turn_dial(fn: Callable, judge: Judge) -> None:
                 "that is the sheet alone, without the photo under it.": sheet * alpha / r,
                 "alpha is not divided by r.": photo + sheet * alpha,
                 "divided by r, and alpha is missing.": photo + sheet / r,
+                "the dial is missing; the sheet takes the factor alpha / r.": photo + sheet,
+                "alpha and r are the wrong way round.": photo + sheet * r / alpha,
+                "the dial turned the photo and not the sheet.": photo * alpha / r + sheet,
                 "you divided by the square root of r; here it is r itself.": photo
                 + sheet * alpha / np.sqrt(r),
                 "the photo was scaled with the sheet; only the sheet has a dial.": (photo + sheet)
@@ -61,6 +64,13 @@ def check_turn_dial(fn: Callable, judge: Judge) -> None:
         mistake("rows for r", "number of rows", change=("A.shape[0]", "B.shape[0]")),
         mistake("columns for r", "number of columns", change=("A.shape[0]", "A.shape[1]")),
         mistake("root of r", "square root of r", change=("alpha / r", "alpha / r**0.5")),
+        mistake("no dial", "the dial is missing", change=("(alpha / r) * ", "")),
+        mistake("upside down", "wrong way round", change=("alpha / r", "r / alpha")),
+        mistake(
+            "the photo's dial",
+            "turned the photo",
+            change=("photo + (alpha / r) * (B @ A)", "(alpha / r) * photo + B @ A"),
+        ),
         mistake("no photo", "the sheet alone", change=("photo + ", "")),
         mistake(
             "in place",
@@ -87,6 +97,10 @@ def check_flatten(fn: Callable, judge: Judge) -> None:
     got = judge.call(fn, photo=photo, sheets=sheets)
     total = np.sum(parts, axis=0)
     first = sum(alpha / sheets[0][0].shape[1] * (b @ a) for b, a, alpha in sheets)
+    turned = before
+    for b, a, alpha in sheets:
+        turned = alpha / b.shape[1] * (turned + b @ a)
+    stacked = np.hstack([b for b, _, _ in sheets]) @ np.vstack([a for _, a, _ in sheets])
     loud = np.sum([alpha * (b @ a) for b, a, alpha in sheets], axis=0)
     judge.close(
         "the flattened photo",
@@ -101,6 +115,12 @@ def check_flatten(fn: Callable, judge: Judge) -> None:
             "each sheet has its own dial: alpha is not divided by that sheet's r.": before + loud,
             "that is the sheets alone, without the photo under them.": total,
             "every sheet has a rank of its own; you took the first one's for all.": before + first,
+            "the dials are missing; each sheet takes its own alpha / r.": before + stacked,
+            "the dial turned what lies under the sheet as well; only the sheet has one.": turned,
+            "the strips were joined and turned by one dial; each sheet has its own.": before
+            + sum(alpha for _, _, alpha in sheets)
+            / sum(b.shape[1] for b, _, _ in sheets)
+            * stacked,
         },
     )
     alone = judge.call(fn, photo=photo, sheets=[])
@@ -143,6 +163,25 @@ def check_flatten(fn: Callable, judge: Judge) -> None:
             "first rank for all",
             "a rank of its own",
             change=("alpha / A.shape[0]", "alpha / len(sheets[0][1])"),
+        ),
+        mistake(
+            "no dials", "dials are missing", change=("(alpha / A.shape[0]) * (B @ A)", "B @ A")
+        ),
+        mistake(
+            "all turned",
+            "what lies under",
+            change=("flat + (alpha / A.shape[0]) * (B @ A)", "alpha / len(A) * (flat + B @ A)"),
+        ),
+        mistake(
+            "joined strips",
+            "turned by one dial",
+            body="""
+            if not sheets:
+                return photo.copy()
+            B = np.hstack([B for B, _, _ in sheets])
+            A = np.vstack([A for _, A, _ in sheets])
+            return photo + sum(alpha for _, _, alpha in sheets) / A.shape[0] * (B @ A)
+            """,
         ),
         mistake("the photo itself", "returned the photo itself", change=("photo.copy()", "photo")),
         mistake(

@@ -47,6 +47,8 @@ def _other_ranks(s: np.ndarray, share: float) -> dict[str, float]:
         "that is where the sum comes nearest; it has to reach the share.": (
             int(np.abs(held - share).argmin()) + 1
         ),
+        "you began with the smallest value; the values come largest first, so take them as they "
+        "come.": int(np.searchsorted(np.cumsum(s[::-1] ** 2) / energy[-1], share)) + 1,
     }
 
 
@@ -88,6 +90,11 @@ def _other_ranks(s: np.ndarray, share: float) -> dict[str, float]:
             "nearest",
             "comes nearest",
             change=("np.searchsorted(held, share)", "np.abs(held - share).argmin()"),
+        ),
+        mistake(
+            "smallest first",
+            "began with the smallest",
+            change=("np.cumsum(energy)", "np.cumsum(np.sort(energy))"),
         ),
         mistake(
             "more than the share",
@@ -144,6 +151,14 @@ def _judge_sheet(judge: Judge, delta: np.ndarray, sheet: np.ndarray, r: int) -> 
         not np.allclose(sheet, (u[:, -r:] * s[-r:]) @ vt[-r:]),
         "these are the weakest directions; numpy sorts the strongest first.",
     )
+    judge.true(
+        not np.allclose(sheet, (u[:, 1 : r + 1] * s[1 : r + 1]) @ vt[1 : r + 1]),
+        "the strongest direction is left out: numpy counts from 0, so take [:r].",
+    )
+    judge.true(
+        not np.allclose(sheet, s[0] * u[:, :r] @ vt[:r]),
+        "every direction has the strength of the first; column i takes its own s[i].",
+    )
     again = vt[:, :r].T
     judge.true(
         again.shape != vt[:r].shape or not np.allclose(sheet, (u[:, :r] * s[:r]) @ again),
@@ -195,6 +210,15 @@ def _judge_sheet(judge: Judge, delta: np.ndarray, sheet: np.ndarray, r: int) -> 
             return u[:, -r:] * s[-r:], vt[-r:]
             """,
         ),
+        mistake(
+            "from 1",
+            "direction is left out",
+            body="""
+            u, s, vt = np.linalg.svd(delta, full_matrices=False)
+            return u[:, 1 : r + 1] * s[1 : r + 1], vt[1 : r + 1]
+            """,
+        ),
+        mistake("one strength", "strength of the first", change=("* s[:r]", "* s[0]")),
         mistake("transposed again", "once more", change=("vt[:r]", "vt[:, :r].T")),
         mistake(
             "half of the strength",
@@ -213,21 +237,25 @@ def thin_sheet(delta: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_count_sheet(fn: Callable, judge: Judge) -> None:
+    cases = []
     for rows, columns, r in ((7, 5, 2), (31, 12, 3), (600, 512, 8), (4096, 1024, 16)):
         b, a = np.empty((rows, r)), np.empty((r, columns))
-        judge.number(
-            f"numbers in a sheet of rank {r} for a grid of {rows} x {columns}",
-            judge.call(fn, out_features=rows, in_features=columns, r=r),
-            b.size + a.size,
-            instead={
-                "that is the product B A, which nobody stores.": np.asarray(rows * columns),
-                "the strips lie side by side; add their sizes, don't multiply.": np.asarray(
-                    b.size * a.size
-                ),
-                "you counted B alone.": np.asarray(b.size),
-                "you counted A alone.": np.asarray(a.size),
-            },
-        )
+        instead = {
+            "that is the product B A, which nobody stores.": rows * columns,
+            "the strips lie side by side; add their sizes, don't multiply.": b.size * a.size,
+            "r is missing: a row of the grid has r numbers in B, and a column r in A.": (
+                rows + columns
+            ),
+            "that is r grids of the full size; a strip has one side of the grid and r.": (
+                r * rows * columns
+            ),
+            "you counted B alone.": b.size,
+            "you counted A alone.": a.size,
+        }
+        got = judge.call(fn, out_features=rows, in_features=columns, r=r)
+        name = f"numbers in a sheet of rank {r} for a grid of {rows} x {columns}"
+        cases.append((name, got, b.size + a.size, instead))
+    judge.numbers(cases)
 
 
 @exercise(
@@ -256,6 +284,12 @@ def check_count_sheet(fn: Callable, judge: Judge) -> None:
             "multiplied",
             "add their sizes",
             change=("r * (out_features + in_features)", "r * out_features * r * in_features"),
+        ),
+        mistake("r missing", "r is missing", change=("r * (", "(")),
+        mistake(
+            "r grids",
+            "r grids of the full size",
+            change=("r * (out_features + in_features)", "r * out_features * in_features"),
         ),
         mistake("B alone", "counted B alone", change=(" + in_features", "")),
     ),

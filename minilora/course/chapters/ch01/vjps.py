@@ -20,13 +20,26 @@ def check_linear_vjps(fn: Callable, judge: Judge) -> None:
             tuple(map(np.shape, out)) != (W.shape, x.shape),
             "gx and gW are swapped: each has the shape of its own array.",
         )
-        judge.gradient("gx", out[0], lambda v, W=W, g=g: (g * (v @ W.T)).sum(), x)
+        mean = {"divided by the batch size, and that mean belongs to the loss": 1 / n}
+        judge.gradient(
+            "gx",
+            out[0],
+            lambda v, W=W, g=g: (g * (v @ W.T)).sum(),
+            x,
+            factors=mean,
+            instead={"the cotangent g is not in it.": np.ones_like(g) @ W},
+        )
         judge.gradient(
             "gW",
             out[1],
             lambda v, x=x, g=g: (g * (x @ v.T)).sum(),
             W,
-            factors={"divided by the batch size, and that mean belongs to the loss": 1 / n},
+            factors=mean,
+            instead={
+                "the cotangent g is not in it.": np.ones_like(g).T @ x,
+                "g and x were added up over the rows before the product; multiply in each row, and "
+                "add up the products.": np.outer(g.sum(axis=0), x.sum(axis=0)),
+            },
         )
 
 
@@ -58,6 +71,12 @@ def check_linear_vjps(fn: Callable, judge: Judge) -> None:
         mistake("swapped", "gx and gW are swapped", change=("return gx, gW", "return gW, gx")),
         mistake("batch left", "batch axis", change=("g.T @ x", "g[:, :, None] * x[:, None, :]")),
         mistake("mean", "divided by the batch size", change=("g.T @ x", "g.T @ x / len(x)")),
+        mistake("no cotangent", "g is not in it", change=("g @ W", "np.ones_like(g) @ W")),
+        mistake(
+            "rows added first",
+            "before the product",
+            change=("g.T @ x", "np.outer(g.sum(axis=0), x.sum(axis=0))"),
+        ),
     ),
 )
 def linear_vjps(g: np.ndarray, x: np.ndarray, W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -95,8 +114,30 @@ def check_unbroadcast(fn: Callable, judge: Judge) -> None:
             out,
             lambda v, g=g, big=big: (g * np.broadcast_to(v, big)).sum(),
             judge.normal(*shape),
-            factors={"averaged where it must be added up": np.prod(shape) / np.prod(big)},
+            factors={
+                "averaged where it must be added up": np.prod(shape) / np.prod(big),
+            },
+            instead=_other_sums(g, shape),
         )
+
+
+def _other_sums(g: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """What is not the sum over the copies, where it is another array than that."""
+    extra = tuple(range(g.ndim - len(shape)))
+    ones = tuple(i for i, n in enumerate(shape) if n == 1)
+    want = g.sum(axis=extra).sum(axis=ones, keepdims=True)
+    others = {
+        "that is the first of the copies in front; add up all of them.": g[(0,) * len(extra)].sum(
+            axis=ones, keepdims=True
+        ),
+        "that is one sum over everything; entries that were not repeated stay apart.": (
+            np.broadcast_to(g.sum(), shape)
+        ),
+        "reshape put numbers of other axes together; sum over axes.": g.reshape(-1, *shape).sum(
+            axis=0
+        ),
+    }
+    return {text: other for text, other in others.items() if not np.allclose(other, want)}
 
 
 @exercise(
@@ -128,6 +169,16 @@ def check_unbroadcast(fn: Callable, judge: Judge) -> None:
         ),
         mistake("ones only", "axes left in front", change=("range(extra)", "range(0)")),
         mistake("axis lost", "is gone", change=("keepdims=True", "keepdims=False")),
+        mistake(
+            "the first copies",
+            "copies in front",
+            change=("g.sum(axis=tuple(range(extra)))", "g[(0,) * extra]"),
+        ),
+        mistake(
+            "folded",
+            "reshape put",
+            body="return g.reshape(-1, *shape).sum(axis=0)",
+        ),
         mistake(
             "by length",
             "shapes do not fit",
@@ -166,7 +217,11 @@ def check_softmax(fn: Callable, judge: Judge) -> None:
                 "the value",
                 judge.call(fn, x=Tensor(x)),
                 p,
-                instead={"the sum runs over the whole array; each row sums to 1.": e / e.sum()},
+                instead={
+                    "the sum runs over the whole array; each row sums to 1.": e / e.sum(),
+                    "the sum runs over the first axis; it belongs over the last.": e
+                    / e.sum(axis=0),
+                },
             )
         judge.recorded_gradients(fn, {"x": x}, instead={"x": lambda g, p=p: _near_misses(g, p)})
     x = judge.normal(3, 4)
@@ -199,6 +254,10 @@ def _near_misses(g: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:
         "what is subtracted is one sum over the whole array; it is one a row.": p
         * (g - (g * p).sum()),
         "the sum that is subtracted is missing.": p * g,
+        "a sign is wrong: the sum is subtracted.": p * (g + pull),
+        "what is subtracted is a plain sum of g; each term is weighted by p.": p
+        * (g - g.sum(axis=-1, keepdims=True)),
+        "what is subtracted is a mean; the formula has a sum.": p * (g - pull / p.shape[-1]),
     }
 
 
@@ -241,6 +300,18 @@ def _near_misses(g: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:
             "one sum for all",
             "sum over the whole array",
             change=("(g * p).sum(axis=-1, keepdims=True)", "(g * p).sum()"),
+        ),
+        mistake("plus", "the sum is subtracted", change=("p * (g - (g", "p * (g + (g")),
+        mistake("plain sum", "a plain sum of g", change=("(g * p).sum", "g.sum")),
+        mistake("a mean", "what is subtracted is a mean", change=("(g * p).sum", "(g * p).mean")),
+        mistake(
+            "first axis",
+            "over the first axis",
+            body="""
+            e = np.exp(x.data - x.data.max(axis=0))
+            p = e / e.sum(axis=0)
+            return Tensor.from_op(p, (x, lambda g: p * (g - (g * p).sum(axis=0))))
+            """,
         ),
         mistake("overflow", "near 800 exp overflows", change=("x.data - top", "x.data")),
         mistake("smallest for largest", "1600 above the others", change=("data.max(", "data.min(")),

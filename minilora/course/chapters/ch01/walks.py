@@ -165,6 +165,9 @@ def check_central_difference(fn: Callable, judge: Judge) -> None:
         slope = line + 2 * bend * x + 3 * c * x**2
         slope = slope + ((couple + couple.T) @ x.reshape(-1)).reshape(shape)
         second = 2 * bend + 6 * c * x + 2 * np.diag(couple).reshape(shape)
+        steps = eps * np.eye(x.size).reshape(x.size, *shape)
+        heaped = np.array([(f(x + s) - f(x - s)) / (2 * eps) for s in np.cumsum(steps, axis=0)])
+        whole = (f(x + eps) - f(x - eps)) / (2 * eps)
         judge.close(
             "the slopes",
             judge.call(fn, f=f, x=x, eps=eps),
@@ -181,6 +184,12 @@ def check_central_difference(fn: Callable, judge: Judge) -> None:
                 "that is the one-sided difference towards smaller x; step to both sides.": slope
                 - second * eps / 2
                 + c * eps**2,
+                "your step is not eps: that is the slope for a step that is tiny.": slope,
+                "the step of one entry was still there when the next was nudged; start each from "
+                "zeros.": heaped.reshape(shape),
+                "all entries were nudged at once; nudge one, and leave the others.": np.full(
+                    shape, whole
+                ),
             },
         )
 
@@ -214,6 +223,29 @@ def check_central_difference(fn: Callable, judge: Judge) -> None:
             change=("f(x - step)) / (2 * eps)", "f(x)) / eps"),
         ),
         mistake("forgot the 2", "you divided by eps", change=("(2 * eps)", "eps")),
+        mistake(
+            "own step",
+            "your step is not eps",
+            body="""
+            slopes = np.zeros_like(x)
+            for place in np.ndindex(x.shape):
+                step = np.zeros_like(x)
+                step[place] = 1e-5
+                slopes[place] = (f(x + step) - f(x - step)) / 2e-5
+            return slopes
+            """,
+        ),
+        mistake(
+            "steps heaped",
+            "start each from zeros",
+            body="""
+            slopes, step = np.zeros_like(x), np.zeros_like(x)
+            for place in np.ndindex(x.shape):
+                step[place] = eps
+                slopes[place] = (f(x + step) - f(x - step)) / (2 * eps)
+            return slopes
+            """,
+        ),
         mistake("no brackets", "2 * eps in brackets", change=("(2 * eps)", "2 * eps")),
         mistake(
             "x not put back",

@@ -40,6 +40,18 @@ def check_causal_weights(fn: Callable, judge: Judge) -> None:
             "the softmax runs over the queries; the weights of one query sum to 1 over its keys.": (
                 _over_queries(scores, keep)
             ),
+            "hidden scores are gone from the weights and still in the sum that they are divided "
+            "by.": _softmax(np.where(keep, scores, 0.0)) * keep,
+            "one sum for the whole array; the weights of each query sum to 1.": _undivided(
+                scores, keep
+            )
+            / _undivided(scores, keep).sum(),
+            "the weights of a query do not sum to 1; divide by the row's sum.": _undivided(
+                scores, keep
+            ),
+            "the mask is turned round: it shows the later keys and hides the earlier.": _softmax(
+                np.where(np.triu(np.ones((queries, keys)), before), scores, -np.inf)
+            ),
         }
         if before:
             misses[
@@ -64,7 +76,8 @@ def _judge_large_scores(fn: Callable, judge: Judge) -> None:
     want = _row_by_row(scores, lambda t: 3 + t)
     steep = np.tile([0.0, 1.0, 0.0, 0.0, 0.0], (3, 1))
     judge.stable("the weights", lambda rows: judge.call(fn, scores=rows), scores, want, steep)
-    hidden = np.where(np.tri(3, 5, 2, dtype=bool), scores, 2000.0)
+    keep = np.tri(3, 5, 2, dtype=bool)
+    hidden = np.where(keep, scores, 2000.0)
     with np.errstate(all="ignore"):
         got = np.asarray(judge.call(fn, scores=hidden))
     judge.true(
@@ -72,6 +85,19 @@ def _judge_large_scores(fn: Callable, judge: Judge) -> None:
         "a hidden score of 2000 changed the weights of the others: hide first, then look for the "
         "row's largest score.",
     )
+    with np.errstate(all="ignore"):
+        got = np.asarray(judge.call(fn, scores=np.where(keep, scores - 30_000.0, scores)))
+    judge.true(
+        np.allclose(got, want),
+        "where the visible scores lie 30,000 below the hidden ones, hidden keys get weight: what "
+        "hides a score must be minus infinity, not a large negative number.",
+    )
+
+
+def _undivided(scores: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """e^score of the visible keys, each row's largest score subtracted."""
+    hidden = np.where(keep, scores, -np.inf)
+    return np.exp(hidden - hidden.max(axis=-1, keepdims=True))
 
 
 def _over_queries(scores: np.ndarray, keep: np.ndarray) -> np.ndarray:
@@ -136,6 +162,37 @@ def _over_queries(scores: np.ndarray, keep: np.ndarray) -> np.ndarray:
             """,
         ),
         mistake(
+            "still in the sum",
+            "still in the sum",
+            change=(
+                "return e / e.sum(axis=-1, keepdims=True)",
+                "e = np.exp(scores * keep); return keep * e / e.sum(axis=-1, keepdims=True)",
+            ),
+        ),
+        mistake(
+            "one sum for all",
+            "one sum for the whole",
+            change=("e.sum(axis=-1, keepdims=True)", "e.sum()"),
+        ),
+        mistake(
+            "not divided",
+            "divide by the row's sum",
+            change=(" / e.sum(axis=-1, keepdims=True)", ""),
+        ),
+        mistake(
+            "turned mask",
+            "mask is turned round",
+            change=(
+                "np.tri(T, S, S - T, dtype=bool)",
+                "np.triu(np.ones((T, S), dtype=bool), S - T)",
+            ),
+        ),
+        mistake(
+            "added -10000",
+            "30,000 below",
+            change=("np.where(keep, scores, -np.inf)", "scores + np.where(keep, 0.0, -1e4)"),
+        ),
+        mistake(
             "small for minus infinity", "rows 800 higher and lower", change=("-np.inf", "-100.0")
         ),
         mistake(
@@ -189,7 +246,9 @@ def check_attention_vjps(fn: Callable, judge: Judge) -> None:
                 factors={
                     "the scores were divided by sqrt(dh), and so is what comes back": dim**0.5,
                     "divided by sqrt(dh) twice": dim**-0.5,
-                },
+                }
+                if name != "v"
+                else {"v meets the weights, not the scores; sqrt(dh) is not in it": dim**-0.5},
                 instead=_attention_misses(g, P, q, k, v)[name],
             )
 
@@ -206,6 +265,8 @@ def _attention_misses(
         "a sign in the softmax's vjp is wrong: the row sum is subtracted.": P * (gP + pull),
         "what is subtracted is a plain sum of gP; each term is weighted by P.": P
         * (gP - gP.sum(axis=-1, keepdims=True)),
+        "the sum in the softmax's vjp runs over the queries; it runs over the keys of one query.": P
+        * (gP - (P * gP).sum(axis=-2, keepdims=True)),
     }
     scale = q.shape[-1] ** -0.5
     diagonal = (
@@ -269,6 +330,12 @@ def _attention_misses(
             change=("P * (gP - (P * gP).sum(axis=-1, keepdims=True))", "P * (1 - P) * gP"),
         ),
         mistake("no P", "factor P", change=("P * (gP - ", "(gP - ")),
+        mistake("sum over queries", "runs over the queries", change=("sum(axis=-1", "sum(axis=-2")),
+        mistake(
+            "gv scaled",
+            "sqrt(dh) is not in it",
+            change=("return gq, gk, gv", "return gq, gk, scale * gv"),
+        ),
         mistake("plain sum", "weighted by P", change=("(P * gP).sum", "gP.sum")),
         mistake("order", "another order", change=("return gq, gk, gv", "return gk, gq, gv")),
     ),

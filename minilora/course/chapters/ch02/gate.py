@@ -37,6 +37,18 @@ def check_swiglu_vjps(fn: Callable, judge: Judge) -> None:
                     slope
                 ),
                 "the cotangent g does not appear in it.": slope * up,
+                "a sign is wrong: the product rule adds its two terms.": g
+                * (s - gate * s * (1 - s))
+                * up,
+                "the slope of the sigmoid is s (1 - s), with the sigmoid in both places; you put "
+                "the gate there.": g * (s + gate * s * (1 - gate)) * up,
+                "the slope of the sigmoid is s (1 - s); the factor 1 - s is missing.": g
+                * (s + gate * s)
+                * up,
+                "silu was passed by: its slope is missing.": g * up,
+                "the exponent has the wrong sign: the sigmoid is 1 / (1 + e^-a).": g
+                * ((1 - s) + gate * s * (1 - s))
+                * up,
             },
         )
         judge.gradient(
@@ -48,6 +60,8 @@ def check_swiglu_vjps(fn: Callable, judge: Judge) -> None:
                 "up was multiplied by silu(gate), and not by the gate itself.": g * gate,
                 "up was multiplied by silu(gate), and not by the sigmoid.": g * s,
                 "that is silu(gate); the cotangent g is missing.": gate * s,
+                "up does not stand in its own gradient; y is linear in it.": g * gate * s * up,
+                "up was multiplied by silu(gate), and not by silu's slope.": g * slope,
             },
         )
 
@@ -82,6 +96,12 @@ def check_swiglu_vjps(fn: Callable, judge: Judge) -> None:
         mistake("no cotangent", "g does not appear", change=("g * (s + gate", "(s + gate")),
         mistake(
             "no cotangent for up", "cotangent g is missing", change=("g * gate * s\n", "gate * s\n")
+        ),
+        mistake("minus", "product rule adds", change=("s + gate", "s - gate")),
+        mistake("no 1 - s", "factor 1 - s", change=(" * (1 - s)", "")),
+        mistake("silu passed by", "passed by", change=("(s + gate * s * (1 - s))", "1")),
+        mistake(
+            "up in g_up", "in its own gradient", change=("g * gate * s\n", "g * gate * s * up\n")
         ),
         mistake("up missing", "factor up is missing", change=(" * up", "")),
         mistake("gate for silu", "not by the gate itself", change=("g * gate * s\n", "g * gate\n")),

@@ -29,6 +29,13 @@ def check_cross_entropy_gradient(fn: Callable, judge: Judge) -> None:
         p /= p.sum(axis=-1, keepdims=True)
         with np.errstate(all="ignore"):
             got = judge.call(fn, logits=logits, labels=labels)
+        judge.true(
+            np.shape(got) != (count, vocab),
+            "only the rows with a label came back; the others have a gradient too, and it is zero.",
+        )
+        judge.true(
+            np.shape(got) != (), "that is one number, such as the loss; its gradient was asked for."
+        )
         judge.gradient(
             "the gradient",
             got,
@@ -38,9 +45,11 @@ def check_cross_entropy_gradient(fn: Callable, judge: Judge) -> None:
                 "the loss is a mean, so divide by the number of labels": float(count),
                 "divided by all rows; the mean runs over those that have a label": count / rows,
                 "divided by the number of labels twice": 1 / count,
+                "divided by the vocabulary; the mean runs over the rows with a label": count
+                / vocab,
                 "the sign is wrong: it is softmax minus one-hot, and the step goes downhill": -1.0,
             },
-            instead=_misses(p, labels, count),
+            instead=_misses(logits, p, labels, count),
         )
     logits, labels = judge.normal(4, 3), np.array([2, 0, 1, IGNORE])
     p = np.exp(logits)
@@ -54,8 +63,10 @@ def check_cross_entropy_gradient(fn: Callable, judge: Judge) -> None:
     )
 
 
-def _misses(p: np.ndarray, labels: np.ndarray, count: int) -> dict[str, np.ndarray]:
-    has = labels != IGNORE
+def _misses(
+    logits: np.ndarray, p: np.ndarray, labels: np.ndarray, count: int
+) -> dict[str, np.ndarray]:
+    has, e = labels != IGNORE, np.exp(logits - logits.max(axis=-1, keepdims=True))
     onehot = np.zeros_like(p)
     onehot[np.flatnonzero(has), labels[has]] = 1.0
     positive = labels > 0
@@ -70,6 +81,25 @@ def _misses(p: np.ndarray, labels: np.ndarray, count: int) -> dict[str, np.ndarr
             p * has[:, None] / count
         ),
         "that is the one-hot part alone; the softmax pushes all logits down.": -onehot / count,
+        "a row without a label was treated as if its label were 0.": (
+            (p - onehot - ~has[:, None] * np.eye(p.shape[1])[0]) / count
+        ),
+        "the one-hot part is added; it is subtracted.": (p * has[:, None] + onehot) / count,
+        "the softmax runs over the whole array; each row has a sum of its own.": (
+            (e / e.sum() * has[:, None] - onehot) / count
+        ),
+        "the softmax runs down the columns; it runs along each row.": (
+            (e / e.sum(axis=0) * has[:, None] - onehot) / count
+        ),
+        "only the label's own entry is there; the softmax pushes all others down.": (
+            (p * onehot - onehot) / count
+        ),
+        "1 was taken off every entry of the row; take it off the label's alone.": (
+            (p - 1) * has[:, None] / count
+        ),
+        "1 was taken off the columns of all labels, in every row.": (
+            (p - onehot.sum(axis=0)) * has[:, None] / count
+        ),
     }
 
 
@@ -103,6 +133,27 @@ def _misses(p: np.ndarray, labels: np.ndarray, count: int) -> dict[str, np.ndarr
         mistake("all rows", "divided by all rows", change=("has.sum()", "len(labels)")),
         mistake("ignored rows kept", "rows without a label", change=("p[~has] = 0.0\n", "\n")),
         mistake("sign", "the step goes downhill", change=("return p", "return -p")),
+        mistake("plus one-hot", "part is added", change=("] -= 1.0", "] += 1.0")),
+        mistake(
+            "over the rows",
+            "down the columns",
+            change=("p.sum(axis=-1, keepdims=True)", "p.sum(axis=0)"),
+        ),
+        mistake(
+            "labelled rows only",
+            "only the rows with a label",
+            change=("return p /", "return p[has] /"),
+        ),
+        mistake(
+            "1 off everywhere",
+            "off every entry",
+            change=("p[np.flatnonzero(has), labels[has]] -= 1.0", "p -= 1.0"),
+        ),
+        mistake(
+            "over the vocabulary",
+            "divided by the vocabulary",
+            change=("has.sum()", "logits.shape[1]"),
+        ),
         mistake("no one-hot", "one-hot part is missing", change=("] -= 1.0", "] -= 0.0")),
         mistake("overflow", "near 800 exp overflows", change=("logits - top", "logits")),
         mistake(

@@ -48,6 +48,10 @@ def check_rms_norm_vjps(fn: Callable, judge: Judge) -> None:
             instead={
                 "every row used the same w, so add up over all leading axes.": g * n,
                 "the input there is the normalised row n, not x.": (g * x).sum(axis=rows),
+                "the cotangent g is not in it.": n.sum(axis=rows),
+                "w does not stand in its own gradient; y is linear in it.": (g * n * w).sum(
+                    axis=rows
+                ),
             },
         )
 
@@ -60,6 +64,7 @@ def _eps_misses(g: np.ndarray, x: np.ndarray, w: np.ndarray, eps: float) -> dict
     return {
         "eps is missing under the root.": gradient(root),
         "eps stands under the root, not beside it.": gradient(root + eps),
+        "the root is missing: r is the root of the mean of squares.": gradient(root**2 + eps),
     }
 
 
@@ -79,6 +84,16 @@ def _norm_misses(
         * (g - pull(g)),
         "the division by the length is missing.": u - pull(u),
         "a sign is wrong: the pull is subtracted.": scale * (u + pull(u)),
+        "that takes each entry alone, as if nudging it changed no other; the pull is one mean a "
+        "row, of u n.": scale * u * (1 - n * n),
+        "the mean runs over all rows; each row has a length of its own.": scale
+        * (u - n * (u * n).mean()),
+        "the pull holds x where n belongs; it is n = x / r both times.": scale
+        * (u - n / scale * (u * n / scale).mean(axis=-1, keepdims=True)),
+        "the mean is taken of u alone; it is the mean of u n.": scale
+        * (u - n * u.mean(axis=-1, keepdims=True)),
+        "the factor n before the mean is missing.": scale
+        * (u - (u * n).mean(axis=-1, keepdims=True)),
     }
 
 
@@ -127,6 +142,23 @@ def _norm_misses(
             return (u - n * (u * n).mean(axis=-1, keepdims=True)) / r, g * n
             """,
         ),
+        mistake(
+            "one mean for all",
+            "over all rows",
+            change=("mean(axis=-1, keepdims=True)) / r", "mean()) / r"),
+        ),
+        mistake("mean of u", "mean is taken of u", change=("(u * n).mean", "u.mean")),
+        mistake("no n", "factor n before", change=("u - n * (u * n)", "u - (u * n)")),
+        mistake("x in the pull", "the pull holds x", change=("u - n * (u * n)", "u - x * (u * x)")),
+        mistake(
+            "no root",
+            "the root is missing",
+            change=(
+                "np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)",
+                "(x * x).mean(axis=-1, keepdims=True) + eps",
+            ),
+        ),
+        mistake("w in gw", "in its own gradient", change=("(g * n)", "(g * n * w)")),
         mistake("no eps", "eps is missing", change=(" + eps", "")),
         mistake(
             "eps beside the root",
@@ -199,6 +231,11 @@ def check_rope_vjp(fn: Callable, judge: Judge) -> None:
                 "that only scales by the cosine; each entry of x went into two entries of y.": (
                     g * np.concatenate([cos, cos], axis=-1)
                 ),
+                "the term with the sine comes from the other half of g.": g
+                * np.concatenate([cos + sin, cos - sin], axis=-1),
+                "the halves are interleaved; put one behind the other with np.concatenate.": (
+                    np.stack([_first_half(back), _second_half(back)], axis=-1).reshape(g.shape)
+                ),
             },
         )
 
@@ -253,6 +290,22 @@ def check_rope_vjp(fn: Callable, judge: Judge) -> None:
             change=(
                 "[g1 * cos + g2 * sin, g2 * cos - g1 * sin]",
                 "[g2 * cos - g1 * sin, g1 * cos + g2 * sin]",
+            ),
+        ),
+        mistake(
+            "own half",
+            "from the other half of g",
+            change=(
+                "[g1 * cos + g2 * sin, g2 * cos - g1 * sin]",
+                "[g1 * cos + g1 * sin, g2 * cos - g2 * sin]",
+            ),
+        ),
+        mistake(
+            "interleaved",
+            "halves are interleaved",
+            change=(
+                "np.concatenate([g1 * cos + g2 * sin, g2 * cos - g1 * sin], axis=-1)",
+                "np.stack([g1 * cos + g2 * sin, g2 * cos - g1 * sin], axis=-1).reshape(g.shape)",
             ),
         ),
         mistake(

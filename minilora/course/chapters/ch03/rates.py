@@ -16,6 +16,7 @@ def check_wilson(fn: Callable, judge: Judge) -> None:
         out = judge.call(fn, right=right, count=count, z=z)
         ends = judge.parts(out, 2, "two ends, `return low, high`")
         low, high = map(judge.one, ("low", "high"), ends)
+        _judge_ends(judge, low, high, right, count, z)
         judge.true(low < high, f"low {low:.3g} is not below high {high:.3g}.")
         share = right / count
         wald = z * math.sqrt(share * (1 - share) / count)
@@ -43,6 +44,41 @@ def check_wilson(fn: Callable, judge: Judge) -> None:
                 f"should be z = {z:.3g}. Solve the quadratic again: is every z in it squared, and "
                 "the one you were given?",
             )
+
+
+def _judge_ends(judge: Judge, low: float, high: float, right: int, count: int, z: float) -> None:
+    """Wilson's ends that were handed over in another form, or from other numbers."""
+
+    def middle_and_side(z: float) -> tuple[float, float, float]:
+        share, k = right / count, z * z / count
+        side = (share * (1 - share) * k + k * k / 4) ** 0.5
+        return (share + k / 2) / (1 + k), side / (1 + k), 1 + k
+
+    middle, side, divisor = middle_and_side(z)
+    usual, usual_side, _ = middle_and_side(1.96)
+    for sentence, a, b in (
+        (
+            "that is the middle and the distance to the ends; return middle - distance and middle "
+            "+ distance.",
+            middle,
+            side,
+        ),
+        (
+            "the distance to the ends is not divided by 1 + z²/n.",
+            middle - divisor * side,
+            middle + divisor * side,
+        ),
+        (
+            "the middle is not divided by 1 + z²/n.",
+            divisor * middle - side,
+            divisor * middle + side,
+        ),
+        ("you took 1.96, whatever `z` is.", usual - usual_side, usual + usual_side),
+    ):
+        judge.true(
+            not np.allclose((low, high), (a, b)) or (a, b) == (middle - side, middle + side),
+            sentence,
+        )
 
 
 @exercise(
@@ -85,6 +121,24 @@ def check_wilson(fn: Callable, judge: Judge) -> None:
             spread = z * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
             return share - spread, share + spread
             """,
+        ),
+        mistake(
+            "middle and distance",
+            "the middle and the distance",
+            change=("centre - side, centre + side", "centre, side"),
+        ),
+        mistake(
+            "always 1.96", "you took 1.96", change=("k = z * z / count", "k = 1.96**2 / count")
+        ),
+        mistake(
+            "middle not divided",
+            "middle is not divided",
+            change=("(share + k / 2) / (1 + k)", "share + k / 2"),
+        ),
+        mistake(
+            "distance not divided",
+            "ends is not divided",
+            change=("k * k / 4) ** 0.5 / (1 + k)", "k * k / 4) ** 0.5"),
         ),
         mistake("z not squared", "is every z", change=("k = z * z / count", "k = z / count")),
         mistake(
@@ -178,13 +232,28 @@ def check_invented_rate(fn: Callable, judge: Judge) -> None:
                     len(invented) + len(missing) - spoken
                 )
                 / len(missing),
+                "that is a count; divide by the number of missing doses.": len(invented),
+                "that is the share that was not invented.": 1 - len(invented) / len(missing),
+                "that is a share of the doses that were given; the missing ones were asked for.": (
+                    len(invented)
+                    / sum(dose is not None for out in outputs for dose in out.values())
+                ),
                 "that is an average of one rate a note; count the doses of all notes together.": (
                     _mean_of_notes(notes, outputs)
                 ),
             },
         )
     full = [{"aspirin": "75 mg"}]
-    out = judge.call(fn, notes=full, outputs=full)
+    try:
+        out = fn(full, full)
+    except ZeroDivisionError:
+        out = "divided by zero"
+    judge.true(
+        out is not None and not isinstance(out, str),
+        "no note lacks a dose, and yours "
+        + ("returned None" if out is None else "divides by zero")
+        + '; there is no rate then, so return float("nan").',
+    )
     rate = judge.one("the rate where no dose is missing", out)
     judge.true(
         math.isnan(rate),
@@ -267,7 +336,26 @@ def check_invented_rate(fn: Callable, judge: Judge) -> None:
             return sum(bad) / len(notes) if any(None in n.values() for n in notes) else float("nan")
             """,
         ),
-        mistake("zero for none", "there is no rate then", change=('float("nan")', "0.0")),
+        mistake("count", "that is a count", change=("sum(given) / len(given)", "sum(given)")),
+        mistake(
+            "not invented",
+            "was not invented",
+            change=("is not None\n        for", "is None\n        for"),
+        ),
+        mistake(
+            "given ones",
+            "share of the doses that were given",
+            body="""
+            pairs = list(zip(notes, outputs))
+            said = [note[d] is None for note, output in pairs for d in output if output[d]]
+            return sum(said) / len(said)
+            """,
+        ),
+        mistake(
+            "divides by zero", "yours divides by zero", change=(' if given else float("nan")', "")
+        ),
+        mistake("None", "yours returned None", change=('float("nan")', "None")),
+        mistake("zero for none", "yours says 0", change=('float("nan")', "0.0")),
     ),
 )
 def invented_rate(notes: list[dict], outputs: list[dict]) -> float:

@@ -19,6 +19,7 @@ WAYS: dict[str, Callable[[str], str]] = {
     "spaced": lambda text: text.replace(" ", "  ", 1),
     "broken": lambda text: text.replace(" ", "\n", 1),
     "stopped": lambda text: f"{text}.",
+    "shorter": lambda text: text[:-1],
     "lined": lambda text: f"{text}\nnone",
 }
 
@@ -75,6 +76,20 @@ def _other_shares(wanted: list[str], outputs: list[str]) -> dict[str, float]:
             s in wanted for s in said
         )
         / total,
+        "that is the share of wrong answers.": 1 - good / total,
+        "an answer that is only a part of the right one was counted.": sum(s in w for w, s in pairs)
+        / total,
+        "spaces inside an answer were taken out; only what is around it goes.": sum(
+            w.replace(" ", "") == o.replace(" ", "") for w, o in zip(wanted, outputs, strict=True)
+        )
+        / total,
+        "the empty answers were counted as right; silence is not.": sum(
+            w == s or not s for w, s in pairs
+        )
+        / total,
+        "that says whether all answers are right; the share of them was asked for.": float(
+            good == total
+        ),
         "equal texts were counted once; every note is an answer of its own.": len(
             {w for w, s in pairs if w == s}
         )
@@ -86,7 +101,7 @@ def check_exact_rate(fn: Callable, judge: Judge) -> None:
     for plenty in (0, 9):
         wanted, outputs = _answers(
             judge, right=5 + plenty, padded=2, cased=3, longer=4, empty=6, spaced=7, broken=1,
-            stopped=10, lined=12, moved=14,
+            stopped=10, lined=12, shorter=9, moved=14,
         )  # fmt: skip
         good = sum(w == o.strip() for w, o in zip(wanted, outputs, strict=True))
         judge.number(
@@ -130,6 +145,20 @@ def check_exact_rate(fn: Callable, judge: Judge) -> None:
             "silence left out",
             "left out of the denominator",
             change=("/ len(outputs)", "/ sum(bool(output) for output in outputs)"),
+        ),
+        mistake("wrong ones", "share of wrong answers", change=("text ==", "text !=")),
+        mistake(
+            "a part", "only a part", change=("text == output.strip()", "output.strip() in text")
+        ),
+        mistake(
+            "silence is right",
+            "counted as right; silence",
+            change=("output.strip()", "(output.strip() or text)"),
+        ),
+        mistake(
+            "all or nothing",
+            "whether all answers",
+            body="return float(wanted == [output.strip() for output in outputs])",
         ),
         mistake("count", "that is a count", change=(" / len(outputs)", "")),
         mistake(
@@ -207,6 +236,16 @@ def _other_scores(wanted: list[set[str]], given: list[set[str]]) -> dict[str, fl
             found / (asked + said - found)
         ),
         "the factor 2 is missing; an item that was found is in both sums.": found / (asked + said),
+        "the items that were found are in both sums, and the bottom has the union.": (
+            2 * found / (asked + said - found)
+        ),
+        "that is the geometric mean of precision and recall, and F1 is their harmonic mean.": (
+            (found / said * found / asked) ** 0.5
+        ),
+        "that is a count; divide it by all that was wanted and given.": found,
+        "that is the share of notes whose two sets are equal; count items.": float(
+            np.mean([w == g for w, g in zip(wanted, given, strict=True)])
+        ),
         "that is the plain mean of precision and recall, and F1 is their harmonic mean.": (
             (found / said + found / asked) / 2
         ),
@@ -216,8 +255,10 @@ def _other_scores(wanted: list[set[str]], given: list[set[str]]) -> dict[str, fl
 def check_field_f1(fn: Callable, judge: Judge) -> None:
     for notes in (13, 17):
         wanted, given = _sets(judge, notes)
-        while len({round(v, 5) for v in _other_scores(wanted, given).values()}) < 7:
+        others = _other_scores(wanted, given)
+        while len({round(v, 5) for v in others.values()}) < len(others):
             wanted, given = _sets(judge, notes)  # two mistakes gave one number: draw again
+            others = _other_scores(wanted, given)
         # precision and recall from flat lists, and F1 as their harmonic mean
         flat_wanted = {(i, item) for i, items in enumerate(wanted) for item in items}
         flat_given = {(i, item) for i, items in enumerate(given) for item in items}
@@ -227,7 +268,7 @@ def check_field_f1(fn: Callable, judge: Judge) -> None:
             "F1",
             judge.call(fn, wanted=wanted, given=given),
             2 / (1 / precision + 1 / recall),
-            instead=_other_scores(wanted, given),
+            instead=others,
         )
 
 
@@ -273,6 +314,17 @@ def check_field_f1(fn: Callable, judge: Judge) -> None:
             w, g = set().union(*wanted), set().union(*given)
             return 2 * len(w & g) / (len(w) + len(g))
             """,
+        ),
+        mistake("union", "the bottom has the union", change=("/ total", "/ (total - found)")),
+        mistake(
+            "geometric mean",
+            "that is the geometric mean",
+            change=("2 * found / total", "found / (said * (total - said)) ** 0.5"),
+        ),
+        mistake(
+            "equal sets",
+            "two sets are equal",
+            body="return sum(w == g for w, g in zip(wanted, given)) / len(wanted)",
         ),
         mistake("no factor 2", "factor 2 is missing", change=("2 * found", "found")),
         mistake(

@@ -21,6 +21,8 @@ def check_widest_saving(fn: Callable, judge: Judge) -> None:
                 out * in_ // (out + in_)
             ),
             "at this rank the strips are already larger than W: round down.": np.ceil(exact),
+            "a rank is a whole number.": exact,
+            "half of the longer side is right for square layers alone.": max(out, in_) // 2,
             "half of the shorter side is right for square layers alone.": min(out, in_) // 2,
             "that is the largest rank that a matrix of this shape can have.": min(out, in_),
             "rank 1 saves too; ask for the largest.": 1,
@@ -57,6 +59,7 @@ def check_widest_saving(fn: Callable, judge: Judge) -> None:
             "square layers alone",
             body="return min(out_features, in_features) // 2",
         ),
+        mistake("a fraction", "a whole number", change=("- 1) //", ") /")),
         mistake("largest rank", "of this shape", body="return min(out_features, in_features)"),
     ),
 )
@@ -85,6 +88,13 @@ def check_training_bytes(fn: Callable, judge: Judge) -> None:
             instead={
                 "12 bytes a number; weight, gradient and two averages are 16.": full - 4 * base,
                 "a float32 has 4 bytes; that counts numbers.": full / 4,
+                "the whole base is trained without an adapter; leave that out.": full
+                + 16 * adapter,
+                "8 bytes a number are weight and gradient; Adam keeps two averages besides.": full
+                - 8 * base,
+                "that is the weights alone; training keeps a gradient and two averages besides.": (
+                    4 * base
+                ),
             },
         )
         judge.number(
@@ -95,6 +105,11 @@ def check_training_bytes(fn: Callable, judge: Judge) -> None:
                 "the frozen base is missing; it is not trained, and it is in memory.": 16 * adapter,
                 "the frozen base has no optimizer state and no gradient.": 16 * (base + adapter),
                 "the frozen base has no gradient.": lora + 4 * base,
+                "the frozen base has no averages.": lora + 8 * base,
+                "the adapter is trained: gradient and two averages besides the weight.": 4 * base
+                + 4 * adapter,
+                "the adapter keeps two averages besides weight and gradient.": lora - 8 * adapter,
+                "a float32 has 4 bytes; that counts numbers.": lora / 4,
                 "every number of the adapter takes what a trained number took in full.": (
                     lora - 4 * adapter
                 ),
@@ -133,6 +148,20 @@ def check_training_bytes(fn: Callable, judge: Judge) -> None:
             "gradients of the adapter",
             "what a trained number took in full",
             change=("16 * adapter", "12 * adapter"),
+        ),
+        mistake(
+            "averages forgotten", "keeps two averages besides", change=("16 * base,", "8 * base,")
+        ),
+        mistake(
+            "adapter not trained", "the adapter is trained", change=("16 * adapter", "4 * adapter")
+        ),
+        mistake(
+            "numbers",
+            "that counts numbers",
+            change=("16 * base, 4 * base + 16 * adapter", "4 * base, base + 4 * adapter"),
+        ),
+        mistake(
+            "adapter in full", "leave that out", change=("16 * base,", "16 * (base + adapter),")
         ),
         mistake("gradients forgotten", "two averages are 16", change=("16 * base,", "12 * base,")),
         mistake(

@@ -10,7 +10,7 @@ from minilora.course.comparing import as_numbers
 from minilora.course.exercises import exercise, mistake
 from minilora.course.judge import Judge
 
-CASES = ((7, 5, 4, 2, 3.0), (3, 4, 6, 5, 1.7))
+CASES = ((7, 5, 4, 2, 5.6), (3, 4, 6, 5, 1.7))
 """n, in, out, r, alpha: all differ, and alpha is never r."""
 
 
@@ -32,6 +32,15 @@ def check_lora_forward(fn: Callable, judge: Judge) -> None:
                 "alpha is not divided by r.": base + alpha * delta,
                 "alpha and r are the wrong way round.": base + r / alpha * delta,
                 "the frozen W is missing.": alpha / r * delta,
+                "that is what W does alone; the adapter's part is missing.": base,
+                "// rounds alpha / r down to a whole number; divide with /.": base
+                + alpha // r * delta,
+                "alpha is divided by the root of r, as in rsLoRA; here it is r itself.": base
+                + alpha / r**0.5 * delta,
+                "the adapter's part is subtracted; it is added.": base - alpha / r * delta,
+                "alpha is missing; that is 1 / r.": base + delta / r,
+                "you divided by the number of rows of x; r is the side that A and B share.": base
+                + alpha / n * delta,
                 "the scaling went over the whole sum; it belongs to B A alone.": alpha
                 / r
                 * (base + delta),
@@ -94,6 +103,14 @@ def check_lora_forward(fn: Callable, judge: Judge) -> None:
             "all indices at once",
             change=("((x @ A.T) @ B.T)", "np.einsum('ni,ri,or->no', x, A, B)"),
         ),
+        mistake(
+            "adapter missing", "part is missing", change=(" + (alpha / r) * ((x @ A.T) @ B.T)", "")
+        ),
+        mistake("whole number", "// rounds", change=("alpha / r", "alpha // r")),
+        mistake("root of r", "root of r, as", change=("alpha / r", "alpha / r**0.5")),
+        mistake("subtracted", "it is added", change=("x @ W.T + ", "x @ W.T - ")),
+        mistake("alpha missing", "alpha is missing; that", change=("alpha / r", "1 / r")),
+        mistake("rows of x", "number of rows of x", change=("A.shape[0]", "len(x)")),
         mistake("r / alpha", "wrong way round", change=("alpha / r", "r / alpha")),
         mistake("W forgotten", "frozen W is missing", change=("x @ W.T + ", "")),
         mistake(
@@ -140,6 +157,8 @@ def check_lora_vjps(fn: Callable, judge: Judge) -> None:
             "alpha / r is in it twice": size,
             "alpha is not divided by r": r,
             "divided by the batch size, and that mean belongs to the loss": 1 / n,
+            "alpha is divided by the root of r, and it is r itself": r**0.5,
+            "alpha is divided by out; r is the side that A and B share": r / o,
         }
         ways = {
             "the way through B and A is missing; x goes through the sheet as well.": g @ p["W"],
@@ -148,7 +167,14 @@ def check_lora_vjps(fn: Callable, judge: Judge) -> None:
             @ p["B"]
             @ p["A"],
             "alpha / r is missing on the way through the sheet.": g @ (p["W"] + p["B"] @ p["A"]),
+            "alpha / r is there twice on the way through the sheet.": g
+            @ (p["W"] + size**2 * p["B"] @ p["A"]),
+            "alpha / r is on the way through W as well; only the sheet has it.": size
+            * g
+            @ (p["W"] + p["B"] @ p["A"]),
         }
+        ones = np.ones_like(g)
+        bare = {"A": size * (ones @ p["B"]).T @ p["x"], "B": size * ones.T @ (p["x"] @ p["A"].T)}
         found = dict(zip(("x", "A", "B"), out, strict=True))
         for name in ("A", "B", "x"):  # a size that is wrong shows best in A and B
             judge.gradient(
@@ -157,7 +183,7 @@ def check_lora_vjps(fn: Callable, judge: Judge) -> None:
                 lambda v, name=name, g=g, p=p, alpha=alpha: _loss(g, alpha, {**p, name: v}),
                 p[name],
                 factors={} if name == "x" else sizes,
-                instead=ways if name == "x" else {},
+                instead=ways if name == "x" else {"the cotangent g is not in it.": bare[name]},
             )
     n, i, o, r = 20, 21, 19, 1
     p, g = _arrays(judge, n, i, o, r), judge.normal(n, o)
@@ -219,6 +245,15 @@ def check_lora_vjps(fn: Callable, judge: Judge) -> None:
             return g @ (W + s * B @ A), s * B.T @ gW, s * gW @ A.T
             """,
         ),
+        mistake("sheet twice scaled", "twice on the way", change=("u @ A, gA", "s * u @ A, gA")),
+        mistake("W scaled", "on the way through W as well", change=("g @ W", "s * g @ W")),
+        mistake("root of r", "root of r, and", change=("A.shape[0]", "A.shape[0] ** 0.5")),
+        mistake("out for r", "divided by out", change=("A.shape[0]", "B.shape[0]")),
+        mistake(
+            "no cotangent",
+            "g is not in it",
+            change=("(g.T @ (x @ A.T))", "(np.ones_like(g).T @ (x @ A.T))"),
+        ),
         mistake("x past W", "the way through W is missing", change=("g @ W + u @ A", "u @ A")),
         mistake("swapped", "gA and gB are swapped", change=(", gA, gB", ", gB, gA")),
         mistake(
@@ -246,6 +281,16 @@ def check_drop(fn: Callable, judge: Judge) -> None:
         out = as_numbers("y", judge.call(fn, **a, alpha=alpha, p=p, rng=rng))
         plain = a["x"] @ a["W"].T
         judge.true(out.shape == plain.shape, f"your shape is {out.shape}, expected {plain.shape}.")
+        part = s * a["x"] @ a["A"].T @ a["B"].T
+        with np.errstate(all="ignore"):
+            none = judge.call(fn, **a, alpha=alpha, p=0.0, rng=rng)
+        for sentence, other in (
+            ("the frozen W is missing.", part),
+            ("alpha / r is missing.", plain + part / s),
+            ("alpha is not divided by r.", plain + r * part),
+            ("alpha is divided by the root of r; here it is r itself.", plain + r**0.5 * part),
+        ):
+            judge.true(not np.allclose(none, other), sentence)
         read = (out - plain)[:, :r] / s  # A and B pass the first r inputs through
         x = a["x"][:, :r]
         judge.true(
@@ -256,15 +301,20 @@ def check_drop(fn: Callable, judge: Judge) -> None:
         dropped = np.isclose(read, 0)
         share = float(dropped.mean())
         judge.true(
+            share > 0, "what A reads is another, and no number of it is zero; set some to 0."
+        )
+        judge.true(
             not (dropped == dropped[:, :1]).all() and not (dropped == dropped[:1]).all(),
             "whole rows or columns are dropped together; draw for every number of x.",
         )
         judge.true(
-            abs(share - p) < abs(share - (1 - p)) or abs(p - 0.5) < 0.05,
+            abs(share - (1 - p)) > 0.05 or abs(p - 0.5) < 0.05,
             f"you dropped {100 * share:.0f} % where p is {p}: p is the probability of zero.",
         )
         judge.true(
-            abs(share - p) < 0.08, f"you dropped {100 * share:.0f} % of what A reads, expected {p}."
+            abs(share - p) < 0.08,
+            f"you dropped {100 * share:.0f} % of what A reads, expected {100 * p:.0f} %: compare "
+            "numbers that are uniform between 0 and 1 with p.",
         )
         kept = read[~dropped] / x[~dropped]
         judge.true(
@@ -276,8 +326,42 @@ def check_drop(fn: Callable, judge: Judge) -> None:
             f"what is left is {kept.mean():.3g} times what it was, expected 1 / (1 - p), which is "
             f"{1 / (1 - p):.3g}.",
         )
-        none = judge.call(fn, **a, alpha=alpha, p=0.0, rng=rng)
-        judge.close("y with p = 0", none, plain + s * a["x"] @ a["A"].T @ a["B"].T)
+        judge.close("y with p = 0", none, plain + part)
+        _judge_place(judge, fn, p)
+        _judge_draws(judge, fn, a, alpha, p)
+
+
+def _judge_place(judge: Judge, fn: Callable, p: float) -> None:
+    """Dropped in front of A, and not behind it or behind B: there no sum hides a zero."""
+    n, i, o, r, alpha = 60, 11, 7, 3, 1.9
+    a = _arrays(judge, n, i, o, r)
+    out = as_numbers("y", judge.call(fn, **a, alpha=alpha, p=p, rng=np.random.default_rng(3)))
+    part = (out - a["x"] @ a["W"].T) * r / alpha
+    judge.true(
+        (np.abs(part) < 1e-9).mean() < p / 2,
+        "you dropped numbers of the adapter's output; drop numbers of x, before A.",
+    )
+    behind = part @ np.linalg.pinv(a["B"]).T  # what B read
+    judge.true(
+        (np.abs(behind) < 1e-9).mean() < p / 2,
+        "you dropped numbers of x A^T, behind A; drop numbers of x, before A.",
+    )
+
+
+def _judge_draws(judge: Judge, fn: Callable, a: dict, alpha: float, p: float) -> None:
+    """Drawn from the generator that was handed over, and anew for each call."""
+    rng = np.random.default_rng(5)
+    first, second = (judge.call(fn, **a, alpha=alpha, p=p, rng=rng) for _ in range(2))
+    judge.true(
+        not np.array_equal(first, second),
+        "two calls dropped the same numbers: draw from `rng`, and make no generator of your own.",
+    )
+    again = judge.call(fn, **a, alpha=alpha, p=p, rng=np.random.default_rng(5))
+    judge.true(
+        np.array_equal(first, again),
+        "an `rng` of the same seed dropped other numbers: draw from `rng` alone, or nobody can "
+        "make this run again.",
+    )
 
 
 @exercise(
@@ -312,6 +396,45 @@ def check_drop(fn: Callable, judge: Judge) -> None:
             "whole rows",
             "draw for every number",
             change=("rng.random(x.shape)", "rng.random((len(x), 1))"),
+        ),
+        mistake(
+            "behind A",
+            "behind A; drop",
+            body="""
+            h = x @ A.T
+            h = h * (rng.random(h.shape) >= p) / (1 - p)
+            return x @ W.T + (alpha / A.shape[0]) * (h @ B.T)
+            """,
+        ),
+        mistake(
+            "behind B",
+            "the adapter's output",
+            body="""
+            out = (alpha / A.shape[0]) * ((x @ A.T) @ B.T)
+            return x @ W.T + out * (rng.random(out.shape) >= p) / (1 - p)
+            """,
+        ),
+        mistake(
+            "own generator",
+            "two calls dropped the same",
+            change=("rng.random(x", "np.random.default_rng(0).random(x"),
+        ),
+        mistake(
+            "NumPy's own state",
+            "of the same seed dropped",
+            change=("rng.random(x", "np.random.random(x"),
+        ),
+        mistake("no alpha / r", "alpha / r is missing", change=("(alpha / A.shape[0])", "1.0")),
+        mistake("W forgotten", "frozen W is missing", change=("x @ W.T + ", "")),
+        mistake(
+            "uneven numbers",
+            "uniform between 0 and 1",
+            change=("rng.random(x.shape)", "rng.normal(size=x.shape)"),
+        ),
+        mistake(
+            "noise",
+            "no number of it is zero",
+            change=("* keep / (1 - p)", "* (1 + p * rng.random(x.shape))"),
         ),
         mistake("nothing dropped", "nothing was dropped", change=("* keep / (1 - p)", "* 1.0")),
     ),

@@ -19,6 +19,10 @@ def check_fresh_adapter(fn: Callable, judge: Judge) -> None:
         pair = judge.parts(out, 2, "two arrays, `return A, B`")
         A, B = (as_numbers(name, part) for name, part in zip("AB", pair, strict=True))
         judge.true(
+            (A.shape, B.shape) != ((o, r), (r, i)),
+            "A and B are swapped: A (r, in) comes first, then B (out, r).",
+        )
+        judge.true(
             (A.shape, B.shape) == ((r, i), (o, r)),
             f"your shapes are A {A.shape}, B {B.shape}; expected A ({r}, {i}) and B ({o}, {r}).",
         )
@@ -34,7 +38,7 @@ def check_fresh_adapter(fn: Callable, judge: Judge) -> None:
         judge.true(
             A.any(), "A is zero and B is not. It would learn; this course starts from B = 0."
         )
-        _judge_spread(judge, A)
+        _judge_spread(judge, A, o)
         other = judge.call(fn, out_features=o, in_features=i, r=r, rng=rng)
         judge.true(
             not np.array_equal(np.asarray(other[0]), A),
@@ -48,14 +52,33 @@ def check_fresh_adapter(fn: Callable, judge: Judge) -> None:
         )
 
 
-def _judge_spread(judge: Judge, A: np.ndarray) -> None:
+def _judge_spread(judge: Judge, A: np.ndarray, outs: int) -> None:
     """Uniform within 1 / sqrt(in), and every entry drawn."""
     root = A.shape[1] ** 0.5
+    judge.true(
+        (A[:, :1] != A).any(),
+        "the entries of a row of A are all the same; draw r * in numbers.",
+    )
     judge.true(
         np.linalg.matrix_rank(A) == len(A),
         "rows of A repeat one another; draw r * in numbers.",
     )
     width = float(np.abs(A).max()) * root
+    inner = float((np.abs(A) < A.std()).mean())
+    judge.true(
+        width < 2.5 * A.std() * root or not 0.65 < inner < 0.71,
+        "A looks Gaussian. The paper draws it so; here it is uniform, as in its own program and "
+        "in PEFT: rng.uniform(-bound, bound, size=...).",
+    )
+    for name, bound in (
+        ("1 / in; the root is missing", 1 / root**2),
+        ("1 / sqrt(out); it is the width of x that counts, 1 / sqrt(in)", outs**-0.5),
+        ("1 / sqrt(r); it is the width of x that counts, 1 / sqrt(in)", len(A) ** -0.5),
+        ("sqrt(3 / in); the variance is then 1 / in, and here it is the bound", (3**0.5) / root),
+        ("sqrt(6 / in), as for a layer in front of a ReLU; here it is 1 / sqrt(in)", 6**0.5 / root),
+        ("1, whatever in is; divide it by the root of in", 1.0),
+    ):
+        judge.true(not 0.99 < width / root / bound < 1 + 1e-6, f"the bound of A is {name}.")
     judge.true(
         0.99 < width < 1 + 1e-6,
         f"the largest entry of A is {width:.3g} / sqrt(in), expected close to and at most "
@@ -65,12 +88,6 @@ def _judge_spread(judge: Judge, A: np.ndarray) -> None:
         abs(A.mean()) * root < 0.1,
         f"the mean of A is {A.mean() * root:.2g} / sqrt(in), expected about 0: draw on both "
         "sides of zero.",
-    )
-    tail = float((np.abs(A) * root > 1 + 1e-6).mean())
-    judge.true(
-        tail == 0 or tail < 0.01 or width > 6,
-        "A looks Gaussian. The paper draws it so; here it is uniform, as in its own program and "
-        "in PEFT: rng.uniform(-bound, bound, size=...).",
     )
     middle = float(np.abs(A).mean()) * root
     judge.true(
@@ -119,7 +136,26 @@ def _judge_spread(judge: Judge, A: np.ndarray) -> None:
                 "rng.uniform(-bound, bound, size=(out_features, r))",
             ),
         ),
-        mistake("wide", "whatever in is", change=("in_features**-0.5", "r**-0.5")),
+        mistake("wide", "1 / sqrt(r); it", change=("in_features**-0.5", "r**-0.5")),
+        mistake(
+            "half as wide", "and at most 1 / sqrt(in), whatever", change=("-0.5\n", "-0.5 / 2\n")
+        ),
+        mistake("no root", "the root is missing", change=("**-0.5", "**-1.0")),
+        mistake("root of out", "1 / sqrt(out)", change=("in_features**-0.5", "out_features**-0.5")),
+        mistake("bound of 1", "1, whatever in is", change=("in_features**-0.5", "1.0")),
+        mistake(
+            "Gaussian",
+            "looks Gaussian",
+            change=("rng.uniform(-bound, bound, size", "rng.normal(0, bound, size"),
+        ),
+        mistake(
+            "swapped",
+            "A and B are swapped",
+            change=(
+                "return A, np.zeros((out_features, r))",
+                "return np.zeros((out_features, r)), A",
+            ),
+        ),
         mistake("one side", "both sides of zero", change=("uniform(-bound,", "uniform(0,")),
         mistake(
             "two values",
