@@ -90,7 +90,7 @@ class _Block(NamedTuple):
     keys: slice
 
 
-def _blocks(queries: int, keys: int, xp: ModuleType) -> list[_Block]:
+def attention_blocks(queries: int, keys: int, xp: ModuleType = np) -> list[_Block]:
     """All queries in runs; they are the last of the positions that have keys.
 
     Half of all scores lie above the diagonal, and with short runs most of those are never
@@ -187,7 +187,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, start: Array | None = None
     queries, outputs = _by_head(q.data * scale, groups), _by_head(out, groups)
     keys, values = _by_head(k.data, groups), _by_head(v.data, groups)
 
-    blocks = _blocks(q.shape[1], k.shape[1], xp)
+    blocks = attention_blocks(q.shape[1], k.shape[1], xp)
     exps, row_sums = [], []  # E and l of each block
     for block in blocks:
         scores = queries[..., block.queries, :] @ keys[..., block.keys, :].swapaxes(-1, -2)

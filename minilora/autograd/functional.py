@@ -102,7 +102,7 @@ def lora_linear(
     _check_factors(a, b, w)
     dropped = data if keep is None else data * keep
     scaled_b = b * scaling  # s is in the small matrix, which is cheaper than in the activations
-    if keep is None and _folding_pays(data, w):
+    if keep is None and folding_pays(data.size // data.shape[-1], w.shape[1], w.shape[0]):
         y, grad_x = _lora_folded(data, w, a, scaled_b)
     else:
         y, grad_x = _lora_beside(data, dropped, w, a, scaled_b, keep)
@@ -160,14 +160,13 @@ def _lora_folded(x: Array, w: Matrix, a: Array, scaled_b: Array) -> LoraPasses:
     return times_transpose(x, total), lambda gu: times(gu[0], total)
 
 
-def _folding_pays(x: Array, w: Matrix) -> bool:
+def folding_pays(rows: int, inputs: int, outputs: int) -> bool:
     """Whether building W + s B A costs less than the thin products that it spares.
 
     It takes r * in * out multiplications once; the thin products take r * (in + out) for each row
     of x, in the forward and again in the backward pass.
     """
-    rows = x.size // x.shape[-1]
-    return rows * (w.shape[0] + w.shape[1]) > w.shape[0] * w.shape[1]
+    return rows * (inputs + outputs) > inputs * outputs
 
 
 def _check_ids(ids: Array, count: int) -> None:
