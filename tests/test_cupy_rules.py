@@ -29,6 +29,7 @@ HOST_FILES = {
     "autograd/quantize.py": "stored weights are made on the host",
     "autograd/stored_array.py": "stored weights live on the host",
     "training/batches.py": "batches are made on the host",
+    "lora/deltas.py": "an Adapter's arrays are on the host",
 }
 
 # "file: function or class" -> the NumPy functions that it may call.
@@ -51,6 +52,7 @@ HOST_CALLS = {
     "nn/generate.py: _last_logits": {"arange"},
     "nn/generate.py: _read": {"concatenate"},
     "nn/generate.py: _Batch": {"concatenate"},
+    "nn/generate.py: next_logits": {"concatenate"},
     # Weights start on the host.
     "nn/layers.py: normal": {"zeros"},
     "nn/layers.py: Linear": {"zeros"},

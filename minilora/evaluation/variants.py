@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -118,6 +118,12 @@ def score_variant(
     began = time.perf_counter()
     outputs = answers(model, tokenizer, prompts, room, progress=variant.name if bars else "")
     seconds = time.perf_counter() - began
+    tokens = sum(len(prompt_ids(tokenizer, p)) for p in prompts) / len(prompts)
+    return replace(score_outputs(cases, variant, outputs), prompt_tokens=tokens, seconds=seconds)
+
+
+def score_outputs(cases: Sequence[Case], variant: Variant, outputs: Sequence[str]) -> VariantScore:
+    """The scores of answers that were given to the cases, at least one."""
     outputs = [text.strip() for text in outputs]
     right = [case.expected.strip() == text for case, text in zip(cases, outputs, strict=True)]
     house = {}
@@ -125,11 +131,4 @@ def score_variant(
         pairs = [(c.house, text) for c, text in zip(cases, outputs, strict=True) if c.ward == ward]
         records, texts = zip(*pairs, strict=True)
         house[ward] = score_house(ward, records, texts)
-    return VariantScore(
-        variant,
-        prompt_tokens=sum(len(prompt_ids(tokenizer, p)) for p in prompts) / len(prompts),
-        seconds=seconds,
-        exact=sum(right) / len(right),
-        outputs=outputs,
-        house=house,
-    )
+    return VariantScore(variant, exact=sum(right) / len(right), outputs=outputs, house=house)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from minilora.hub.bases import base_dtype_of, base_of, find_base, public_name
 from minilora.lora import Adapter, attach, mark_base
+from minilora.lora.exchange import wearing
 from minilora.nn import Transformer
 from minilora.text import Tokenizer
 
@@ -75,11 +75,5 @@ def in_turn(
     for adapter in adapters.values():
         attach(model, adapter, base=mark).detach()
     for one in chosen:
-        if one not in adapters:
+        with wearing(model, adapters.get(one), mark):  # what is to be warned of was said above
             yield one
-            continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # said above
-            attachment = attach(model, adapters[one], base=mark)
-        yield one
-        attachment.detach()

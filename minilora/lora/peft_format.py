@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,6 +156,16 @@ def _read_factors(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
             )
     modules = sorted({module for module, _ in tensors})
     return {name: (tensors[name, "lora_A"], tensors[name, "lora_B"]) for name in modules}
+
+
+def pair_names(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Module -> the names of its A and B among the names of a file's tensors, where both are."""
+    parts = {(m[1], m[2]): name for name in names if (m := _TENSOR_NAME.fullmatch(name))}
+    return {
+        module: (name, parts[module, "lora_B"])
+        for (module, leaf), name in parts.items()
+        if leaf == "lora_A" and (module, "lora_B") in parts
+    }
 
 
 def _read_sidecar(path: Path) -> dict:

@@ -8,7 +8,7 @@ from minilora.nn.base_dtype import (
     store_base,
 )
 from minilora.nn.finite import NotFiniteError, quiet_overflow, require_finite_logits
-from minilora.nn.generate import generate
+from minilora.nn.generate import generate, next_logits
 from minilora.nn.layers import Embedding, Linear, RMSNorm
 from minilora.nn.module import Module, ModuleList, Parameter
 from minilora.nn.transformer import Transformer, TransformerConfig
@@ -28,6 +28,7 @@ __all__ = [
     "bytes_by_format",
     "formats_for",
     "generate",
+    "next_logits",
     "quiet_overflow",
     "require_finite_logits",
     "store_base",

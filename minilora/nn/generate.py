@@ -104,6 +104,24 @@ def _read(
     return np.concatenate(logits)
 
 
+def next_logits(model: Transformer, rows: Sequence[Sequence[int]]) -> np.ndarray:
+    """Logits (B, V) of the token that comes after each of these rows of token ids.
+
+    A few rows at a time, so that many need no more memory than few. Raises ValueError for an
+    empty row or one that the model has no positions for, NotFiniteError as `generate`.
+    """
+    if not rows or not all(len(row) for row in rows):
+        raise ValueError("next_logits got an empty row, expected at least one token in each")
+    few = max(1, PREFILL_TOKENS // max(map(len, rows)))
+    xp, logits = get_array_module(model.head_weight.data), []
+    with no_grad(), quiet_overflow():
+        for i in range(0, len(rows), few):
+            ids, start = _left_padded(rows[i : i + few])
+            padding = xp.asarray(start) if start.any() else None
+            logits.append(require_finite_logits(_last_logits(model, ids, padding, None)))
+    return np.concatenate(logits)
+
+
 def new_caches(model: Transformer, batch: int, length: int) -> list[LayerCache]:
     """Empty caches of every layer, for `batch` rows of up to `length` positions."""
     config, like = model.config, model.head_weight.data

@@ -68,9 +68,22 @@ def answers(
     Prompts of similar length share a batch, so little is padded. `progress` names a bar.
     Raises ValueError for an over-long prompt, before anything is generated.
     """
+    ids = answer_ids(model, tokenizer, prompts, max_new_tokens, batch_size, progress)
+    return [answer_text(tokenizer, answer, max_new_tokens) for answer in ids]
+
+
+def answer_ids(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    max_new_tokens: int = 96,
+    batch_size: int = 64,
+    progress: str = "",
+) -> list[list[int]]:
+    """The tokens of `answers`, without the one that ends an answer."""
     encoded = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     check_lengths(encoded, max_new_tokens, model.config.max_position_embeddings)
-    result = [""] * len(prompts)
+    result: list[list[int]] = [[] for _ in prompts]
     stops = stop_ids(model, tokenizer)
     bar = tqdm(total=len(prompts), desc=progress, unit="answer", disable=not progress)
     with bar, blas_threads(recommended_blas_threads(model.config.hidden_size)):
@@ -78,7 +91,7 @@ def answers(
             batch = [encoded[j] for j in rows]
             new_ids = generate(model, batch, max_new_tokens, stop_ids=stops)
             for j, new in zip(rows, new_ids, strict=True):
-                result[j] = answer_text(tokenizer, new, max_new_tokens)
+                result[j] = new
             bar.update(len(rows))
     return result
 
