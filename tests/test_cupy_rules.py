@@ -30,6 +30,8 @@ HOST_FILES = {
     "autograd/stored_array.py": "stored weights live on the host",
     "training/batches.py": "batches are made on the host",
     "lora/deltas.py": "an Adapter's arrays are on the host",
+    "lora/joining.py": "an Adapter's arrays are on the host",
+    "lora/compose.py": "an Adapter's arrays are on the host",
 }
 
 # "file: function or class" -> the NumPy functions that it may call.

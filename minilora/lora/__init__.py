@@ -3,6 +3,7 @@
 from minilora.lora.adapter import Adapter
 from minilora.lora.attach import Attachment, attach
 from minilora.lora.base import BaseMark, mark_base
+from minilora.lora.compose import Composition, combine, take_out
 from minilora.lora.config import ALL_LINEAR, LoRAConfig
 from minilora.lora.fitting import AttachError, BaseMismatchError
 from minilora.lora.layer import LoRALinear, MergeError
@@ -26,6 +27,7 @@ __all__ = [
     "Attachment",
     "BaseMark",
     "BaseMismatchError",
+    "Composition",
     "LoRAConfig",
     "LoRALinear",
     "MergeError",
@@ -34,9 +36,11 @@ __all__ = [
     "attach",
     "base_fingerprint",
     "base_state",
+    "combine",
     "is_adapted",
     "lora_layers",
     "mark_base",
     "merged_state",
+    "take_out",
     "trainable_parameters",
 ]

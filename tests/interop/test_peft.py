@@ -18,8 +18,10 @@ from minilora.lora import (  # noqa: E402
     LoRAConfig,
     attach,
     base_state,
+    combine,
     lora_layers,
 )
+from minilora.lora.joining import METHODS  # noqa: E402
 from minilora.nn import Transformer  # noqa: E402
 from tests import tiny  # noqa: E402
 from tests.says import refusal  # noqa: E402
@@ -221,3 +223,29 @@ def test_both_start_A_with_the_same_law():
         for sample in (np.concatenate(a), np.concatenate(b)):
             assert 0.9 < np.abs(sample).max() * width**0.5 <= 1 + 1e-6
             assert abs(sample.var() * 3 * width - 1) < 0.25
+
+
+@pytest.mark.parametrize("how", METHODS)
+def test_a_composition_loads_in_peft_with_equal_logits(how, tmp_path):
+    same = how == "linear"  # which adds factors, so their ranks must be equal
+    configs = (
+        LoRAConfig(2, 3, ("q_proj", "up_proj"), use_rslora=True),
+        LoRAConfig(2 if same else 3, 4, ("q_proj", "v_proj")),
+        LoRAConfig(
+            2, 5, ("up_proj", "o_proj"), alpha_pattern={r"layers\.1\..*": 7},
+            rank_pattern={} if same else {r"layers\.1\.mlp\.up_proj": 1},
+        ),
+    )  # fmt: skip
+    parts = []
+    for seed, config in enumerate(configs):
+        handle = attach(ours(), config, np.random.default_rng(seed))
+        randomise(handle.model.named_parameters(), seed)
+        parts.append(handle.adapter())
+    rank = {"rank": 3} if how == "svd" else {}
+    joined, _ = combine(parts, (1, -0.5, 0.7), how, **rank)
+    joined.write(tmp_path / how)
+    loaded = peft.PeftModel.from_pretrained(theirs(), tmp_path / how).eval()
+    model = ours()
+    attach(model, Adapter.read(tmp_path / how))
+    assert not close(logits(model), logits(ours()))
+    assert close(logits(model), logits(loaded))
