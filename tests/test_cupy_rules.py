@@ -55,6 +55,8 @@ HOST_CALLS = {
     "nn/generate.py: _read": {"concatenate"},
     "nn/generate.py: _Batch": {"concatenate"},
     "nn/generate.py: next_logits": {"concatenate"},
+    # Which rows of a batch a layer sees is known on the host.
+    "nn/rows.py: rows_of": {"arange"},
     # Weights start on the host.
     "nn/layers.py: normal": {"zeros"},
     "nn/layers.py: Linear": {"zeros"},

@@ -21,6 +21,7 @@ from minilora.autograd.products import is_stored, take_rows
 from minilora.backend import Array, get_array_module
 from minilora.nn.cache import LayerCache
 from minilora.nn.layers import Linear, RMSNorm
+from minilora.nn.rows import rows_of, seeing
 from minilora.nn.transformer import Block, Transformer, TransformerConfig
 
 WIDE = 65536
@@ -188,7 +189,7 @@ class Decoding:
         self.cos, self.sin = (xp.asarray(t.reshape(shape), like.dtype) for t in tables)
         for table in (self.cos, self.sin):
             table[:, : config.num_attention_heads] *= 1.0 / math.sqrt(config.head_dim)
-        self.padding = None
+        self.rows, self.start, self.padding = rows_of(len(like)), start, None
         if start is not None:
             padded = xp.arange(length) < xp.asarray(start)[:, None]
             self.padding = xp.where(padded, -math.inf, 0.0).astype(like.dtype)[:, None, None]
@@ -201,12 +202,14 @@ class Decoding:
         for block, cache in zip(self.blocks, self.caches, strict=True):
             block.hold(cache, buffers)
 
-    def keep(self, rows: Array) -> None:
+    def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows alone (indices): the others' answers have ended."""
+        indices = get_array_module(self.caches[0].keys).asarray(rows)
         for cache in self.caches:
-            cache.keep(rows)
+            cache.keep(indices)
         if self.padding is not None:
-            self.padding = self.padding[rows]
+            self.padding, self.start = self.padding[indices], self.start[indices]
+        self.rows = self.rows.cut(rows)
         self._lay_out()
 
     def step(self, tokens: Array) -> Array:
@@ -214,8 +217,9 @@ class Decoding:
         position = self.caches[0].length
         x = self.embed(tokens)
         turn = self.cos[position], self.sin[position]
-        for block in self.blocks:
-            block(x, turn, self.padding)
+        with seeing(self.rows.placed(position, self.start)):
+            for block in self.blocks:
+                block(x, turn, self.padding)
         h = self.norm(x)
         if self.logits is None:
             return F.linear(Tensor(h), self.head).data

@@ -13,6 +13,7 @@ from minilora.limits import require_count, require_finite
 from minilora.nn.cache import LayerCache
 from minilora.nn.decode import Decoding
 from minilora.nn.finite import quiet_overflow, require_finite_logits
+from minilora.nn.rows import rows_of, seeing
 from minilora.nn.transformer import Transformer
 
 KEPT_SHARE = 0.75
@@ -93,12 +94,13 @@ def _read(
     A few prompts at a time, without the columns that are padding in all of them.
     """
     logits, time = [], ids.shape[1]
-    few = max(1, PREFILL_TOKENS // time)
+    few, whole = max(1, PREFILL_TOKENS // time), rows_of(len(ids))
     for i in range(0, len(ids), few):
         rows, first = slice(i, i + few), int(start[i : i + few].min())
         parts = [cache.part(rows, first) for cache in caches]
         padding_of_rows = None if padding is None else padding[rows]
-        logits.append(_last_logits(model, ids[rows, first:], padding_of_rows, parts))
+        with seeing(whole.cut(rows)):
+            logits.append(_last_logits(model, ids[rows, first:], padding_of_rows, parts))
     for cache in caches:
         cache.length = time
     return np.concatenate(logits)
@@ -140,6 +142,7 @@ class _Batch:
         self, model: Transformer, prompts: Sequence[Sequence[int]], room: int, use_cache: bool
     ) -> None:
         self.model, self.prompt_of = model, list(range(len(prompts)))
+        self.rows = rows_of(len(prompts))
         self.ids, start = _left_padded(prompts)
         self.xp = get_array_module(model.head_weight.data)
         self.padding = self.xp.asarray(start) if start.any() else None
@@ -157,16 +160,17 @@ class _Batch:
             self.logits = to_numpy(self.decoding.step(self.xp.asarray(tokens)))
         else:
             self.ids = np.concatenate([self.ids, tokens[:, None]], axis=1)
-            self.logits = _last_logits(self.model, self.ids, self.padding, None)
+            with seeing(self.rows):
+                self.logits = _last_logits(self.model, self.ids, self.padding, None)
 
     def drop_all_but(self, rows: list[int]) -> None:
         """Go on with these rows alone."""
         self.prompt_of, self.ids = [self.prompt_of[row] for row in rows], self.ids[rows]
-        indices = self.xp.asarray(rows)
+        self.rows = self.rows.cut(rows)
         if self.padding is not None:
-            self.padding = self.padding[indices]
+            self.padding = self.padding[self.xp.asarray(rows)]
         if self.decoding is not None:
-            self.decoding.keep(indices)
+            self.decoding.keep(rows)
 
 
 def generate(

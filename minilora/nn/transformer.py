@@ -18,6 +18,7 @@ from minilora.limits import require_count, require_finite
 from minilora.nn.cache import LayerCache
 from minilora.nn.layers import Embedding, Linear, RMSNorm
 from minilora.nn.module import Module, ModuleList
+from minilora.nn.rows import rows_of, seeing
 
 MOST = {
     "vocab_size": 2**24,
@@ -180,9 +181,12 @@ class Block(Module):
         Nothing after the attention mixes positions, so the rest is computed at `only` these.
         """
         x = x + self.self_attn(self.input_layernorm(x), positions, layer)
-        if only is not None:
-            x = F.embedding(ops.reshape(x, (-1, x.shape[-1])), only)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        if only is None:
+            return x + self.mlp(self.post_attention_layernorm(x))
+        picked = rows_of(x.shape[0]).picked(only, x.shape[1])
+        x = F.embedding(ops.reshape(x, (-1, x.shape[-1])), only)
+        with seeing(picked):
+            return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Decoder(Module):
@@ -252,7 +256,8 @@ class Transformer(Module):
         weight = self.model.embed_tokens.weight.data
         xp = get_array_module(weight)
         cos, sin = xp.asarray(cos, weight.dtype), xp.asarray(sin, weight.dtype)
-        return self.model(ids, Positions(cos, sin, start, caches), only)
+        with seeing(rows_of(len(ids)).placed(cached, start)):
+            return self.model(ids, Positions(cos, sin, start, caches), only)
 
     def forward(self, ids: Array) -> Tensor:
         """Token ids (B, T) -> logits (B, T, V)."""

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from minilora.backend import blas_threads, recommended_blas_threads
 from minilora.nn import Transformer, generate
+from minilora.nn.rows import rows_of, seeing
 from minilora.text.streaming import answer_text
 from minilora.text.tokenizer import Tokenizer
 
@@ -84,12 +85,13 @@ def answer_ids(
     encoded = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     check_lengths(encoded, max_new_tokens, model.config.max_position_embeddings)
     result: list[list[int]] = [[] for _ in prompts]
-    stops = stop_ids(model, tokenizer)
+    stops, whole = stop_ids(model, tokenizer), rows_of(len(prompts))
     bar = tqdm(total=len(prompts), desc=progress, unit="answer", disable=not progress)
     with bar, blas_threads(recommended_blas_threads(model.config.hidden_size)):
         for rows in _batches([len(ids) for ids in encoded], batch_size):
             batch = [encoded[j] for j in rows]
-            new_ids = generate(model, batch, max_new_tokens, stop_ids=stops)
+            with seeing(whole.cut(rows)):
+                new_ids = generate(model, batch, max_new_tokens, stop_ids=stops)
             for j, new in zip(rows, new_ids, strict=True):
                 result[j] = new
             bar.update(len(rows))

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from minilora.autograd import no_grad
 from minilora.nn import NotFiniteError, Transformer, quiet_overflow
+from minilora.nn.rows import rows_of, seeing
 from minilora.text.examples import Example
 from minilora.training.batches import pad_examples
 
@@ -29,6 +30,7 @@ def evaluate(
     if not examples:
         raise ValueError("evaluate got no examples, expected at least one")
     total, count, was_training = 0.0, 0, model.training
+    rows = rows_of(len(examples))
     model.eval()
     bar = tqdm(total=len(examples), desc=progress, unit="example", disable=not progress)
     try:
@@ -36,7 +38,8 @@ def evaluate(
             for i in range(0, len(examples), batch_size):
                 batch = pad_examples(examples[i : i + batch_size], np.arange(0), pad_id)
                 if batch.tokens:
-                    total += model.loss(batch.ids, batch.labels, normalizer=1.0).item()
+                    with seeing(rows.cut(slice(i, i + batch_size))):
+                        total += model.loss(batch.ids, batch.labels, normalizer=1.0).item()
                     count += batch.tokens
                 bar.update(len(batch.ids))
     finally:

@@ -24,6 +24,7 @@ from minilora.backend import get_array_module, keep_freed_memory, to_floats
 from minilora.limits import require_count
 from minilora.machine import usable_cores
 from minilora.nn import Module, Parameter, Transformer
+from minilora.nn.rows import Rows, seeing
 
 MOST_WORKERS = 64
 """Processes at most: a mistyped number would fork until the memory is gone."""
@@ -33,11 +34,15 @@ CACHE_LINE = 64
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows of one step's batch, with the seed of the dropout masks drawn on them."""
+    """Rows of one step's batch, with the seed of the dropout masks drawn on them.
+
+    rows: which rows of the batch these are; None where they are the whole of it.
+    """
 
     ids: np.ndarray
     labels: np.ndarray
     seed: tuple[int, ...]
+    rows: Rows | None = None
 
 
 def recommended_workers() -> int:
@@ -62,7 +67,8 @@ def accumulate_gradients(model: Transformer, pieces: Sequence[Piece], normalizer
     losses, total = [], 0.0
     for piece in pieces:
         seed_dropout(model, piece.seed)
-        loss = model.loss(piece.ids, piece.labels, normalizer)
+        with seeing(piece.rows):
+            loss = model.loss(piece.ids, piece.labels, normalizer)
         loss.backward()
         losses.append(loss.data)
     for value in to_floats(losses):

@@ -10,6 +10,7 @@ import numpy as np
 from minilora.autograd import IGNORE
 from minilora.backend import get_array_module, to_floats
 from minilora.nn import NotFiniteError
+from minilora.nn.rows import rows_of
 from minilora.training.batches import Batch, Batches
 from minilora.training.config import TrainingConfig
 from minilora.training.optim import Optimizer, clip_grad_norm_, schedule
@@ -31,7 +32,7 @@ def pieces_a_worker(positions: int, workers: int) -> int:
 
 def split_batch(batch: Batch, pieces: int, seed: tuple[int, ...]) -> list[Piece]:
     """Cut a batch into pieces of nearly equal rows, each without columns of nothing but padding."""
-    result = []
+    result, whole = [], rows_of(len(batch.ids))
     for i, rows in enumerate(np.array_split(np.arange(len(batch.ids)), pieces)):
         if len(rows) == 0:
             continue
@@ -39,7 +40,7 @@ def split_batch(batch: Batch, pieces: int, seed: tuple[int, ...]) -> list[Piece]
         labelled_columns = np.flatnonzero((labels != IGNORE).any(axis=0))
         # Attention is causal, so nothing after the last label has a part in the loss.
         stop = int(labelled_columns[-1]) + 1 if len(labelled_columns) else 1
-        result.append(Piece(ids[:, :stop], labels[:, :stop], (*seed, i)))
+        result.append(Piece(ids[:, :stop], labels[:, :stop], (*seed, i), whole.cut(rows)))
     return result
 
 
