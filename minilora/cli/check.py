@@ -34,7 +34,7 @@ def check(
         False, "--json", help="Print the results as JSON, for programs that grade."
     ),
     seed: int | None = typer.Option(
-        None, "--seed", min=0, help="Seed of the numbers checked on; fresh ones without it."
+        None, "--seed", min=0, help="Seed of the numbers and sizes checked on."
     ),
 ) -> None:
     """Check your answers, as they are saved in your notebooks."""

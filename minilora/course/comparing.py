@@ -61,13 +61,14 @@ def as_numbers(name: str, got: Any) -> np.ndarray:
     if got is None:
         raise Mistake(f"{name}: got None; is something missing in the return?")
     got = got.data if isinstance(got, Tensor) else got
-    if np.iscomplexobj(got):
-        raise Mistake(f"{name}: got complex numbers, expected real ones.")
     try:
-        if np.asarray(got).dtype.kind in "US":  # NumPy would read "3" as 3
+        kind = np.asarray(got).dtype.kind
+        if kind == "c":
+            raise Mistake(f"{name}: got complex numbers, expected real ones.")
+        if kind in "US":  # NumPy would read "3" as 3
             raise TypeError
         return np.asarray(got, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError):  # of a ragged tuple, such as all that lstsq returns
         raise Mistake(f"{name}: got {kind_of(got)}, expected numbers.") from None
 
 

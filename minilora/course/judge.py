@@ -72,6 +72,18 @@ class Judge:
         """Standard normal float64 numbers."""
         return self.rng.standard_normal(shape)
 
+    def sizes(self, *like: int) -> tuple[int, ...]:
+        """Sizes like these, drawn anew: up to half as large again, all different.
+
+        The order stays: what is the smallest of `like` is the smallest of what is returned, so a
+        check may rely on r below in, or on rows above columns. Sizes that differ keep one mistake
+        from looking like another.
+        """
+        while True:
+            drawn = [n + int(self.rng.integers(max(2, n // 2) + 1)) for n in like]
+            if len(set(drawn)) == len(like) and np.array_equal(np.argsort(drawn), np.argsort(like)):
+                return tuple(drawn)
+
     def call(self, fn: Callable[..., Any], **inputs: Any) -> Any:
         """fn(*inputs) in this order, whatever the learner named them.
 

@@ -162,9 +162,20 @@ def test_call_looks_into_lists_and_dictionaries(judge, fn, value):
         judge.call(fn, v=value)
 
 
-@pytest.mark.parametrize("out", [None, (1,), (1, 2, 3), np.zeros(2)], ids=str)
+def test_sizes_are_drawn_anew_all_different_and_in_the_same_order():
+    like = (7, 4, 11, 2, 5)
+    drawn = [Judge(seed).sizes(*like) for seed in range(20)]
+    assert len(set(drawn)) > 5
+    for sizes in drawn:
+        assert len(set(sizes)) == len(like)
+        assert np.argsort(sizes).tolist() == np.argsort(like).tolist()
+        assert all(n <= size <= n + max(2, n // 2) for n, size in zip(like, sizes, strict=True))
+
+
+@pytest.mark.parametrize("out", [None, (1,), (1, 2, 3), np.zeros(3), np.zeros((2, 2))], ids=str)
 def test_parts(judge, out):
-    assert judge.parts([1, 2], 2, "two") == judge.parts((1, 2), 2, "two") == (1, 2)
+    for pair in ([1, 2], (1, 2), np.array([1, 2])):
+        assert judge.parts(pair, 2, "two") == (1, 2)
     with refusal(Mistake, "two numbers"):
         judge.parts(out, 2, "two numbers")
 

@@ -11,7 +11,7 @@ from minilora.course.judge import Judge
 
 
 def check_turn_dial(fn: Callable, judge: Judge) -> None:
-    for rows, columns, r, alpha in ((6, 4, 3, 7.5), (5, 9, 2, 0.7)):
+    for (rows, columns, r), alpha in ((judge.sizes(6, 4, 3), 7.6), (judge.sizes(5, 9, 2), 0.7)):
         photo, b, a = judge.normal(rows, columns), judge.normal(rows, r), judge.normal(r, columns)
         sheet = b @ a
         out = judge.call(fn, photo=photo, B=b, A=a, alpha=alpha)
@@ -86,11 +86,11 @@ def turn_dial(photo: np.ndarray, B: np.ndarray, A: np.ndarray, alpha: float) -> 
 
 
 def check_flatten(fn: Callable, judge: Judge) -> None:
-    rows, columns = 7, 5
+    rows, columns, *ranks = judge.sizes(7, 5, 2, 3, 4)
     photo = judge.normal(rows, columns)
     sheets = [
         (judge.normal(rows, r), judge.normal(r, columns), alpha)
-        for r, alpha in ((2, 3.0), (3, 0.6), (4, 7.0))
+        for r, alpha in zip(ranks, (3.1, 0.6, 7.2), strict=True)
     ]
     parts = [(alpha / b.shape[1]) * (b @ a) for b, a, alpha in sheets]
     before = photo.copy()

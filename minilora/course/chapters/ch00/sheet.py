@@ -12,7 +12,7 @@ from minilora.course.judge import Judge
 
 
 def check_rank_for(fn: Callable, judge: Judge) -> None:
-    for count, short in ((7, 0.3), (12, 0.8)):
+    for (count,), short in ((judge.sizes(7), 0.3), (judge.sizes(12), 0.8)):
         s = np.sort(judge.rng.uniform(0.2, 3.0, count))[::-1]
         energy = np.cumsum(s * s)
         cases = []
@@ -112,7 +112,7 @@ def rank_for(singular_values: np.ndarray, share: float) -> int:
 
 
 def check_thin_sheet(fn: Callable, judge: Judge) -> None:
-    for rows, columns, r in ((9, 5, 2), (4, 11, 3)):
+    for rows, columns, r in (judge.sizes(9, 7, 2), judge.sizes(7, 11, 3)):
         delta = judge.normal(rows, columns)
         out = judge.call(fn, delta=delta, r=r)
         strips = judge.parts(out, 2, "the two strips, `return B, A`")
@@ -238,7 +238,8 @@ def thin_sheet(delta: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarray]:
 
 def check_count_sheet(fn: Callable, judge: Judge) -> None:
     cases = []
-    for rows, columns, r in ((7, 5, 2), (31, 12, 3), (600, 512, 8), (4096, 1024, 16)):
+    for like in ((7, 5, 2), (31, 12, 3), (600, 512, 8), (4096, 1024, 16)):
+        rows, columns, r = judge.sizes(*like)
         b, a = np.empty((rows, r)), np.empty((r, columns))
         instead = {
             "that is the product B A, which nobody stores.": rows * columns,

@@ -12,7 +12,7 @@ from minilora.course.judge import Judge
 
 
 def check_linear_vjps(fn: Callable, judge: Judge) -> None:
-    for n, in_features, out_features in ((5, 3, 4), (2, 7, 6)):
+    for n, in_features, out_features in (judge.sizes(5, 3, 4), judge.sizes(2, 7, 6)):
         x, W = judge.normal(n, in_features), judge.normal(out_features, in_features)
         g = judge.normal(n, out_features)
         out = judge.parts(judge.call(fn, g=g, x=x, W=W), 2, "two gradients, `return gx, gW`")
@@ -87,9 +87,10 @@ def linear_vjps(g: np.ndarray, x: np.ndarray, W: np.ndarray) -> tuple[np.ndarray
 
 
 def check_unbroadcast(fn: Callable, judge: Judge) -> None:
-    cases = (((3,), (5, 4, 3)), ((5, 1, 3), (2, 5, 4, 3)), ((1, 6), (4, 6)), ((), (2, 7)))
+    a, b, c, d = judge.sizes(2, 3, 4, 5)
+    cases = (((b,), (d, c, b)), ((d, 1, b), (a, d, c, b)), ((1, d), (c, d)), ((), (a, d)))
     # At last lengths that are alike, so that nothing can be told by its length.
-    for shape, big in (*cases, ((4, 3), (4, 3)), ((1, 6, 1), (2, 3, 6, 5)), ((3,), (3, 3))):
+    for shape, big in (*cases, ((c, b), (c, b)), ((1, d, 1), (a, b, d, c)), ((b,), (b, b))):
         g = judge.normal(*big)
         out = np.asarray(judge.call(fn, g=g, shape=shape))
         said = f"from {big} back to {shape}"
@@ -208,7 +209,7 @@ def unbroadcast(g: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def check_softmax(fn: Callable, judge: Judge) -> None:
-    for shape in ((3, 4), (2, 5, 3)):
+    for shape in (judge.sizes(3, 4), judge.sizes(2, 5, 3)):
         x = judge.normal(*shape)
         e = np.exp(x)
         p = e / e.sum(axis=-1, keepdims=True)

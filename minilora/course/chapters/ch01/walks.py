@@ -33,7 +33,7 @@ def check_backward_order(fn: Callable, judge: Judge) -> None:
     diamond = {"a": ["c", "b"], "b": ["c"], "c": []}
     mirrored = {"a": ["b", "c"], "b": ["c"], "c": []}
     known = (("a", diamond), ("a", mirrored))
-    for root, graph in (*known, _random_graph(judge, 7), _random_graph(judge, 11)):
+    for root, graph in (*known, *(_random_graph(judge, *judge.sizes(n)) for n in (7, 11))):
         _judge_order(judge, graph, root, judge.call(fn, root=root, parents=graph))
 
 
@@ -154,7 +154,7 @@ def backward_order(root: str, parents: dict[str, list[str]]) -> list[str]:
 
 def check_central_difference(fn: Callable, judge: Judge) -> None:
     # The central difference of a cubic is its slope plus c eps^2 exactly, however large eps is.
-    for shape, eps in (((3, 2), 0.3), ((5,), 0.07)):
+    for shape, eps in ((judge.sizes(3, 2), 0.3), (judge.sizes(5), 0.07)):
         x, line, bend, c = (judge.normal(*shape) for _ in range(4))
         couple = judge.normal(x.size, x.size)
 

@@ -25,7 +25,8 @@ def _row_by_row(scores: np.ndarray, seen: Callable[[int], int]) -> np.ndarray:
 
 
 def check_causal_weights(fn: Callable, judge: Judge) -> None:
-    for shape in ((2, 3, 7), (4, 4), (1, 5)):
+    (n,) = judge.sizes(4)
+    for shape in (judge.sizes(2, 3, 7), (n, n), (1, *judge.sizes(5))):
         scores = judge.normal(*shape)
         queries, keys = shape[-2:]
         before = keys - queries
@@ -224,7 +225,8 @@ def _weights(q: np.ndarray, k: np.ndarray) -> np.ndarray:
 
 
 def check_attention_vjps(fn: Callable, judge: Judge) -> None:
-    for lead, queries, keys, dim, width in (((), 3, 5, 4, 6), ((2,), 4, 6, 7, 3)):
+    for lead, like in (((), (3, 5, 4, 6)), (judge.sizes(2), (4, 6, 7, 3))):
+        queries, keys, dim, width = judge.sizes(*like)
         q, k = judge.normal(*lead, queries, dim), judge.normal(*lead, keys, dim)
         v, g = judge.normal(*lead, keys, width), judge.normal(*lead, queries, width)
         P = _weights(q, k)

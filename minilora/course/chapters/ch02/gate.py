@@ -12,7 +12,7 @@ from minilora.course.judge import Judge
 
 
 def check_swiglu_vjps(fn: Callable, judge: Judge) -> None:
-    for shape in ((3, 5), (2, 4, 3)):
+    for shape in (judge.sizes(3, 5), judge.sizes(2, 4, 3)):
         gate, up, g = judge.normal(*shape), judge.normal(*shape), judge.normal(*shape)
         out = judge.call(fn, g=g, gate=gate, up=up)
         require_gradients(judge, out, "g_gate, g_up", gate, up)

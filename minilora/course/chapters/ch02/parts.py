@@ -25,7 +25,7 @@ def _rms_norm(x: np.ndarray, w: np.ndarray, eps: float) -> np.ndarray:
 
 
 def check_rms_norm_vjps(fn: Callable, judge: Judge) -> None:
-    for shape, eps in (((4, 3), 0.3), ((2, 3, 5), 0.07)):
+    for shape, eps in ((judge.sizes(4, 3), 0.3), (judge.sizes(2, 3, 5), 0.07)):
         x, w, g = judge.normal(*shape), judge.normal(shape[-1]) + 0.5, judge.normal(*shape)
         out = judge.call(fn, g=g, x=x, w=w, eps=eps)
         require_gradients(judge, out, "gx, gw", x, w)
@@ -204,7 +204,9 @@ def _second_half(x: np.ndarray) -> np.ndarray:
 
 
 def check_rope_vjp(fn: Callable, judge: Judge) -> None:
-    for shape in ((5, 6), (2, 3, 4)):
+    for lead, like in (((), (5, 3)), (judge.sizes(2), (3, 2))):
+        rows, half = judge.sizes(*like)
+        shape = (*lead, rows, 2 * half)
         x, g = judge.normal(*shape), judge.normal(*shape)
         angle = judge.normal(shape[-2], shape[-1] // 2)
         cos, sin = np.cos(angle), np.sin(angle)

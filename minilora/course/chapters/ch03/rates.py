@@ -12,7 +12,14 @@ from minilora.course.judge import Judge
 
 
 def check_wilson(fn: Callable, judge: Judge) -> None:
-    for right, count, z in ((57, 60, 1.96), (7, 23, 1.3), (31, 31, 2.2), (0, 17, 0.9)):
+    all_right, some, most, none = judge.sizes(31, 23, 60, 17)
+    missed = int(judge.rng.integers(2, 5))
+    for right, count, z in (
+        (most - missed, most, 1.96),
+        (some // 3, some, 1.3),
+        (all_right, all_right, 2.2),
+        (0, none, 0.9),
+    ):
         out = judge.call(fn, right=right, count=count, z=z)
         ends = judge.parts(out, 2, "two ends, `return low, high`")
         low, high = map(judge.one, ("low", "high"), ends)
@@ -197,52 +204,54 @@ def _notes_with_one(notes: list[dict], outputs: list[dict]) -> int:
     )
 
 
+def _other_rates(notes: list[dict], outputs: list[dict]) -> tuple[float, dict[str, float]]:
+    """The rate, and what mistakes give in its place, by what to say about them."""
+    missing = [(i, d) for i, note in enumerate(notes) for d in note if note[d] is None]
+    invented = [(i, d) for i, d in missing if outputs[i].get(d)]
+    everything = sum(map(len, notes))
+    wrong = sum(
+        out.get(d) != note[d] for note, out in zip(notes, outputs, strict=True) for d in note
+    )
+    spoken = sum(d in outputs[i] for i, d in missing)
+    return len(invented) / len(missing), {
+        "you divided by all drugs; only a missing dose can be invented, so divide by the "
+        "missing ones.": len(invented) / everything,
+        "you divided by the number of notes; a note may lack two doses, or none.": len(invented)
+        / len(notes),
+        "you counted every dose that differs; a misread dose and a drug that was left out "
+        "are other mistakes.": wrong / everything,
+        "drugs that the answer leaves out fell from the denominator; their dose was "
+        "missing as well.": len(invented) / spoken,
+        "that is the share of notes with an invented dose; count doses, not notes.": (
+            _notes_with_one(notes, outputs) / len(notes)
+        ),
+        "that is the share of notes with an invented dose, of those that lack one; count "
+        "doses, not notes.": _notes_with_one(notes, outputs)
+        / sum(None in note.values() for note in notes),
+        "a drug that the answer leaves out was counted as given.": (
+            len(invented) + len(missing) - spoken
+        )
+        / len(missing),
+        "that is a count; divide by the number of missing doses.": len(invented),
+        "that is the share that was not invented.": 1 - len(invented) / len(missing),
+        "that is a share of the doses that were given; the missing ones were asked for.": (
+            len(invented) / sum(dose is not None for out in outputs for dose in out.values())
+        ),
+        "that is an average of one rate a note; count the doses of all notes together.": (
+            _mean_of_notes(notes, outputs)
+        ),
+    }
+
+
 def check_invented_rate(fn: Callable, judge: Judge) -> None:
-    for count in (13, 19):
-        notes, outputs = _notes(judge, count)
-        missing = [(i, d) for i, note in enumerate(notes) for d in note if note[d] is None]
-        invented = [(i, d) for i, d in missing if outputs[i].get(d)]
-        everything = sum(map(len, notes))
-        wrong = sum(
-            out.get(d) != note[d] for note, out in zip(notes, outputs, strict=True) for d in note
-        )
-        spoken = sum(d in outputs[i] for i, d in missing)
-        judge.number(
-            "the rate",
-            judge.call(fn, notes=notes, outputs=outputs),
-            len(invented) / len(missing),
-            instead={
-                "you divided by all drugs; only a missing dose can be invented, so divide by the "
-                "missing ones.": len(invented) / everything,
-                "you divided by the number of notes; a note may lack two doses, or none.": len(
-                    invented
-                )
-                / len(notes),
-                "you counted every dose that differs; a misread dose and a drug that was left out "
-                "are other mistakes.": wrong / everything,
-                "drugs that the answer leaves out fell from the denominator; their dose was "
-                "missing as well.": len(invented) / spoken,
-                "that is the share of notes with an invented dose; count doses, not notes.": (
-                    _notes_with_one(notes, outputs) / len(notes)
-                ),
-                "that is the share of notes with an invented dose, of those that lack one; count "
-                "doses, not notes.": _notes_with_one(notes, outputs)
-                / sum(None in note.values() for note in notes),
-                "a drug that the answer leaves out was counted as given.": (
-                    len(invented) + len(missing) - spoken
-                )
-                / len(missing),
-                "that is a count; divide by the number of missing doses.": len(invented),
-                "that is the share that was not invented.": 1 - len(invented) / len(missing),
-                "that is a share of the doses that were given; the missing ones were asked for.": (
-                    len(invented)
-                    / sum(dose is not None for out in outputs for dose in out.values())
-                ),
-                "that is an average of one rate a note; count the doses of all notes together.": (
-                    _mean_of_notes(notes, outputs)
-                ),
-            },
-        )
+    for like in (13, 19):
+        while True:
+            notes, outputs = _notes(judge, *judge.sizes(like))
+            want, others = _other_rates(notes, outputs)
+            if len({round(rate, 5) for rate in (want, *others.values())}) > len(others):
+                break  # otherwise two mistakes gave one number: draw again
+        got = judge.call(fn, notes=notes, outputs=outputs)
+        judge.number("the rate", got, want, instead=others)
     full = [{"aspirin": "75 mg"}]
     try:
         out = fn(full, full)

@@ -253,7 +253,7 @@ def _other_scores(wanted: list[set[str]], given: list[set[str]]) -> dict[str, fl
 
 
 def check_field_f1(fn: Callable, judge: Judge) -> None:
-    for notes in (13, 17):
+    for notes in (*judge.sizes(13), *judge.sizes(17)):
         wanted, given = _sets(judge, notes)
         others = _other_scores(wanted, given)
         while len({round(v, 5) for v in others.values()}) < len(others):

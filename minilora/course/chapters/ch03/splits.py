@@ -35,7 +35,7 @@ def _rows(judge: Judge, patients: int) -> list[dict[str, str]]:
 
 
 def check_split(fn: Callable, judge: Judge) -> None:
-    for patients, share in ((2900, 0.13), (1700, 0.29)):
+    for (patients,), share in ((judge.sizes(1900), 0.13), (judge.sizes(1300), 0.29)):
         rows = _rows(judge, patients)
         train, held = _halves(judge, fn, rows, share)
         names_held = {row["name"] for row in held}

@@ -12,7 +12,8 @@ from minilora.course.judge import Judge
 
 def check_widest_saving(fn: Callable, judge: Judge) -> None:
     cases = []
-    for out, in_ in ((7, 5), (12, 4), (30, 20), (64, 511)):
+    fixed = ((12, 4), (30, 20))  # out in and out + in divide: the strips would be as large as W
+    for out, in_ in (judge.sizes(7, 5), *fixed, judge.sizes(64, 511)):
         ranks = range(1, min(out, in_) + 1)
         saving = [r for r in ranks if np.zeros((r, in_)).size + np.zeros((out, r)).size < out * in_]
         exact = out * in_ / (out + in_)
@@ -74,7 +75,7 @@ def _bytes(**counts: int) -> int:
 
 
 def check_training_bytes(fn: Callable, judge: Judge) -> None:
-    for base, adapter in ((1013, 37), (5021, 409)):
+    for base, adapter in (judge.sizes(1013, 37), judge.sizes(5021, 409)):
         out = judge.parts(
             judge.call(fn, base=base, adapter=adapter), 2, "two numbers, `return full, lora`"
         )

@@ -12,7 +12,7 @@ from minilora.course.judge import Judge
 
 
 def check_fresh_adapter(fn: Callable, judge: Judge) -> None:
-    for o, i, r in ((7, 400, 9), (11, 1600, 5)):
+    for o, i, r in (judge.sizes(7, 400, 9), judge.sizes(11, 1600, 5)):
         seed = int(judge.rng.integers(2**31))
         rng = np.random.default_rng(seed)
         out = judge.call(fn, out_features=o, in_features=i, r=r, rng=rng)
