@@ -30,7 +30,7 @@ CURVES = (  # losses, window, tolerance, verdict, what a wrong verdict means
      "the last `window` losses are one part, and all others the other"),
     ((4.0, 2.0, 1.5), 1, 0.25, False,
      "an improvement by exactly the tolerance is one: less than, not at most"),
-    ((3.0, 2.0), 2, 0.1, False,
+    ((30.0, 29.0), 2, 0.1, False,
      "a curve that is no longer than the window has shown nothing yet: False"),
     ((2.0,), 3, 0.1, False,
      "a curve that is shorter than the window has shown nothing yet: False"),
@@ -57,6 +57,7 @@ def check_plateaued(fn: Callable, judge: Judge) -> None:
     "Has it levelled off?",
     minutes=10,
     difficulty=2,
+    importance=2,
     check=check_plateaued,
     statement=r"""
     `losses` are held-out losses in the order of training. Let $b$ be the best of all but the last
@@ -125,6 +126,7 @@ def check_gain(fn: Callable, judge: Judge) -> None:
             square = a / n + b / m if share else a + b
             return square**0.5 if root else square
 
+        pooled = ((n - 1) * lean.var(ddof=1) + (m - 1) * wide.var(ddof=1)) / (n + m - 2)
         judge.number(
             "the gain over the noise",
             judge.call(fn, lean=lean, wide=wide),
@@ -133,6 +135,20 @@ def check_gain(fn: Callable, judge: Judge) -> None:
             instead={
                 "so few seeds: divide the squares by n - 1 (ddof=1), or the noise looks "
                 "smaller than it is.": gain / over(ddof=0),
+                "that pools the two variances into one, as if both arms scattered alike; each "
+                "keeps its own here, over its own number of runs.": (
+                    gain / np.sqrt(pooled * (1 / n + 1 / m))
+                ),
+                "the squares of both noises are added, and the root is taken of their sum.": gain
+                / (lean.std(ddof=1) / n**0.5 + wide.std(ddof=1) / m**0.5),
+                "the runs of both arms in one heap scatter by the gain itself, too; take each "
+                "arm's own variance.": gain
+                / np.sqrt(np.concatenate([lean, wide]).var(ddof=1) * (1 / n + 1 / m)),
+                "that compares medians; the noise is that of means.": (
+                    float(np.median(lean) - np.median(wide)) / over()
+                ),
+                "that is a difference in units of one run's spread (Cohen's d); divide each "
+                "variance by its number of runs.": gain / np.sqrt(pooled),
                 "the root over the variances is missing.": gain / over(root=False),
                 "a mean is steadier than one run: divide each variance by its number of runs.": (
                     gain / over(share=False)
@@ -141,6 +157,13 @@ def check_gain(fn: Callable, judge: Judge) -> None:
                     lean.min() - wide.min()
                 )
                 / over(),
+                "spreads do not add up; their squares do, each over its number of runs.": gain
+                / (lean.std(ddof=1) + wide.std(ddof=1)),
+                "each variance goes over the number of its own arm's runs, not of all.": gain
+                / np.sqrt((lean.var(ddof=1) + wide.var(ddof=1)) / (n + m)),
+                "that is the spread of lean alone; both means scatter.": gain / lean.std(ddof=1),
+                "that is the noise of lean's mean alone; wide's scatters too.": gain
+                / (lean.std(ddof=1) / n**0.5),
                 "that is the gain alone; divide it by the noise.": gain,
             }
             | ({"where wide is worse the gain is negative.": -gain / over()} if gain < 0 else {}),
@@ -152,6 +175,7 @@ def check_gain(fn: Callable, judge: Judge) -> None:
     "A gain and its noise",
     minutes=10,
     difficulty=2,
+    importance=2,
     check=check_gain,
     statement=r"""
     `lean` and `wide` are arrays of held-out losses, one a seed; their lengths may differ. Write
@@ -200,6 +224,15 @@ def check_gain(fn: Callable, judge: Judge) -> None:
             "best runs",
             "luckiest seed",
             change=("lean.mean() - wide.mean()", "lean.min() - wide.min()"),
+        ),
+        mistake(
+            "pooled",
+            "as if both arms scattered alike",
+            body="""
+            n, m = len(lean), len(wide)
+            pooled = ((n - 1) * lean.var(ddof=1) + (m - 1) * wide.var(ddof=1)) / (n + m - 2)
+            return float((lean.mean() - wide.mean()) / np.sqrt(pooled * (1 / n + 1 / m)))
+            """,
         ),
         mistake("gain alone", "divide it by the noise", change=(" / np.sqrt(noise)", "")),
     ),
