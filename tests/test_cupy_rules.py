@@ -32,6 +32,7 @@ HOST_FILES = {
     "lora/deltas.py": "an Adapter's arrays are on the host",
     "lora/joining.py": "an Adapter's arrays are on the host",
     "lora/compose.py": "an Adapter's arrays are on the host",
+    "lora/forecast.py": "an Adapter's arrays are on the host, and inputs are brought there",
 }
 
 # "file: function or class" -> the NumPy functions that it may call.

@@ -13,6 +13,7 @@ from minilora.text import Problem, Record
 from minilora.text.rows import iter_records
 from minilora.ward import house_instruction
 from minilora.ward.formats import HOUSE_INSTRUCTION
+from minilora.ward.steering import rules_of
 
 HOUSE = "house"
 """What `--instruction` says for the house format in words."""
@@ -28,6 +29,9 @@ class Case:
     house: dict | None
     ward: str | None
     """The ward whose house format is asked for."""
+    rules: tuple[str, ...] = ()
+    """The rules of ward/steering.py that the answer should keep; then `facts` says of what note."""
+    facts: dict | None = None
 
 
 class Rows(NamedTuple):
@@ -77,8 +81,15 @@ def _case_of(record: Record, raw: bool) -> Case:
         raise ValueError(f"got {last} messages before the answer, expected one prompt with --raw")
     ward = house_of(record.row)
     answer = record.messages[last]["content"]
+    rules = rules_of(record.row)
     return Case(
-        record.source, record.messages[:last], answer, dict(record.row) if ward else None, ward
+        record.source,
+        record.messages[:last],
+        answer,
+        dict(record.row) if ward else None,
+        ward,
+        rules,
+        dict(record.row["facts"]) if rules else None,
     )
 
 
