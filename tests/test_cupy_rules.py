@@ -1,8 +1,8 @@
 """Device rules, read from the sources: library code asks an array for its module.
 
-In autograd, nn, training and lora a function of NumPy may be called only where the arrays are on
-the host for certain, and each such place is listed here. What is called on `xp` must exist in
-CuPy, with these keywords. The runs on a stand-in (tests/device) check what sources don't show.
+In autograd, nn, training, lora and serving a function of NumPy may be called only where the arrays
+are on the host for certain, and each such place is listed here. What is called on `xp` must exist
+in CuPy, with these keywords. The runs on a stand-in (tests/device) check what sources don't show.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 TESTS = Path(__file__).resolve().parent
 PACKAGE = TESTS.parent / "minilora"
 NAMES = json.loads((TESTS / "device" / "cupy_api.json").read_text())["names"]
-ROOMS = ("autograd", "nn", "training", "lora")
+ROOMS = ("autograd", "nn", "training", "lora", "serving")
 
 # Types, dtypes and generators compute nothing on arrays; all randomness is drawn on the host.
 ALWAYS = {"ndarray", "generic", "dtype", "random", "float32", "float64", "int32", "int64", "inf"}
@@ -74,6 +74,21 @@ HOST_CALLS = {
     # Forked workers are for the host only; they refuse a device.
     "training/parallel.py: _shared_arrays": {"cumsum", "frombuffer"},
     "training/parallel.py: Workers": {"arange", "array_split"},
+    # Which rows use which adapter is known on the host.
+    "serving/mixing.py: group": {
+        "arange",
+        "argsort",
+        "array_equal",
+        "cumsum",
+        "flatnonzero",
+        "ones",
+        "repeat",
+        "searchsorted",
+        "unique",
+        "zeros",
+    },
+    "serving/mixing.py: Mix": {"array"},
+    "serving/mixing.py: _Grouping": {"array", "where"},
     # An Adapter's arrays are on the host.
     "lora/adapter.py: _own_copy": {"array"},
     "lora/adapter.py: _check_factors": {"isfinite"},

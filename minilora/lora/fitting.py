@@ -37,14 +37,19 @@ def require_plain(model: Module) -> None:
         )
     if is_frozen(model):
         raise AttachError(
-            "got a model that carries an adapter of another kind, expected a plain one; detach it "
-            "first"
+            "got a model that carries an adapter of another kind, or is in a bank; expected a "
+            "plain one, so detach it, or close the bank, first"
         )
 
 
 def attachable(model: Module, config: LoRAConfig) -> dict[str, Linear]:
     """The Linears that `attach` would wrap; raises what `attach` would, and changes nothing."""
     require_plain(model)
+    return fitting_linears(model, config)
+
+
+def fitting_linears(model: Module, config: LoRAConfig) -> dict[str, Linear]:
+    """As `attachable`, for a model whose Linears may be frozen, as those of a bank are."""
     chosen = select_linears(model, config.target_modules)
     for pattern, idle in config.idle_keys(chosen).items():
         known = ", ".join(sorted({name.rpartition(".")[2] for name in chosen}))
@@ -66,6 +71,13 @@ def config_for(
     another one, what else does not fit says nothing.
     """
     require_plain(model)
+    return fitting_config(model, adapter, base_name, base)
+
+
+def fitting_config(
+    model: Module, adapter: Adapter, base_name: str, base: BaseMark | None
+) -> LoRAConfig:
+    """As `config_for`, for a model whose Linears may be frozen, as those of a bank are."""
     config = _without_idle_keys(adapter)
     if base is not None:
         base_name = base.name
@@ -117,7 +129,7 @@ def _check_rule(model: Module, adapter: Adapter) -> None:
 
 def _check_fit(model: Module, config: LoRAConfig, adapter: Adapter) -> None:
     """Raise what `attach` would, or AdapterError for tensors that are not those it makes."""
-    chosen = attachable(model, config)
+    chosen = fitting_linears(model, config)
     _check_modules(adapter, set(chosen))
     for name, linear in chosen.items():
         _check_shapes(adapter, name, linear)

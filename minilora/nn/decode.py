@@ -32,7 +32,7 @@ the result; for a small W the copy costs more. The measurements are in data/benc
 """
 
 
-def _times(matrix: Array) -> Callable[[Array, Array], Array]:
+def times(matrix: Array) -> Callable[[Array, Array], Array]:
     """(h, out) -> out, in which h (B, in) W^T is written, for W (out, in)."""
     columns, xp = matrix.T, get_array_module(matrix)
 
@@ -51,8 +51,12 @@ def _times(matrix: Array) -> Callable[[Array, Array], Array]:
 def _product(layer: Linear) -> Callable[[Array, Array], Array]:
     """(h, out) -> out, in which a layer's output for h (B, in) is written.
 
-    A plain weight is one product; a bias, or weights that are made anew, go through the layer.
+    A plain weight is one product; a bias, or weights that are made anew, go through the layer. One
+    that treats rows differently has a product of its own.
     """
+    own = getattr(layer, "row_product", None)
+    if own is not None:
+        return own()
     matrix = layer.matrix()
     if matrix is None:
 
@@ -61,7 +65,7 @@ def _product(layer: Linear) -> Callable[[Array, Array], Array]:
             return out
 
         return through_the_layer
-    return _times(matrix)
+    return times(matrix)
 
 
 class _Norm:
@@ -180,7 +184,7 @@ class Decoding:
         table, self.head = decoder.embed_tokens.weight.data, model.head_weight
         self.embed = partial(take_rows, table)
         head = self.head.data
-        self.logits = None if is_stored(head) else _times(head)
+        self.logits = None if is_stored(head) else times(head)
         self.config = config
         self.blocks = [_BlockStep(block) for block in decoder.layers]
         heads = config.num_attention_heads + config.num_key_value_heads

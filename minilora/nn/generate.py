@@ -198,6 +198,7 @@ def generate(
     latest, stops = [0] * len(prompts), set(stop_ids)
     was_training = model.training
     model.eval()
+    model.generations += 1
     try:
         with no_grad(), quiet_overflow():
             batch = _Batch(model, prompts, max_new_tokens, use_cache)
@@ -222,5 +223,6 @@ def generate(
                     tokens, unended = tokens[unended], list(range(len(unended)))
                 batch.step(tokens)
     finally:
+        model.generations -= 1
         model.train(was_training)
     return answers

@@ -217,6 +217,7 @@ class Transformer(Module):
     def __init__(self, config: TransformerConfig, rng: np.random.Generator | None) -> None:
         super().__init__()
         self.config = config
+        self.generations = 0  # that go on now: their caches hold what the present weights made
         self.model = Decoder(config, rng)
         self.lm_head = None
         if not config.tie_word_embeddings:

@@ -19,7 +19,8 @@ from minilora.gradients.case import Case
 from minilora.gradients.cases import all_cases
 from minilora.gradients.twins import TWINS
 from minilora.lora import Attachment, LoRAConfig, attach
-from minilora.nn import Module, Transformer
+from minilora.nn import Module, Transformer, generate
+from minilora.serving import BASE, AdapterBank
 from minilora.text import Example
 from minilora.training import AdamW, Batches, History, TrainingConfig, fit
 from tests import tiny
@@ -124,6 +125,31 @@ def tiny_adapted(device: str, tied: bool = True) -> Attachment:
         b = (0.3 * rng.standard_normal(layer.lora_B.shape)).astype(np.float32)
         layer.lora_B.data = to_device(b, device)
     return handle
+
+
+def bank_answers(device: str, use_cache: bool = True) -> list:
+    """A mixed batch's logits and answers from a bank on a device, then those of a swap."""
+    bank = AdapterBank(tiny_model(device).eval())
+    for seed, targets in enumerate((("q_proj", "v_proj"), "all-linear")):
+        rng = np.random.default_rng(seed)
+        handle = attach(tiny_model("cpu"), replace(LORA, r=2 + seed, target_modules=targets), rng)
+        for layer in handle.layers.values():
+            layer.lora_B.data[...] = rng.normal(0, 0.3, layer.lora_B.shape)
+        bank.add(f"{seed}", handle.adapter())
+    prompts, ids = [[1, 2], [3, 4, 5, 6], [7], [8, 1, 2]], np.array([[1, 2, 3], [4, 5, 6]] * 2)
+    with bank.rows(["1", "0", BASE, "1"]):
+        mixed = to_numpy(bank.model(ids).data)
+        answers = generate(bank.model, prompts, 7, use_cache=use_cache, stop_ids=[4])
+    bank.use("1")
+    return [mixed, answers, to_numpy(bank.model(ids).data), generate(bank.model, prompts, 7)]
+
+
+def assert_same_bank(tolerance: float, use_cache: bool) -> None:
+    """A bank on the device gives the numbers and the answers of one on the host."""
+    expected, got = (bank_answers(device, use_cache) for device in DEVICES)
+    for i in (0, 2):
+        assert_close(got[i], expected[i], tolerance)
+        assert got[i + 1] == expected[i + 1]
 
 
 def copy_examples(count: int = 12) -> list[Example]:

@@ -93,6 +93,11 @@ def test_a_resumed_run_is_the_run(adapted, tmp_path):
 
 
 @pytest.mark.parametrize("use_cache", [False, True])
+def test_a_bank(use_cache):
+    c.assert_same_bank(TOLERANCE * 5, use_cache)
+
+
+@pytest.mark.parametrize("use_cache", [False, True])
 @pytest.mark.parametrize("temperature", [0.0, 1.3])
 @pytest.mark.parametrize("adapted", [False, True])
 def test_generation(adapted, temperature, use_cache):

@@ -48,6 +48,11 @@ def test_training(adapted, tmp_path):
 
 
 @pytest.mark.parametrize("use_cache", [False, True])
+def test_a_bank(use_cache):
+    c.assert_same_bank(5 * SINGLE, use_cache)
+
+
+@pytest.mark.parametrize("use_cache", [False, True])
 @pytest.mark.parametrize("adapted", [False, True])
 def test_greedy_generation(adapted, use_cache):
     prompts = [[1, 2], [3, 4, 5, 6], [7]]
