@@ -34,6 +34,11 @@ EVAL_ROWS_HELP = (
     f"{defaults.JUDGED} where all would take minutes."
 )
 LENGTH_HELP = f"Tokens of an example. Default: the base's limit, at most {LONGEST}."
+REPLAY_HELP = (
+    "Share of what is trained on that is of the base's own tasks (0.2: a fifth), so that they are "
+    "not lost."
+)
+REPLAY_DATA_HELP = f"Rows of the base's own tasks, as --data. Default, on {WARD}: the ward's own."
 BASE_DTYPE_HELP = (
     f"How the frozen base is kept: {', '.join(BASE_DTYPES)} (5 bits a number, embedding 8.5); a "
     "layer's numbers are made for each product."
@@ -63,6 +68,8 @@ def adapt(
     batch_size: int = typer.Option(None, "--batch-size", help=BATCH_HELP),
     lr: float = typer.Option(None, "--lr", help=LR_HELP),
     max_length: int = typer.Option(None, "--max-length", help=LENGTH_HELP),
+    replay: float = typer.Option(0.0, "--replay", help=REPLAY_HELP),
+    replay_data: Path = typer.Option(None, "--replay-data", help=REPLAY_DATA_HELP),
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of A, order, dropout, split."),
     workers: int = typer.Option(0, "--workers", help="Processes; 0: one a core, at most 4."),
     resume: bool = typer.Option(False, "--resume", help="Continue the stopped run of OUT.run."),
@@ -86,6 +93,8 @@ def adapt(
         batch_size=batch_size,
         lr=lr,
         max_length=max_length,
+        replay=replay,
+        replay_data=replay_data,
         seed=seed,
         workers=workers,
         resume=resume,

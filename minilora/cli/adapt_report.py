@@ -36,6 +36,7 @@ def plan_rows(planned: Planned) -> list[tuple[str, str]]:
                   f"{show.size(sizes.optimizer_bytes)}"),
         ("training data", f"{train.examples:,} examples, {train.tokens:,} tokens, "
                           f"{train.learnt:,} of them answers"),
+        *replay_rows(planned),
         *(("read as", f"{count:,} of {SHAPES[shape]}") for shape, count in planned.shapes.items()),
         ("evaluated on", planned.judged_on),
         ("steps", f"{training.steps:,} of {planned.batch_size} examples "
@@ -47,6 +48,14 @@ def plan_rows(planned: Planned) -> list[tuple[str, str]]:
         left = f", {too_long} too long for it" if too_long else ""
         rows.append((f"house/{ward}", f"{scored} answers scored{left}"))
     return rows
+
+
+def replay_rows(planned: Planned) -> list[tuple[str, str]]:
+    """How many of the training examples are of the base's own tasks."""
+    if planned.replay is None:
+        return []
+    rows, of = planned.replay["rows"], planned.replay["of"]
+    return [("of them replay", f"{rows:,} rows of {of} ({rows / planned.train.examples:.1%})")]
 
 
 def base_rows(planned: Planned) -> list[tuple[str, str]]:

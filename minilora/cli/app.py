@@ -1,7 +1,8 @@
 """Runs `minilora COMMAND`: finds the commands and loads the one that is called.
 
 To add a command, add a file: `cli/NAME.py` with a top-level function `NAME`, whose parameters are
-typer's and whose docstring is the help, and `GROUP = "..."`, one of GROUPS. Files without such a
+typer's and whose docstring is the help, and `GROUP = "..."`, one of GROUPS. Where exit codes 1 and
+2 are answers of the command, `NOT_RUN = ...` is the code of every failure. Files without such a
 function are no commands. Only the file of the command that is called is imported, which keeps
 `minilora --help` quick.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import ast
 import importlib
 import sys
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,17 +65,22 @@ def build(argv: list[str], folder: Path = FOLDER) -> typer.Typer:
     """The application for this command line: its command loaded, the others known by their help."""
     app = typer.Typer(help=HELP, add_completion=False, pretty_exceptions_enable=False)
     app.callback()(_options)
-    called = next((word for word in argv if not word.startswith("-")), None)
+    called = called_in(argv)
     for name, command in find_commands(folder).items():
         shown, panel = name.replace("_", "-"), command.group
         if shown == called:
             module = importlib.import_module(f"minilora.cli.{name}")
             settings = getattr(module, "CONTEXT_SETTINGS", None)
-            function = with_plain_errors(getattr(module, name))
+            function = with_plain_errors(getattr(module, name), getattr(module, "NOT_RUN", 1))
             app.command(shown, context_settings=settings, rich_help_panel=panel)(function)
         else:
             app.command(shown, help=command.help, rich_help_panel=panel)(_not_called)
     return app
+
+
+def called_in(argv: list[str]) -> str | None:
+    """The command that a command line calls, None for none."""
+    return next((word for word in argv if not word.startswith("-")), None)
 
 
 def _not_called() -> None:
@@ -106,8 +113,13 @@ def main(argv: list[str] | None = None) -> int:
         print_error("stopped")
         return 130
     except Exception as error:
-        if not hasattr(error, "format_message"):  # click's, whose module depends on the version
+        module = sys.modules.get(f"minilora.cli.{called_in(argv)}")
+        not_run = getattr(module, "NOT_RUN", None)
+        if hasattr(error, "format_message"):  # click's, whose module depends on the version
+            print_error(usage_text(error))
+            return not_run or error.exit_code
+        if not_run is None:
             raise
-        print_error(usage_text(error))
-        return error.exit_code
+        traceback.print_exc()  # Python's own exit code for it is 1, which is an answer here
+        return not_run
     return code if isinstance(code, int) else 0

@@ -15,8 +15,8 @@ WRITERS = ("typer", "click", "rich")
 """Libraries that write what a command shows; the system names no file where that fails."""
 
 
-def with_plain_errors(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, with expected errors as one line on stderr and exit code 1, or 130 for Ctrl-C.
+def with_plain_errors(function: Callable[..., Any], code: int = 1) -> Callable[..., Any]:
+    """`function`, with expected errors as one line on stderr and exit code `code`, 130 for Ctrl-C.
 
     What the library warns of is a note of one line. MINILORA_DEBUG=1 shows an error's traceback.
     """
@@ -32,7 +32,7 @@ def with_plain_errors(function: Callable[..., Any]) -> Callable[..., Any]:
             if isinstance(error, BrokenPipeError) or os.environ.get("MINILORA_DEBUG") == "1":
                 raise
             print_error(describe(error))
-            raise typer.Exit(1) from None
+            raise typer.Exit(code) from None
         except KeyboardInterrupt:
             if os.environ.get("MINILORA_DEBUG") == "1":
                 raise

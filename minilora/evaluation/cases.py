@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from minilora.evaluation.house import house_of
 from minilora.text import Problem, Record
+from minilora.text.records import parse_record
 from minilora.text.rows import iter_records
 from minilora.ward import house_instruction
 from minilora.ward.formats import HOUSE_INSTRUCTION
@@ -32,6 +33,10 @@ class Case:
     rules: tuple[str, ...] = ()
     """The rules of ward/steering.py that the answer should keep; then `facts` says of what note."""
     facts: dict | None = None
+    task: str = ""
+    """What the row says that it is, as in "public/handover"; "" where it says nothing."""
+    patient: str = ""
+    """Equal for rows of one patient; "" where the row says nothing of it."""
 
 
 class Rows(NamedTuple):
@@ -82,6 +87,7 @@ def _case_of(record: Record, raw: bool) -> Case:
     ward = house_of(record.row)
     answer = record.messages[last]["content"]
     rules = rules_of(record.row)
+    task = record.row.get("task")
     return Case(
         record.source,
         record.messages[:last],
@@ -90,7 +96,24 @@ def _case_of(record: Record, raw: bool) -> Case:
         ward,
         rules,
         dict(record.row["facts"]) if rules else None,
+        task if isinstance(task, str) else "",
+        patient_of(record.row),
     )
+
+
+def ward_case(row: Mapping, source: str) -> Case:
+    """The case of a record of the ward, as `read_cases` reads it from a file."""
+    return _case_of(parse_record(row, source), raw=False)
+
+
+def patient_of(row: Mapping) -> str:
+    """Whose row it is: its "patient", or a ward's note's name and phones; "" if it has none."""
+    if isinstance(row.get("patient"), (str, int)):
+        return str(row["patient"])
+    facts = row.get("facts")
+    if not isinstance(facts, dict) or not isinstance(facts.get("name"), str):
+        return ""
+    return " ".join([facts["name"], *map(str, facts.get("phones") or ())])
 
 
 def choose_shots(examples: Sequence[Case], count: int, scored: Sequence[Case] = ()) -> list[Case]:

@@ -52,8 +52,8 @@ class Pairs:
     """What two models made of the same n rows, and which rows are one patient's.
 
     before, after (n,): whether the answer was right. patients (n,): equal values for rows that
-    belong together; None where each row stands alone. Raises ValueError for no row, or lengths that
-    differ.
+    belong together; None where each row stands alone. patient (n,): the same, numbered from 0.
+    Raises ValueError for no row, or lengths that differ.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Pairs:
                 "expected as many of each, and at least 1"
             )
         place = {patient: i for i, patient in enumerate(dict.fromkeys(patients))}
-        self._patient = np.array([place[patient] for patient in patients])
+        self.patient = np.array([place[patient] for patient in patients])
 
     def __len__(self) -> int:
         return len(self.before)
@@ -85,13 +85,13 @@ class Pairs:
     @functools.cached_property
     def sizes(self) -> np.ndarray:
         """Rows of each patient."""
-        return np.bincount(self._patient)
+        return np.bincount(self.patient)
 
     @functools.cached_property
     def net(self) -> np.ndarray:
         """Rows that each patient gained, less those that they lost."""
         change = self.after.astype(int) - self.before
-        return np.bincount(self._patient, change).astype(int)
+        return np.bincount(self.patient, change).astype(int)
 
     @property
     def clustered(self) -> bool:

@@ -27,6 +27,7 @@ from minilora.runs.driver import Job, OpenPlan, Trained
 from minilora.runs.folder import require_free
 from minilora.runs.plan import Clock, Reporter, Result, Sizes
 from minilora.runs.plots import plot_loss
+from minilora.runs.replay import Replay, file_replay, require_replay, ward_replay
 from minilora.runs.samples import Sample, answer_samples, pick_samples
 from minilora.text import Problem, Tokenizer
 from minilora.training import TrainingConfig
@@ -41,8 +42,10 @@ class AdaptPlan(OpenPlan):
 
     as_text: whether `data` and `eval_data` are plain text, whatever they look like. eval_data:
     judged on; None for a tenth of `data`, held out. eval_rows: how many of these are judged.
-    target_modules: names, or "all-linear". max_length: tokens of an example. None for these and
-    for steps, batch_size and lr: chosen from the data and the base, see `defaults`.
+    target_modules: names, or "all-linear". max_length: tokens of an example. replay: share of what
+    is trained on that is of the base's own tasks; replay_data: rows of these, the ward's where it
+    is None. None for max_length, target_modules, steps, batch_size and lr: chosen from the data
+    and the base, see `defaults`.
     """
 
     data: Path
@@ -58,10 +61,13 @@ class AdaptPlan(OpenPlan):
     lora_dropout: float = 0.0
     use_rslora: bool = False
     max_length: int | None = None
+    replay: float = 0.0
+    replay_data: Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.lora(0)
+        require_replay(self.replay, self.replay_data, self.base)
         for name in ("eval_rows", "max_length"):
             number = getattr(self, name)
             if number is not None and number < 1:
@@ -89,7 +95,8 @@ class AdaptPlan(OpenPlan):
             eval_data = read_reported(self.eval_data, tokenizer, length, self.as_text, reporter)
             house_lines, unscorable = read_house(self.eval_data, self.as_text)
             eval_data = without(eval_data, unscorable, reporter)
-        decided = decide(self, model, data, eval_data, self.eval_rows)
+        replay = self.open_replay(tokenizer, length, reporter)
+        decided = decide(self, model, data, eval_data, self.eval_rows, replay)
         judged = [line for line in house_lines if line.number <= decided.lines]
         houses = house_records(judged, tokenizer, model.config.max_position_embeddings)
         rows = len(decided.held_out)
@@ -119,6 +126,15 @@ class AdaptPlan(OpenPlan):
         reporter.planned(job.planned(self, held))
         return job
 
+    def open_replay(self, tokenizer: Tokenizer, length: int, reporter: Reporter) -> Replay | None:
+        """What is trained again of the base's own tasks, None where nothing is."""
+        if not self.replay:
+            return None
+        if self.replay_data is None:
+            return ward_replay(self.replay, tokenizer, length)
+        file = read_reported(self.replay_data, tokenizer, length, self.as_text, reporter)
+        return file_replay(self.replay, file)
+
     def longest(self, model: Transformer) -> int:
         """The longest example in tokens. Raises ValueError beyond what the base can read."""
         limit = model.config.max_position_embeddings
@@ -144,6 +160,7 @@ class AdaptPlan(OpenPlan):
             "batch_size": decided.batch_size,
             "max_length": length,
             **({"as_text": True} if self.as_text else {}),
+            **({"replay": decided.replay_about()} if decided.replay else {}),
         }
 
 
@@ -190,6 +207,7 @@ class Planned:
 
     held: how the base is kept: format -> (numbers, bytes). passes: over the training data.
     shapes: by key of `text.records.SHAPES`, how many rows of the data were read so.
+    replay: as the adapter's provenance says it, None without.
     house: by ward, how many answers are scored, and how many records are too long for it.
     """
 
@@ -203,6 +221,7 @@ class Planned:
     adapter_bytes: int
     sizes: Sizes
     train: Counts
+    replay: Mapping | None
     shapes: Mapping[str, int]
     judged_on: str
     house: Mapping[str, tuple[int, int]]
@@ -244,6 +263,7 @@ class AdaptJob(Job):
             adapter_bytes=sum(p.data.nbytes for p in self.model.parameters() if p.requires_grad),
             sizes=self.sizes,
             train=Counts(len(train), int(train.lengths.sum()), int(train.label_counts.sum())),
+            replay=self.decided.replay_about() if self.decided.replay else None,
             shapes=self.decided.data.shapes,
             judged_on=self.decided.judged_on,
             house={h.ward: (len(h.records), h.too_long) for h in self.judge.houses},
@@ -288,6 +308,7 @@ class AdaptJob(Job):
             "judged": len(decided.held_out),
             "training": {**asdict(self.training), "batch_size": self.batch_size},
             "max_length": self.max_length,
+            **({"replay": decided.replay_about()} if decided.replay else {}),
             "evaluation": {
                 "before": trained.before.to_dict(),
                 "after": trained.after.to_dict(),

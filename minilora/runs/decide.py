@@ -9,6 +9,7 @@ from minilora.nn import Transformer, bytes_by_format
 from minilora.runs import defaults
 from minilora.runs.data import SMALLEST_TO_SPLIT, File, split
 from minilora.runs.plan import Plan
+from minilora.runs.replay import Replay
 from minilora.text.packed import PackedExamples
 from minilora.text.rows import row_number
 from minilora.training import TrainingConfig
@@ -22,6 +23,7 @@ class Decided:
     """The data of a run, and every number that was left to be chosen.
 
     held_out: those that are judged, the first of `held_out_of`. size: the base's parameters.
+    train: with `replayed` rows of the replay among them.
     """
 
     training: TrainingConfig
@@ -32,6 +34,14 @@ class Decided:
     size: int
     data: File
     eval_data: File | None
+    replay: Replay | None = None
+    replayed: int = 0
+
+    def replay_about(self) -> dict:
+        """What settings and provenance say of the replay."""
+        replay = self.replay
+        about = {"share": replay.share, "rows": self.replayed, "of": replay.source}
+        return {**about, "sha256": replay.sha256}
 
     @property
     def lines(self) -> float:
@@ -59,15 +69,20 @@ def decide(
     data: File,
     eval_data: File | None = None,
     eval_rows: int | None = None,
+    replay: Replay | None = None,
 ) -> Decided:
     """Split the data where nothing else is judged on, and choose what the plan leaves open.
 
-    eval_rows: how many examples are judged, None for what `defaults` says.
+    eval_rows: how many examples are judged, None for what `defaults` says. replay: what is
+    trained on beside the examples that are not held out.
     """
     if eval_data is None:
         train, held_out = split(data.examples, plan.seed)
     else:
         train, held_out = data.examples, eval_data.examples
+    own = len(train)
+    if replay is not None:
+        train = replay.mixed(train, plan.seed)
     size = sum(count for count, _ in bytes_by_format(model).values())
     batch_size, steps, lr = plan.batch_size, plan.steps, plan.lr
     if batch_size is None:
@@ -88,5 +103,6 @@ def decide(
     )
     judged = defaults.judged_rows(size, held_out, eval_rows)
     return Decided(
-        training, batch_size, train, held_out[:judged], len(held_out), size, data, eval_data
-    )
+        training, batch_size, train, held_out[:judged], len(held_out), size, data, eval_data,
+        replay, len(train) - own,
+    )  # fmt: skip

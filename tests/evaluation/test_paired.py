@@ -196,6 +196,6 @@ def test_many_patients_are_drawn_in_parts(monkeypatch):
     rng = np.random.default_rng(3)
     pairs = drawn(rng, 80, patients=25)
     whole = pairs.interval()
-    again = Pairs(pairs.before, pairs.after, pairs._patient.tolist())
+    again = Pairs(pairs.before, pairs.after, pairs.patient.tolist())
     monkeypatch.setattr(paired, "BATCH", 25 * 100)
     assert again.interval() == pytest.approx(whole, abs=0.02)
