@@ -110,5 +110,10 @@ def explain_size(
     for sentence, factor in {**factors, "the sign is wrong": -1.0}.items():
         if np.isclose(ratio, factor, rtol=1e-4):
             raise Mistake(f"{name}: {ratio:.3g} times what it should be: {sentence}.")
+    if got.size > 1 and abs(ratio - 1) < 1e-3:
+        raise Mistake(
+            f"{name}: nearly right, and {error_of(got, want):.1g} of the largest entry off, which "
+            "is more than rounding: is something cut to fewer digits, or a small constant in it?"
+        )
     if got.size > 1:
         raise Mistake(f"{name}: right direction, wrong size: {ratio:.3g} times what it should be.")

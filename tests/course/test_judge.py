@@ -33,6 +33,7 @@ BIG = np.zeros((4, 2, 3))
         (-WANT, "the sign is wrong"),
         (WANT * 0.25, "alpha / r is missing"),
         (WANT * 5, "right direction, wrong size: 5 times what it should be"),
+        (WANT * 1.00002, "nearly right, and 2e-05 of the largest entry off"),
         (WANT + np.eye(2, 3), "x[0, 0]: yours is 2, expected 1"),
         (WANT * np.nan, "NaN or infinite in 6 of 6 entries"),
         (WANT[::-1], "upside down"),

@@ -190,8 +190,19 @@ def check_central_difference(fn: Callable, judge: Judge) -> None:
                 "all entries were nudged at once; nudge one, and leave the others.": np.full(
                     shape, whole
                 ),
+                **(_by_rows(f, x, eps) if x.ndim > 1 else {}),
             },
         )
+
+
+def _by_rows(f: Callable, x: np.ndarray, eps: float) -> dict[str, np.ndarray]:
+    """What one gets who steps along the first axis alone."""
+    slopes = np.zeros(x.shape)
+    for i in range(len(x)):
+        step = np.zeros(x.shape)
+        step[i] = eps
+        slopes[i] = (f(x + step) - f(x - step)) / (2 * eps)
+    return {"a whole row was nudged at once; nudge each entry: np.ndindex(x.shape).": slopes}
 
 
 @exercise(
@@ -246,6 +257,7 @@ def check_central_difference(fn: Callable, judge: Judge) -> None:
             return slopes
             """,
         ),
+        mistake("rows", "a whole row", change=("np.ndindex(x.shape)", "range(len(x))")),
         mistake("no brackets", "2 * eps in brackets", change=("(2 * eps)", "2 * eps")),
         mistake(
             "x not put back",

@@ -35,7 +35,7 @@ def check_rms_norm_vjps(fn: Callable, judge: Judge) -> None:
             out[0],
             lambda v, w=w, g=g, eps=eps: (g * _rms_norm(v, w, eps)).sum(),
             x,
-            instead=_norm_misses(g * w, g, x * scale, scale) | _eps_misses(g, x, w, eps),
+            instead=_norm_misses(g, w, x * scale, scale) | _eps_misses(g, x, w, eps),
         )
         n = x * scale
         rows = tuple(range(x.ndim - 1))
@@ -69,11 +69,12 @@ def _eps_misses(g: np.ndarray, x: np.ndarray, w: np.ndarray, eps: float) -> dict
 
 
 def _norm_misses(
-    u: np.ndarray, g: np.ndarray, n: np.ndarray, scale: np.ndarray
+    g: np.ndarray, w: np.ndarray, n: np.ndarray, scale: np.ndarray
 ) -> dict[str, np.ndarray]:
     def pull(v: np.ndarray) -> np.ndarray:
         return n * (v * n).mean(axis=-1, keepdims=True)
 
+    u = g * w
     total = n * (u * n).sum(axis=-1, keepdims=True)
     return {
         "the term with the mean is missing: nudging one entry changes the length that its whole "
@@ -82,6 +83,7 @@ def _norm_misses(
         * (u - total),
         "w multiplied the row on the way forward, so g must pass through it: u = g w.": scale
         * (g - pull(g)),
+        "w comes in before the pull, u = g w, and not behind it.": scale * w * (g - pull(g)),
         "the division by the length is missing.": u - pull(u),
         "a sign is wrong: the pull is subtracted.": scale * (u + pull(u)),
         "that takes each entry alone, as if nudging it changed no other; the pull is one mean a "
@@ -147,6 +149,7 @@ def _norm_misses(
             "over all rows",
             change=("mean(axis=-1, keepdims=True)) / r", "mean()) / r"),
         ),
+        mistake("w last", "not behind it", change=("(u - n * (u * n)", "w * (g - n * (g * n)")),
         mistake("mean of u", "mean is taken of u", change=("(u * n).mean", "u.mean")),
         mistake("no n", "factor n before", change=("u - n * (u * n)", "u - (u * n)")),
         mistake("x in the pull", "the pull holds x", change=("u - n * (u * n)", "u - x * (u * x)")),

@@ -232,6 +232,11 @@ def _other_rates(notes: list[dict], outputs: list[dict]) -> tuple[float, dict[st
             len(invented) + len(missing) - spoken
         )
         / len(missing),
+        "that is the share of drugs for which the answer gives a dose, recorded or not; ask of the "
+        "missing ones.": sum(
+            out.get(d) is not None for n, out in zip(notes, outputs, strict=True) for d in n
+        )
+        / everything,
         "that is a count; divide by the number of missing doses.": len(invented),
         "that is the share that was not invented.": 1 - len(invented) / len(missing),
         "that is a share of the doses that were given; the missing ones were asked for.": (

@@ -98,7 +98,7 @@ def _other_shares(wanted: list[str], outputs: list[str]) -> dict[str, float]:
 
 
 def check_exact_rate(fn: Callable, judge: Judge) -> None:
-    for plenty in (0, 9):
+    for plenty in judge.sizes(1, 9):
         wanted, outputs = _answers(
             judge, right=5 + plenty, padded=2, cased=3, longer=4, empty=6, spaced=7, broken=1,
             stopped=10, lined=12, shorter=9, moved=14,

@@ -40,7 +40,9 @@ CURVES = (  # losses, window, tolerance, verdict, what a wrong verdict means
 def check_plateaued(fn: Callable, judge: Judge) -> None:
     scale = int(judge.rng.integers(922, 1127)) / 1024  # a product with it rounds nothing off
     for losses, window, tolerance, verdict, sentence in CURVES:
-        scaled = [scale * x for x in losses]
+        longer = len(losses) > window  # then worse losses before all others change nothing
+        worse = np.sort(judge.rng.uniform(40.0, 50.0, int(judge.rng.integers(4)) * longer))[::-1]
+        scaled = [scale * x for x in (*worse, *losses)]
         got = judge.call(fn, losses=scaled, window=window, tolerance=tolerance)
         judge.true(isinstance(got, (bool, np.bool_)), f"return True or False, yours is {got!r}.")
         told = ", ".join(f"{x:.3g}" for x in scaled)
@@ -116,7 +118,10 @@ def plateaued(losses: list[float], window: int, tolerance: float) -> bool:
 
 
 def check_gain(fn: Callable, judge: Judge) -> None:
-    for n, m, worse in ((3, 5, 1.0), (4, 3, 2.6)):  # the second wide is worse than lean
+    for (n, m), worse in (
+        (judge.sizes(3, 5), 1.0),
+        (judge.sizes(4, 3), 2.6),
+    ):  # the second wide is worse than lean
         lean = 2 + 0.3 * judge.rng.random(n)
         wide = worse + 0.2 * judge.rng.random(m)
         gain = lean.mean() - wide.mean()

@@ -12,9 +12,10 @@ from minilora.course.judge import Judge
 
 def check_heard_by(fn: Callable, judge: Judge) -> None:
     # All sizes differ, and kv_heads * head_dim splits up as head_dim * kv_heads too.
-    for heads, kv_heads, dim, width, r in ((12, 3, 7, 11, 2), (10, 2, 5, 13, 3)):
+    for like in ((3, 7, 11, 2, 4), (2, 6, 13, 3, 5)):
+        kv_heads, dim, width, r, group = judge.sizes(*like)
+        heads = kv_heads * group
         A, B = judge.normal(r, width), judge.normal(kv_heads * dim, r)
-        group = heads // kv_heads
         change = B @ A
         blocks = change.reshape(kv_heads, dim, width)
         mixed = change.reshape(dim, kv_heads, width).transpose(1, 0, 2)

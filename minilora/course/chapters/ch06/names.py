@@ -8,32 +8,37 @@ from minilora.course.comparing import first_of
 from minilora.course.exercises import exercise, mistake
 from minilora.course.judge import Judge
 
-NAMES = (
-    "model.layers.0.self_attn.q_proj",
-    "model.layers.0.cross_attn.q_proj",
-    "model.layers.0.mlp.up_proj",
-    "model.layers.0.mlp.gate_up_proj",
-    "model.layers.1.self_attn.q_proj",
-    "model.layers.1.mlp.up_proj_norm",
-    "model.layers.11.mlp.up_proj",
-    "head",
-    "model.layers.2.mlp_up_proj",
-)
+
+def _names(first: int) -> list[str]:
+    """Names of a model's modules; `first` is a block's number, of one digit."""
+    return [
+        f"model.layers.{first}.self_attn.q_proj",
+        f"model.layers.{first}.cross_attn.q_proj",
+        f"model.layers.{first}.mlp.up_proj",
+        f"model.layers.{first}.mlp.gate_up_proj",
+        f"model.layers.{first + 1}.self_attn.q_proj",
+        f"model.layers.{first + 1}.mlp.up_proj_norm",
+        f"model.layers.1{first + 1}.mlp.up_proj",
+        "head",
+        f"model.layers.{first + 2}.mlp_up_proj",
+    ]
 
 
 def check_select_modules(fn: Callable, judge: Judge) -> None:
+    first = int(judge.rng.integers(7))
+    names = _names(first)
     cases = (
         (("up_proj",), (2, 6), "a suffix"),
         (("self_attn.q_proj",), (0, 4), "a suffix of two parts"),
         (("up_proj", "mlp.up_proj", "q_proj"), (0, 1, 2, 4, 6), "targets that overlap"),
         (("q_proj", "head"), (0, 1, 4, 7), "two suffixes, one a whole name"),
-        (("1.mlp.up_proj",), (), "a part of a part"),
+        ((f"{first + 1}.mlp.up_proj",), (), "a part of a part"),
     )
     for targets, places, what in cases:
-        out = list(judge.call(fn, names=list(NAMES), targets=targets))
-        want = [NAMES[i] for i in places]
+        out = list(judge.call(fn, names=list(names), targets=targets))
+        want = [names[i] for i in places]
         told = f"{what}, {targets}"
-        strange = [name for name in out if name not in NAMES]
+        strange = [name for name in out if name not in names]
         judge.true(
             not strange, f"{told}: {first_of(strange)} is none of the names; return them whole."
         )

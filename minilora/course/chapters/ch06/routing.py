@@ -17,7 +17,7 @@ def weights(judge: Judge, n: int) -> np.ndarray:
 
 
 def check_routing_and_content(fn: Callable, judge: Judge) -> None:
-    for n, dim in ((5, 3), (4, 7)):
+    for n, dim in (judge.sizes(5, 3), judge.sizes(4, 7)):
         before, after = weights(judge, n), weights(judge, n)
         old, new = judge.normal(n, dim), judge.normal(n, dim)
         out = judge.call(fn, P0=before, V0=old, P1=after, V1=new)
