@@ -49,6 +49,8 @@ TARGETS_HELP = (
     f"big base (width {defaults.BIG_WIDTH} or more)."
 )
 
+KEEP_HELP = "Leave all checkpoints in OUT.run, for `minilora why` and `minilora verify`."
+
 
 def adapt(
     data: Path = typer.Option(..., "--data", help=DATA_HELP),
@@ -73,6 +75,7 @@ def adapt(
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of A, order, dropout, split."),
     workers: int = typer.Option(0, "--workers", help="Processes; 0: one a core, at most 4."),
     resume: bool = typer.Option(False, "--resume", help="Continue the stopped run of OUT.run."),
+    keep_checkpoints: bool = typer.Option(False, "--keep-checkpoints", help=KEEP_HELP),
 ) -> None:
     """Train a LoRA adapter on your data, compare before and after, and save it for PEFT."""
     plan = AdaptPlan(
@@ -98,6 +101,7 @@ def adapt(
         seed=seed,
         workers=workers,
         resume=resume,
+        keep_checkpoints=keep_checkpoints,
     )
     console = Console()
     try:

@@ -102,7 +102,7 @@ def run(plan: OpenPlan, reporter: Reporter | None = None) -> Result:
             raise
         result = job.finish(plan, Trained(before, after, history), clock)
         if job.keeps_run:
-            folder.mark(FINISHED)
+            folder.mark(FINISHED, keeps=plan.keep_checkpoints)
     return result
 
 
@@ -115,6 +115,7 @@ def train(plan: Plan, job: Job, bars: bool) -> History:
         optimizer=job.optimizer,
         out_dir=plan.folder.path if job.keeps_run else None,
         resume=plan.resume,
+        keep=None if plan.keep_checkpoints else 2,
         on_eval=job.watch,
         progress=bars,
         label=job.label,

@@ -151,12 +151,12 @@ class RunFolder:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
         self.mark(RUNNING, settings)
 
-    def mark(self, state: str, settings: dict | None = None) -> None:
-        """Note the run's state; a finished run keeps no checkpoints."""
+    def mark(self, state: str, settings: dict | None = None, keeps: bool = False) -> None:
+        """Note the run's state; a finished run keeps its checkpoints only where that is asked."""
         settings = self.read()["settings"] if settings is None else settings
         about = {"format": 1, "state": state, "settings": settings}
         atomic_write(self._about, (json.dumps(about, indent=2, sort_keys=True) + "\n").encode())
-        if state == FINISHED:
+        if state == FINISHED and not keeps:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 

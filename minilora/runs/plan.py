@@ -20,6 +20,7 @@ class Plan:
 
     out: what to write. None for steps, batch_size or lr: chosen from the data and the base.
     workers: processes that train, 0 for one a core. resume: continue the stopped run of `out`.
+    keep_checkpoints: all of them stay in the run's folder, for `minilora why` and `verify`.
     Raises ValueError naming the first number that makes no sense.
     """
 
@@ -30,6 +31,7 @@ class Plan:
     seed: int = 0
     workers: int = 0
     resume: bool = False
+    keep_checkpoints: bool = False
 
     def __post_init__(self) -> None:
         paths_from_texts(self)

@@ -34,11 +34,12 @@ def save_checkpoint(
     model: Module,
     optimizer: Optimizer,
     settings: dict,
-    keep: int = 2,
+    keep: int | None = 2,
     step: int | None = None,
 ) -> Path:
     """Write `folder/step-NNNNNN`, then delete all but the newest `keep` checkpoints.
 
+    keep: None deletes none.
     step: of the run; the optimizer's own count unless given (it may have served an earlier run).
     """
     step = optimizer.steps if step is None else step
@@ -49,7 +50,7 @@ def save_checkpoint(
         write_safetensors(part / "optimizer.safetensors", optimizer.state_dict())
         about = {"format": FORMAT, "step": step, "settings": settings}
         (part / "state.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
-    for old in checkpoints(folder)[:-keep]:
+    for old in checkpoints(folder)[: -keep if keep else 0]:
         shutil.rmtree(old)
     return path
 

@@ -27,6 +27,7 @@ def fit(
     optimizer: Optimizer | None = None,
     out_dir: Path | str | None = None,
     resume: bool = False,
+    keep: int | None = 2,
     on_eval: Callable[[int], dict] | None = None,
     progress: bool = True,
     label: str = "training",
@@ -34,9 +35,10 @@ def fit(
     """Train the model's trainable parameters for `config.steps` steps; the history.
 
     With `out_dir`, writes history.jsonl and checkpoints there; `resume` continues from the newest
-    one and ends bit-identical to a run that was never stopped. `on_eval(step)` returns figures
-    for the history every `eval_every` steps. Raises DivergedError naming step and last good
-    checkpoint when loss, gradient or a weight is not finite; no such weight is ever saved.
+    one and ends bit-identical to a run that was never stopped. keep: how many checkpoints stay,
+    None for all. `on_eval(step)` returns figures for the history every `eval_every` steps. Raises
+    DivergedError naming step and last good checkpoint when loss, gradient or a weight is not
+    finite; no such weight is ever saved.
     """
     if optimizer is None:
         optimizer = AdamW(
@@ -46,7 +48,8 @@ def fit(
     folder = None if out_dir is None else Path(out_dir)
     # The settings hold fingerprints of data and base, which only a folder has a use for.
     settings = run_settings(model, batches, config, optimizer, workers) if folder else {}
-    steps, saved = Steps(batches, config, optimizer), SavedRun(folder, model, optimizer, settings)
+    steps = Steps(batches, config, optimizer)
+    saved = SavedRun(folder, model, optimizer, settings, keep)
     first = saved.begin(resume)
     threads = 1 if workers > 1 else recommended_blas_threads(model.config.hidden_size)
     bar = tqdm(total=config.steps, initial=first, desc=label, unit="step", disable=not progress)

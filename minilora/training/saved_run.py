@@ -43,14 +43,20 @@ def run_settings(
 class SavedRun:
     """The folder of a run, or none: then nothing is written, and the history is in memory alone.
 
-    settings: as `run_settings`. `last_good` is the newest checkpoint, None before the first.
+    settings: as `run_settings`. keep: as in `save_checkpoint`. `last_good` is the newest
+    checkpoint, None before the first.
     """
 
     def __init__(
-        self, folder: Path | None, model: Transformer, optimizer: Optimizer, settings: dict
+        self,
+        folder: Path | None,
+        model: Transformer,
+        optimizer: Optimizer,
+        settings: dict,
+        keep: int | None = 2,
     ) -> None:
         self.folder, self.model, self.optimizer = folder, model, optimizer
-        self.settings = settings
+        self.settings, self.keep = settings, keep
         self.history = History(path=None if folder is None else folder / "history.jsonl")
         self.last_good: Path | None = None
 
@@ -81,5 +87,5 @@ class SavedRun:
         """Write a checkpoint with `steps` steps behind it."""
         folder = self.folder / "checkpoints"
         self.last_good = save_checkpoint(
-            folder, self.model, self.optimizer, self.settings, step=steps
+            folder, self.model, self.optimizer, self.settings, keep=self.keep, step=steps
         )
