@@ -39,6 +39,10 @@ REPLAY_HELP = (
     "not lost."
 )
 REPLAY_DATA_HELP = f"Rows of the base's own tasks, as --data. Default, on {WARD}: the ward's own."
+SUITE_HELP = (
+    "JSONL of what the base can do and the adapter may not lose, for the gate. "
+    f"Default, on {WARD}: the ward's."
+)
 BASE_DTYPE_HELP = (
     f"How the frozen base is kept: {', '.join(BASE_DTYPES)} (5 bits a number, embedding 8.5); a "
     "layer's numbers are made for each product."
@@ -72,6 +76,8 @@ def adapt(
     max_length: int = typer.Option(None, "--max-length", help=LENGTH_HELP),
     replay: float = typer.Option(0.0, "--replay", help=REPLAY_HELP),
     replay_data: Path = typer.Option(None, "--replay-data", help=REPLAY_DATA_HELP),
+    suite: Path = typer.Option(None, "--suite", help=SUITE_HELP),
+    gate: bool = typer.Option(True, "--gate/--no-gate", help="End with the gate's verdict."),
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of A, order, dropout, split."),
     workers: int = typer.Option(0, "--workers", help="Processes; 0: one a core, at most 4."),
     resume: bool = typer.Option(False, "--resume", help="Continue the stopped run of OUT.run."),
@@ -98,6 +104,8 @@ def adapt(
         max_length=max_length,
         replay=replay,
         replay_data=replay_data,
+        suite=suite,
+        gate=gate,
         seed=seed,
         workers=workers,
         resume=resume,

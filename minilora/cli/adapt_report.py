@@ -6,6 +6,7 @@ from rich.console import Console
 
 from minilora.cli import show
 from minilora.cli.cost import peak_memory_text, times_text
+from minilora.cli.gate_report import show_gate
 from minilora.cli.reporter import TableReporter
 from minilora.cli.scores import comparison
 from minilora.runs import AdaptResult
@@ -14,6 +15,10 @@ from minilora.text.records import SHAPES
 from minilora.training.parallel import recommended_workers
 
 SHOWN_PROMPT = 160
+NO_GATE = (
+    "No verdict: nothing was asked that the base could do before. --suite FILE names rows of it, "
+    "and `minilora gate` asks them later."
+)
 
 
 class AdaptReporter(TableReporter):
@@ -88,6 +93,10 @@ def show_result(console: Console, result: AdaptResult) -> None:
         cells = [(_end(s.shown), s.expected, answer) for s, answer in result.samples]
         headings = ("prompt (its end)", "expected", "the adapted model's answer")
         show.grid(console, "Samples", headings, cells)
+    if result.gate is not None:
+        show_gate(console, result.gate)
+    elif result.plan.gate:
+        show.say(console, NO_GATE)
     for line in cost_lines(result):
         show.say(console, line)
     for line in file_lines(result):

@@ -11,6 +11,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from minilora.cli import show
+from minilora.cli.gate_report import verdict_line
 from minilora.cli.reporter import TableReporter
 from minilora.cli.scores import tour_rows
 from minilora.runs import TourPlan, TourResult, run
@@ -44,6 +45,7 @@ def tour(
     rows = tour_rows(house, (before.suite, after.suite))
     show.grid(console, f"{ward}: held-out notes", titles, rows, right=(1, 2, 3))
     show.say(console, READING)
+    show.say(console, verdict_line(result.gate))
     show.pairs(console, "What it took", bill(result))
     show.say(console, next_steps(out, sum(result.seconds.values())))
 

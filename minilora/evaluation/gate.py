@@ -221,12 +221,15 @@ class Gate:
 
     def to_dict(self) -> dict:
         """JSON-ready: rules, measures, and every row with its answers."""
+        rows = [row.to_dict() for row in self.rows()]
+        return {**self.summary(), "hopeless": self.hopeless, "rows": rows}
+
+    def summary(self) -> dict:
+        """JSON-ready: rules and measures."""
         return {
             "verdict": self.verdict.word,
             "rules": self.rules.to_dict(),
             "metrics": [measure.to_dict() for measure in self.measures],
-            "hopeless": self.hopeless,
-            "rows": [row.to_dict() for row in self.rows()],
         }
 
 

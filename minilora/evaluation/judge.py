@@ -6,13 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from minilora.backend import blas_threads, recommended_blas_threads
+from minilora.evaluation.cases import Case, ward_case
+from minilora.evaluation.gate import Gate, Sheet, judge_sheets
 from minilora.evaluation.house import HouseRecords
+from minilora.evaluation.rules import Rules
 from minilora.nn import Transformer
 from minilora.text import Example, Tokenizer
 from minilora.text.answers import answers, prompt_ids
 from minilora.training import evaluate
 from minilora.ward import HouseScore, RegressionScore, score_house, score_regression
 from minilora.ward.corpus import Example as WardExample
+
+REGRESSION = "regression"
+"""What a gate calls the regression suite: its file's name in the ward's data."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,7 @@ class Scores:
 
     loss: mean over the labels of `loss_rows` examples, in nats a label. house: by ward.
     suite: what the base could do before. outputs: the answers by ward, in the records' order.
+    suite_outputs, kept_outputs: those to the suite, and to each file of `Judge.kept`.
     """
 
     loss: float | None = None
@@ -28,6 +35,8 @@ class Scores:
     house: Mapping[str, HouseScore] = field(default_factory=dict)
     suite: RegressionScore | None = None
     outputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    suite_outputs: Sequence[str] = ()
+    kept_outputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def to_dict(self) -> dict:
         """Loss and house scores as an adapter's provenance has them, JSON-ready."""
@@ -44,7 +53,9 @@ class Judge:
     """Asks the same of a model whenever it is called.
 
     examples: their loss is taken. houses: records of wards, whose answers are scored. suite:
-    prompts of the regression suite, as examples or JSONL records. bars: whether progress is shown.
+    prompts of the regression suite, as examples or JSONL records. kept: rows of files by their
+    name, which a gate compares and nothing else scores; room: tokens of an answer to them. bars:
+    whether progress is shown.
     newest: the newest answer to each house prompt, by its token ids.
     """
 
@@ -52,6 +63,8 @@ class Judge:
     examples: Sequence[Example] = ()
     houses: Sequence[HouseRecords] = ()
     suite: Sequence[WardExample | Mapping] = ()
+    kept: Mapping[str, Sequence[Case]] = field(default_factory=dict)
+    room: int = 1
     bars: bool = False
     newest: dict[tuple[int, ...], str] = field(default_factory=dict)
 
@@ -67,7 +80,7 @@ class Judge:
 
         Raises NotFiniteError for a loss or logits that are not finite.
         """
-        loss, house, outputs, suite = None, {}, {}, None
+        loss, house, outputs, suite, suite_outputs = None, {}, {}, None, ()
         if self.examples:
             loss = self.loss(model, progress=self.bar(f"loss {when}"))
         for asked in self.houses:
@@ -75,8 +88,39 @@ class Judge:
             house[asked.ward] = score_house(asked.ward, asked.records, texts)
             outputs[asked.ward] = texts
         if self.suite:
-            suite = self.suite_score(model, f"base suite {when}")
-        return Scores(loss, len(self.examples), house, suite, outputs)
+            suite_outputs = self.suite_answers(model, f"base suite {when}")
+            suite = score_regression(self.suite, suite_outputs)
+        kept = {
+            name: answers(
+                model,
+                self.tokenizer,
+                [list(case.messages) for case in cases],
+                self.room,
+                progress=self.bar(f"{name} {when}"),
+            )
+            for name, cases in self.kept.items()
+        }
+        return Scores(loss, len(self.examples), house, suite, outputs, suite_outputs, kept)
+
+    def gate(self, before: Scores, after: Scores, rules: Rules = Rules()) -> Gate | None:
+        """The verdict on two models by the answers that they gave; None where none were asked."""
+        sheets = [
+            Sheet(
+                f"house/{asked.ward}",
+                _cases(asked.records, asked.ward),
+                before.outputs[asked.ward],
+                after.outputs[asked.ward],
+            )
+            for asked in self.houses
+        ]
+        if self.suite:
+            rows = [r.to_dict() if isinstance(r, WardExample) else r for r in self.suite]
+            cases = _cases(rows, REGRESSION)
+            sheets.append(Sheet(REGRESSION, cases, before.suite_outputs, after.suite_outputs))
+        for name, cases in self.kept.items():
+            texts = before.kept_outputs[name], after.kept_outputs[name]
+            sheets.append(Sheet(name, cases, *texts))
+        return judge_sheets(sheets, rules) if sheets else None
 
     def answers(self, model: Transformer, asked: HouseRecords, label: str) -> list[str]:
         """The model's answers to a ward's prompts, which `newest` keeps."""
@@ -88,14 +132,21 @@ class Judge:
         self.newest.update(zip(ids, texts, strict=True))
         return texts
 
-    def suite_score(self, model: Transformer, label: str = "") -> RegressionScore:
-        """Exact answers to the suite; `label` names the bar."""
+    def suite_answers(self, model: Transformer, label: str = "") -> list[str]:
+        """The model's answers to the suite; `label` names the bar."""
         prompts = [
             row.prompt if isinstance(row, WardExample) else row["prompt"] for row in self.suite
         ]
-        texts = answers(model, self.tokenizer, prompts, progress=self.bar(label))
-        return score_regression(self.suite, texts)
+        return answers(model, self.tokenizer, prompts, progress=self.bar(label))
+
+    def suite_score(self, model: Transformer, label: str = "") -> RegressionScore:
+        """Exact answers to the suite; `label` names the bar."""
+        return score_regression(self.suite, self.suite_answers(model, label))
 
     def bar(self, label: str) -> str:
         """The name of a bar, "" where none is shown."""
         return label if self.bars else ""
+
+
+def _cases(rows: Sequence[Mapping], name: str) -> list[Case]:
+    return [ward_case(row, f"{name}:{i}") for i, row in enumerate(rows, 1)]

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from minilora.evaluation.cases import Case
+from minilora.evaluation.gate import Gate
 from minilora.evaluation.house import house_records, read_house
-from minilora.evaluation.judge import Judge
+from minilora.evaluation.judge import REGRESSION, Judge
 from minilora.hub.bases import WARD, open_base, public_name
 from minilora.lora import (
     Attachment,
@@ -21,15 +23,17 @@ from minilora.lora import (
 from minilora.lora.peft_format import CONFIG, SIDECAR, TENSORS
 from minilora.nn import Transformer, bytes_by_format
 from minilora.runs import defaults
-from minilora.runs.data import File, UnusableDataError, read_file
+from minilora.runs.data import WARD_DATA, File, UnusableDataError, read_file
 from minilora.runs.decide import Decided, decide
 from minilora.runs.driver import Job, OpenPlan, Trained
 from minilora.runs.folder import require_free
+from minilora.runs.gate import askable
 from minilora.runs.plan import Clock, Reporter, Result, Sizes
 from minilora.runs.plots import plot_loss
 from minilora.runs.replay import Replay, file_replay, require_replay, ward_replay
 from minilora.runs.samples import Sample, answer_samples, pick_samples
 from minilora.text import Problem, Tokenizer
+from minilora.text.answers import prompt_ids
 from minilora.training import TrainingConfig
 
 LONGEST = 1024
@@ -44,8 +48,9 @@ class AdaptPlan(OpenPlan):
     judged on; None for a tenth of `data`, held out. eval_rows: how many of these are judged.
     target_modules: names, or "all-linear". max_length: tokens of an example. replay: share of what
     is trained on that is of the base's own tasks; replay_data: rows of these, the ward's where it
-    is None. None for max_length, target_modules, steps, batch_size and lr: chosen from the data
-    and the base, see `defaults`.
+    is None. gate: whether base and adapter are compared on the house's rows and on those of
+    `suite`, which the base could answer; None for the ward's own on ward-base. None for max_length,
+    target_modules, steps, batch_size and lr: chosen from the data and the base, see `defaults`.
     """
 
     data: Path
@@ -63,11 +68,15 @@ class AdaptPlan(OpenPlan):
     max_length: int | None = None
     replay: float = 0.0
     replay_data: Path | None = None
+    suite: Path | None = None
+    gate: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.lora(0)
         require_replay(self.replay, self.replay_data, self.base)
+        if self.suite is not None and not self.gate:
+            raise ValueError(f"got --suite {self.suite} without a gate, which alone asks it")
         for name in ("eval_rows", "max_length"):
             number = getattr(self, name)
             if number is not None and number < 1:
@@ -102,7 +111,10 @@ class AdaptPlan(OpenPlan):
         rows = len(decided.held_out)
         if houses:
             rows = defaults.loss_rows(decided.size, decided.held_out)
-        judge = Judge(tokenizer, decided.held_out[:rows], houses, bars=reporter.bars)
+        kept, room = self.open_suite(model, tokenizer, decided.size, reporter)
+        judge = Judge(
+            tokenizer, decided.held_out[:rows], houses, kept=kept, room=room, bars=reporter.bars
+        )
         lora = self.lora(model.config.hidden_size)
         settings = self.settings(lora, decided, base_fingerprint(model), length)
         held = bytes_by_format(model)
@@ -134,6 +146,20 @@ class AdaptPlan(OpenPlan):
             return ward_replay(self.replay, tokenizer, length)
         file = read_reported(self.replay_data, tokenizer, length, self.as_text, reporter)
         return file_replay(self.replay, file)
+
+    def open_suite(
+        self, model: Transformer, tokenizer: Tokenizer, size: int, reporter: Reporter
+    ) -> tuple[dict[str, list[Case]], int]:
+        """Rows for the gate by their file's name, none where nothing is known, and their room."""
+        path = self.suite
+        if path is None and self.gate and self.base == WARD:
+            path = WARD_DATA / f"{REGRESSION}.jsonl"
+        if path is None:
+            return {}, 1
+        cases, room = askable(path, None, tokenizer, model.config.max_position_embeddings, reporter)
+        tokens = sum(len(prompt_ids(tokenizer, list(case.messages))) + room for case in cases)
+        most = defaults.suite_rows(size, tokens, len(cases), self.suite is None)
+        return {path.stem: cases[:: -(-len(cases) // most)]}, room
 
     def longest(self, model: Transformer) -> int:
         """The longest example in tokens. Raises ValueError beyond what the base can read."""
@@ -277,7 +303,8 @@ class AdaptJob(Job):
         samples = pick_samples(self.tokenizer, examples, file, limit)
         answered = answer_samples(self.model, self.tokenizer, samples, self.judge.newest)
         plot_loss(trained.history, plan.folder.path / "loss.png")
-        provenance = self.provenance(plan, trained)
+        gate = self.judge.gate(trained.before, trained.after) if plan.gate else None
+        provenance = self.provenance(plan, trained, gate)
         adapter = self.attachment.adapter(
             base_name=public_name(plan.base), provenance=provenance, tokenizer=self.tokenizer
         )
@@ -292,11 +319,12 @@ class AdaptJob(Job):
             seconds=clock.laps,
             sizes=self.sizes,
             provenance=adapter.provenance,
+            gate=gate,
             judged_on=decided.judged_on,
             samples=answered,
         )
 
-    def provenance(self, plan: AdaptPlan, trained: Trained) -> dict:
+    def provenance(self, plan: AdaptPlan, trained: Trained, gate: Gate | None) -> dict:
         """What the adapter's sidecar says of its making."""
         decided = self.decided
         return {
@@ -313,5 +341,6 @@ class AdaptJob(Job):
                 "before": trained.before.to_dict(),
                 "after": trained.after.to_dict(),
                 "on": decided.judged_on,
+                **({"gate": gate.summary()} if gate else {}),
             },
         }

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from minilora.hub.bases import WARD_BASE
 from minilora.storage import sha256_file
 from minilora.text import Example, Problem, Record, Tokenizer
 from minilora.text.examples import encode_rows, encode_text
@@ -17,6 +18,7 @@ from minilora.text.formats import Format, format_of
 from minilora.text.packed import PackedExamples
 from minilora.text.rows import OnRead, read_rows, read_text
 
+WARD_DATA = WARD_BASE.parent / "ward"
 SMALLEST_TO_SPLIT = 20
 HELD_OUT_SHARE = 10
 """One example in this many is held out for evaluation."""

@@ -83,6 +83,16 @@ def judged_rows(parameters: int, held_out: Sequence[Example], asked: int | None)
     return len(held_out) if cost <= JUDGING_COST else min(JUDGED, len(held_out))
 
 
+def suite_rows(parameters: int, tokens: int, rows: int, by_default: bool) -> int:
+    """How many of a suite's rows a gate asks after a run: all of a user's, half of the ward's.
+
+    tokens: of all prompts with their answers. 50 of many where all would take minutes.
+    """
+    if parameters * tokens > JUDGING_COST:
+        return min(rows, JUDGED)
+    return -(-rows // 2) if by_default else rows
+
+
 def watched_rows(steps: int, batch_size: int) -> int:
     """How many of the judged examples are watched during the run."""
     return max(LEAST_WATCHED, min(WATCHED, steps * batch_size // WATCHED_SHARE))

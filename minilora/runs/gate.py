@@ -159,28 +159,38 @@ def run_gate(plan: GatePlan, reporter: Reporter | None = None) -> Gated:
 def read_files(
     plan: GatePlan, tokenizer: Tokenizer, limit: int, reporter: Reporter
 ) -> tuple[list[tuple[str, list[Case]]], int]:
-    """(name, cases) of each file, and the tokens that an answer may have.
-
-    Raises ValueError for a file of which no row can be asked, or with rows that have no answer.
-    """
+    """(name, cases) of each file, and the tokens that an answer may have. Errors: `askable`."""
     files, room = [], 1
     for path in (*plan.suites, *plan.tasks):
-        cases, texts, problems = read_cases(path, plan.rows)
-        if texts:
-            raise ValueError(
-                f"{path} has plain texts ({texts[0].source}), which have no right answer; "
-                "expected prompts with completions, or chats"
-            )
-        if cases:
-            cases, own, too_long = with_room(cases, [Variant("base")], tokenizer, limit)
-            room = max(room, own)
-            problems += too_long
-        if problems:
-            reporter.left_out(path, problems)
-        if not cases:
-            raise ValueError(f"{path}: no row can be asked; the first left out is {problems[0]}")
+        cases, own = askable(path, plan.rows, tokenizer, limit, reporter)
         files.append((path.stem, cases))
+        room = max(room, own)
     return files, room
+
+
+def askable(
+    path: Path, rows: int | None, tokenizer: Tokenizer, limit: int, reporter: Reporter
+) -> tuple[list[Case], int]:
+    """The first `rows` of a file that can be asked, and the tokens that an answer may have.
+
+    The others go to the reporter. limit: positions that the base can read. Raises ValueError for a
+    file of which no row can be asked, or with rows that have no answer.
+    """
+    cases, texts, problems = read_cases(path, rows)
+    if texts:
+        raise ValueError(
+            f"{path} has plain texts ({texts[0].source}), which have no right answer; expected "
+            "prompts with completions, or chats"
+        )
+    room = 1
+    if cases:
+        cases, room, too_long = with_room(cases, [Variant("base")], tokenizer, limit)
+        problems += too_long
+    if problems:
+        reporter.left_out(path, problems)
+    if not cases:
+        raise ValueError(f"{path}: no row can be asked; the first left out is {problems[0]}")
+    return cases, room
 
 
 def asked(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from minilora.evaluation.gate import Gate
 from minilora.evaluation.judge import Scores
 from minilora.limits import require_count, require_finite
 from minilora.runs.folder import RunFolder
@@ -72,6 +73,7 @@ class Result:
 
     before: None where nothing was judged before. history: a record of each step, in order.
     seconds: of each part of the run, in order. provenance: what the sidecar of an adapter says.
+    gate: the verdict on what was trained, None where nothing was asked that could tell.
     """
 
     plan: Plan
@@ -82,6 +84,7 @@ class Result:
     seconds: Mapping[str, float]
     sizes: Sizes
     provenance: Mapping = field(default_factory=dict)
+    gate: Gate | None = None
 
 
 class Reporter:

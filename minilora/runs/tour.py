@@ -13,9 +13,10 @@ from minilora.evaluation.house import HouseRecords
 from minilora.evaluation.judge import Judge, Scores
 from minilora.evaluation.merging import MergeCheck, check_merge, checked_unload, logits
 from minilora.hub import save_pretrained
-from minilora.hub.bases import WARD, WARD_BASE, open_base
+from minilora.hub.bases import WARD, open_base
 from minilora.lora import Attachment, LoRAConfig, attach, base_fingerprint, trainable_parameters
 from minilora.nn import Transformer
+from minilora.runs.data import WARD_DATA as DATA
 from minilora.runs.driver import Job, OpenPlan, Trained
 from minilora.runs.folder import real_place, require_free
 from minilora.runs.plan import Clock, Reporter, Result, Sizes
@@ -27,7 +28,6 @@ from minilora.training import TrainingConfig
 from minilora.ward import HouseScore, house_format, score_house
 from minilora.ward.formats import FORM_INSTRUCTIONS, HOUSE_INSTRUCTION
 
-DATA = WARD_BASE.parent / "ward"
 MARK = "tour.json"
 FILES = (MARK, "tour.png", "adapter", "merged")
 CHECK_ROWS = 120
@@ -183,11 +183,13 @@ class TourJob(Job):
         """Check what was promised, and write adapter, merged model, plot and figures."""
         merge = check_promises(self.attachment, self.ids, self.plain, self.base_print)
         sizes = Sizes(self.base_size, trainable_parameters(self.model), self.optimizer.state_bytes)
+        gate = self.judge.gate(trained.before, trained.after)
         figures = {
             "ward": plan.ward,
             "prompted": {"house": self.judge.prompted.to_dict()},
             "before": tour_figures(trained.before),
             "after": tour_figures(trained.after),
+            "gate": gate.summary(),
         }
         data = DATA / f"{plan.ward}.train.jsonl"
         provenance = {"data": data.name, "data_sha256": sha256_file(data), "evaluation": figures}
@@ -213,6 +215,7 @@ class TourJob(Job):
             seconds=clock.laps,
             sizes=sizes,
             provenance=adapter.provenance,
+            gate=gate,
             prompted=self.judge.prompted,
             merge=merge,
         )

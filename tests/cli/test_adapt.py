@@ -700,3 +700,34 @@ def test_ctrl_c_stops_a_process_cleanly(base, data, tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in errors and errors.endswith("error: stopped by Ctrl-C\n")
     assert entries(tmp_path) == ["my.jsonl", "o.run"]
+
+
+def test_a_run_ends_with_the_gates_verdict(base, data, tmp_path, capsys):
+    assert adapt(base, data, tmp_path / "plain") == 0
+    assert names(capsys.readouterr().out, "No verdict", "--suite")
+    suite = write_jsonl(tmp_path / "old.jsonl", pairs(6, start=100))
+    assert adapt(base, data, tmp_path / "out", "--suite", str(suite)) == 0
+    assert names(capsys.readouterr().out, "old", "exact", "CAN'T TELL")  # six rows tell nothing
+    told = Adapter.read(tmp_path / "out").provenance["evaluation"]["gate"]
+    assert told["verdict"] == "can't tell"
+    assert [(m["name"], m["rows"]) for m in told["metrics"]] == [("old: exact", 6)]
+    assert adapt(base, data, tmp_path / "none", "--no-gate") == 0
+    assert "No verdict" not in capsys.readouterr().out
+    assert "gate" not in Adapter.read(tmp_path / "none").provenance["evaluation"]
+    assert adapt(base, data, tmp_path / "both", "--no-gate", "--suite", str(suite)) == 1
+    assert names(capsys.readouterr().err, "--suite", str(suite))
+    assert not (tmp_path / "both").exists()
+
+
+def test_a_big_suite_is_asked_in_part_and_from_all_over_it(base, data, tmp_path, monkeypatch):
+    suite = write_jsonl(tmp_path / "old.jsonl", pairs(40, start=100))
+    monkeypatch.setattr(adapting.defaults, "JUDGING_COST", 0)
+    monkeypatch.setattr(adapting.defaults, "JUDGED", 10)
+    result = driver.run(
+        adapting.AdaptPlan(
+            data=data, out=tmp_path / "out", base=str(base), steps=1, batch_size=2, workers=1,
+            r=2, suite=suite, eval_rows=1,
+        )
+    )  # fmt: skip
+    rows = [row.case.source for row in result.gate.rows()]
+    assert rows == [f"{suite}:{i}" for i in range(1, 41, 4)]

@@ -36,6 +36,15 @@ def test_tour_writes_adapter_merged_model_plot_and_figures(short_tour):
         assert figures[when]["house"]["count"] == 24
         assert set(figures[when]["base"]["groups"]) >= {"public", "questions", "refusals"}
     assert figures["before"]["house"]["exact"] == 0.0
+    # The verdict is on the rows of the table above it.
+    measures = {m["name"]: m for m in figures["gate"]["metrics"]}
+    exact = measures["house/cardiology: exact"]
+    assert (exact["rows"], exact["after"]) == (24, figures["after"]["house"]["exact"])
+    base = measures["regression: exact"]
+    for when in ("before", "after"):
+        assert base[when] == figures[when]["base"]["exact"]
+    assert base["rows"] == figures["before"]["base"]["count"]
+    assert figures["gate"]["verdict"] in ("pass", "fail", "can't tell")
     assert (short_tour / "tour.png").read_bytes().startswith(b"\x89PNG")
     assert Adapter.read(short_tour / "adapter").config == LoRAConfig()
 
