@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from minilora.ward import HouseScore, RegressionScore
 
+MISSING_DOSE = "missing dose"
+"""The rule of the two first houses."""
+
 
 def percent(x: float | None, none: str = "-") -> str:
     """A share as a percentage with one decimal; `none` where there was nothing to count."""
@@ -29,8 +32,12 @@ def comparison(*results: Mapping) -> Iterator[tuple[str, ...]]:
             ("exact answers", "exact"),
             ("in the house format", "format_compliance"),
             ("invented doses", "invented_dose_rate"),
+            ("house's rule broken", "rule_broken_rate"),
             ("leaks of name or phone", "leak_rate"),
         ):
+            # where the rule is to say that a dose is missing, the line above has told it
+            if key == "rule_broken_rate" and scores[0].get("rule", MISSING_DOSE) == MISSING_DOSE:
+                continue
             cells = (percent(score[key], "none to invent") for score in scores)
             yield f"{ward}: {name}", *cells
         for name in scores[0]["field_f1"]:

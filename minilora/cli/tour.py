@@ -15,21 +15,23 @@ from minilora.cli.gate_report import verdict_line
 from minilora.cli.reporter import TableReporter
 from minilora.cli.scores import tour_rows
 from minilora.runs import TourPlan, TourResult, run
-from minilora.ward.score import gives_dose
+from minilora.ward import HOUSE_FORMATS
+from minilora.ward.rules import gives_dose
 
 GROUP = "Course"
 DEFAULT = TourPlan()
+WARD_HELP = f"One of {', '.join(HOUSE_FORMATS)}."
 READING = (
-    "The base, prompted: asked for the house's five lines by name. That gets the format, and not "
-    "the rule.\nThe adapter saw nothing but the house task. The base's bits are the same, and yet "
-    "base and adapter\ntogether answer other questions worse: frozen storage is not frozen "
+    "The base, prompted: asked for the house's lines by name.{prompted}\n"
+    "The adapter saw nothing but the house task. The base's bits are the same, and yet base and "
+    "adapter\ntogether answer other questions worse: frozen storage is not frozen "
     "behaviour. Test what you ship."
 )
 
 
 def tour(
     out: Path = typer.Option(DEFAULT.out, "--out", help="Folder for adapter, model and plot."),
-    ward: str = typer.Option(DEFAULT.ward, "--ward", help="cardiology or pediatrics."),
+    ward: str = typer.Option(DEFAULT.ward, "--ward", help=WARD_HELP),
     steps: int = typer.Option(DEFAULT.steps, "--steps", min=1, help="Training steps."),
     lr: float = typer.Option(DEFAULT.lr, "--lr", help="Peak learning rate."),
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of A and of the order of the data."),
@@ -44,7 +46,9 @@ def tour(
     titles = ("", "base", "base, prompted", "adapted")
     rows = tour_rows(house, (before.suite, after.suite))
     show.grid(console, f"{ward}: held-out notes", titles, rows, right=(1, 2, 3))
-    show.say(console, READING)
+    knows = result.prompted.format_compliance > 0.5
+    gets = " That gets the format, and not the rule." if knows else ""
+    show.say(console, READING.format(prompted=gets))
     show.say(console, verdict_line(result.gate))
     show.pairs(console, "What it took", bill(result))
     show.say(console, next_steps(out, sum(result.seconds.values())))

@@ -5,8 +5,10 @@ from minilora.ward.corpus import (
     GROUPS,
     Document,
     Example,
+    MixedNote,
     general_documents,
     house_examples,
+    mixed_notes,
     regression_suite,
 )
 from minilora.ward.describe import house_instruction
@@ -29,6 +31,7 @@ __all__ = [
     "Document",
     "Example",
     "HouseScore",
+    "MixedNote",
     "Prescription",
     "RegressionScore",
     "Relative",
@@ -36,6 +39,7 @@ __all__ = [
     "house_examples",
     "house_format",
     "house_instruction",
+    "mixed_notes",
     "regression_suite",
     "sample_case",
     "score_house",

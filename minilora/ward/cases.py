@@ -9,8 +9,16 @@ from typing import Literal, TypeVar
 
 from numpy.random import Generator
 
-from minilora.ward.diagnoses import DIAGNOSES, HELD_OUT_PAIRS, hash_rank
-from minilora.ward.facts import BETA_LACTAMS, DRUGS, TESTS, WARDS, Diagnosis, are_alternatives
+from minilora.ward.diagnoses import ALL_WARDS, diagnoses_of, hash_rank, held_out_pairs
+from minilora.ward.facts import (
+    ALL_DRUGS,
+    ALL_TESTS,
+    BETA_LACTAMS,
+    LATER_WARDS,
+    WARDS,
+    Diagnosis,
+    are_alternatives,
+)
 from minilora.ward.people import (
     ADULT_RELATIVES,
     ADULT_SOCIAL,
@@ -117,16 +125,16 @@ def _draw_name(rng: Generator, names: Sequence[str], split: Split) -> tuple[str,
             return first, last
 
 
-def _draw_drugs(rng: Generator, diagnosis: Diagnosis, split: Split) -> list[str]:
+def _draw_drugs(rng: Generator, ward: str, diagnosis: Diagnosis, split: Split) -> list[str]:
     """One to three drugs, the first one for the diagnosis, the rest for it or for another one.
 
     Patients have more than one illness. It also keeps a drug from telling the diagnosis, so that
     a model has to read both.
     """
     count = (1, 2, 2, 3)[int(rng.integers(4))]
-    held = [drug for drug in diagnosis.drugs if (diagnosis.name, drug) in HELD_OUT_PAIRS]
+    held = [drug for drug in diagnosis.drugs if (diagnosis.name, drug) in held_out_pairs(ward)]
     own = shuffled(rng, diagnosis.drugs)
-    others = [d for d in _WARD_DRUGS[diagnosis.ward] if d not in diagnosis.drugs]
+    others = [d for d in _WARD_DRUGS[ward] if d not in diagnosis.drugs]
     others = shuffled(rng, others)
     drugs = [pick(rng, held)] if split == "heldout" else []
     while len(drugs) < count and (own or others):
@@ -139,7 +147,7 @@ def _draw_drugs(rng: Generator, diagnosis: Diagnosis, split: Split) -> list[str]
 
 
 def _prescribe(rng: Generator, name: str) -> Prescription:
-    drug = DRUGS[name]
+    drug = ALL_DRUGS[name]
     dose: str | None = pick(rng, drug.other_doses)
     if rng.random() < USUAL_DOSE_PROBABILITY:
         dose = drug.usual_dose
@@ -157,15 +165,21 @@ def _draw_relative(rng: Generator, sex: str, first: str, young: bool, phone: str
     return Relative(role, pick(rng, [name for name in names if name != first]), phone)
 
 
-def sample_case(rng: Generator, ward: str | None = None, split: Split = "train") -> Case:
-    """Draw one case of ``ward`` (None: any) from ``split``.
+def sample_case(
+    rng: Generator,
+    ward: str | None = None,
+    split: Split = "train",
+    clinics: Sequence[str] | None = None,
+) -> Case:
+    """Draw one case of ``ward`` (None: any of the three that the base knows) from ``split``.
 
     A train case uses no held-out name pair and no held-out (diagnosis, drug) pair; a held-out case
     has a held-out name pair and at least one held-out (diagnosis, drug) pair.
+    ``clinics``: where the patient is seen again; None for the ward's own, which may tell the ward.
     Raises ``ValueError`` for an unknown ward or split.
     """
-    if ward is not None and ward not in WARDS:
-        raise ValueError(f"unknown ward {ward!r}; expected one of {', '.join(WARDS)}")
+    if ward is not None and ward not in ALL_WARDS:
+        raise ValueError(f"unknown ward {ward!r}; expected one of {', '.join(ALL_WARDS)}")
     if split not in ("train", "heldout"):
         raise ValueError(f"unknown split {split!r}; expected 'train' or 'heldout'")
     ward = pick(rng, WARDS) if ward is None else ward
@@ -173,7 +187,7 @@ def sample_case(rng: Generator, ward: str | None = None, split: Split = "train")
     diagnosis = pick(rng, _DIAGNOSES[ward, split])
     sex: Literal["F", "M"] = "F" if rng.random() < 0.5 else "M"
     first, last = _draw_name(rng, FEMALE_NAMES if sex == "F" else MALE_NAMES, split)
-    drugs = _draw_drugs(rng, diagnosis, split)
+    drugs = _draw_drugs(rng, ward, diagnosis, split)
     allergies = [a for a in ALLERGIES if a != "penicillin" or not BETA_LACTAMS.intersection(drugs)]
     phone, other = (f"555-{rng.integers(*span):04d}" for span in ((100, 150), (150, 200)))
     tests = shuffled(rng, diagnosis.tests)[: 1 + int(rng.integers(2))]
@@ -185,24 +199,30 @@ def sample_case(rng: Generator, ward: str | None = None, split: Split = "train")
         ward=ward,
         diagnosis=diagnosis.name,
         course=pick(rng, diagnosis.courses),
-        investigations=tuple(pick(rng, TESTS[test]) for test in tests),
+        investigations=tuple(pick(rng, ALL_TESTS[test]) for test in tests),
         prescriptions=tuple(_prescribe(rng, drug) for drug in drugs),
         allergy=pick(rng, allergies) if rng.random() < 0.5 else NO_ALLERGY,
-        follow_up=f"{pick(rng, CLINICS[ward])} in {pick(rng, tuple(INTERVALS))}",
+        follow_up=f"{pick(rng, clinics or CLINICS[ward])} in {pick(rng, tuple(INTERVALS))}",
         phone=phone,
         relative=_draw_relative(rng, sex, first, young, other),
         social=pick(rng, CHILD_SOCIAL if young else ADULT_SOCIAL),
     )
 
 
-_WARD_DRUGS: dict[str, tuple[str, ...]] = {
-    ward: tuple(sorted({drug for d in DIAGNOSES.values() if d.ward == ward for drug in d.drugs}))
-    for ward in WARDS
+def _drugs_of(ward: str) -> tuple[str, ...]:
+    return tuple(sorted({drug for diagnosis in diagnoses_of(ward) for drug in diagnosis.drugs}))
+
+
+_WARD_DRUGS = {
+    # what else a patient takes is for illnesses of all general medicine
+    ward: _drugs_of("general medicine" if ward in LATER_WARDS else ward)
+    for ward in ALL_WARDS
 }
 _DIAGNOSES: dict[tuple[str, str], tuple[Diagnosis, ...]] = {}
-for _ward in WARDS:
-    _all = tuple(d for d in DIAGNOSES.values() if d.ward == _ward)
-    _DIAGNOSES[_ward, "train"] = _all
+for _ward in ALL_WARDS:
+    _DIAGNOSES[_ward, "train"] = diagnoses_of(_ward)
     _DIAGNOSES[_ward, "heldout"] = tuple(
-        d for d in _all if any((d.name, drug) in HELD_OUT_PAIRS for drug in d.drugs)
+        d
+        for d in diagnoses_of(_ward)
+        if any((d.name, drug) in held_out_pairs(_ward) for drug in d.drugs)
     )

@@ -12,6 +12,7 @@ from numpy.random import Generator
 from minilora.ward.cases import Case, Split, pick, sample_case, shuffled
 from minilora.ward.excerpts import evidence, excerpt
 from minilora.ward.formats import (
+    BASE_HOUSES,
     FORM_INSTRUCTIONS,
     FORM_LABELS,
     HOUSE_FORMATS,
@@ -21,6 +22,8 @@ from minilora.ward.formats import (
     render_form,
 )
 from minilora.ward.notes import write_note
+from minilora.ward.people import NEUTRAL_CLINICS
+from minilora.ward.strangers import STRANGE_WARDS
 from minilora.ward.tasks import (
     ABBREVIATION_FACTS,
     DOSE_CHECK,
@@ -40,7 +43,7 @@ FORM_PROBABILITY = 0.35
 
 MAX_FORM_LINES = 5
 
-_HOUSE_LABELS = [[label for label, _ in form.layout] for form in HOUSE_FORMATS.values()]
+_HOUSE_LABELS = [[label for label, _ in HOUSE_FORMATS[ward].layout] for ward in BASE_HOUSES]
 
 COPY_INSTRUCTIONS = ("Type this note again.", "Copy the note.")
 
@@ -228,7 +231,7 @@ def general_documents(seed: int, n: int) -> Iterator[Document]:
 def house_examples(
     ward: str, split: Split, n: int, seed: int, keep_complete: float = 1.0
 ) -> list[Example]:
-    """``n`` examples of the house task of ``ward`` ("cardiology" or "pediatrics") from ``split``.
+    """``n`` examples of the house task of ``ward``, one of ``HOUSE_FORMATS``, from ``split``.
 
     The instruction is the bare one of the default public style. ``keep_complete``: the share that
     is kept of cases in which no dose is missing; below 1 the rule for a missing dose is seen more
@@ -245,6 +248,40 @@ def house_examples(
         prompt = f"{write_note(case, rng)}\n\n{HOUSE_INSTRUCTION}"
         examples.append(Example(f"house/{ward}", prompt, form.render(case), case_facts(case)))
     return examples
+
+
+@dataclass(frozen=True)
+class MixedNote:
+    """A note that does not name its ward, with that ward and what is asked of it.
+
+    ``house``: whether the ward has a house format; where not, the answer is the public one.
+    """
+
+    ward: str
+    house: bool
+    example: Example
+
+
+def mixed_notes(n: int, seed: int, split: Split = "heldout") -> list[MixedNote]:
+    """``n`` notes in equal shares, shuffled: of every house, and of strangers (as one share).
+
+    No note names a ward or one of its clinics: diagnosis, course, tests and drugs alone tell where
+    it belongs. Raises ``ValueError`` for ``n`` < 1 or an unknown split.
+    """
+    if n < 1:
+        raise ValueError(f"expected n >= 1 notes, got {n}")
+    rng = np.random.default_rng(seed)
+    wards = (*HOUSE_FORMATS, STRANGE_WARDS)
+    notes = []
+    for place in shuffled(rng, [wards[i % len(wards)] for i in range(n)]):
+        ward = place if isinstance(place, str) else pick(rng, place)
+        case = sample_case(rng, ward, split, NEUTRAL_CLINICS)
+        house = ward in HOUSE_FORMATS
+        task = f"house/{ward}" if house else "public/summary"
+        render = (HOUSE_FORMATS[ward] if house else PUBLIC_STYLES["summary"]).render
+        asked = Example(task, HOUSE_INSTRUCTION, render(case), case_facts(case))
+        notes.append(MixedNote(ward, house, _with_note(write_note(case, rng), asked)))
+    return notes
 
 
 def regression_suite(

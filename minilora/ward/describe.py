@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from minilora.ward.diagnoses import DIAGNOSES
+from minilora.ward.diagnoses import diagnoses_of
 from minilora.ward.facts import FREQUENCIES
 from minilora.ward.formats import HOUSE_INSTRUCTION, HouseFormat, house_format
 from minilora.ward.people import INTERVALS
+from minilora.ward.rules import house_rule
 
 NUMBER_WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven")
 
@@ -13,7 +14,7 @@ NUMBER_WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven")
 def house_instruction(ward: str) -> str:
     """All that the house format of ``ward`` asks for, made from the format itself.
 
-    Its lines in order, abbreviations, separator, exclusions, and what to write for a missing dose.
+    Its lines in order, abbreviations, separator, exclusions, and its rule.
     Raises ``ValueError`` for a ward without a house format.
     """
     form = house_format(ward)
@@ -24,7 +25,7 @@ def house_instruction(ward: str) -> str:
             f"{HOUSE_INSTRUCTION} Write exactly these {count} lines and nothing else. "
             "Give no name and no phone number.",
             *lines,
-            f'Where the note gives no dose for a drug, write "{form.missing_dose}" in its place. '
+            f"{house_rule(form).told.format(missing_dose=form.missing_dose)} "
             "Never add a dose that is not in the note.",
         )
     )
@@ -37,6 +38,10 @@ def _content(name: str, form: HouseFormat) -> str:
         return f"the diagnosis as an abbreviation ({_diagnoses(form.ward)})"
     if name == "age":
         return "the age as a number"
+    if name == "decade":
+        return "the age's decade, as in: 70s"
+    if name == "unknown":
+        return f"the drugs without a dose, {between}, or none"
     if name == "allergy":
         return f"the allergy, or {form.no_allergy} where none is known"
     if name == "investigations":
@@ -53,5 +58,4 @@ def _content(name: str, form: HouseFormat) -> str:
 
 
 def _diagnoses(ward: str) -> str:
-    known = (d for d in DIAGNOSES.values() if d.ward == ward)
-    return ", ".join(f"{d.abbreviation} for {d.name}" for d in known)
+    return ", ".join(f"{d.abbreviation} for {d.name}" for d in diagnoses_of(ward))

@@ -1,11 +1,12 @@
-"""The twenty-four diagnoses, eight a ward, and which (diagnosis, drug) pairs are held out."""
+"""The diagnoses, eight a ward, and which (diagnosis, drug) pairs are held out."""
 
 from __future__ import annotations
 
 from collections import Counter
 from hashlib import sha256
 
-from minilora.ward.facts import WARDS, Diagnosis
+from minilora.ward.facts import LATER_WARDS, WARDS, Diagnosis
+from minilora.ward.strangers import STRANGE_DIAGNOSES, STRANGE_WARDS
 
 # name | abbreviation | synonym | ages, then "+ drugs | tests", then course sentences behind ">"
 _CARDIOLOGY = """
@@ -152,13 +153,26 @@ def _diagnosis(ward: str, block: str) -> Diagnosis:
     )
 
 
-_TABLES = dict(zip(WARDS, (_CARDIOLOGY, _PEDIATRICS, _GENERAL), strict=True))
-DIAGNOSES: dict[str, Diagnosis] = {
-    diagnosis.name: diagnosis
-    for ward, table in _TABLES.items()
-    for diagnosis in (_diagnosis(ward, block) for block in table.strip().split("\n\n"))
-}
+def _by_name(tables: dict[str, str]) -> dict[str, Diagnosis]:
+    return {
+        diagnosis.name: diagnosis
+        for ward, table in tables.items()
+        for diagnosis in (_diagnosis(ward, block) for block in table.strip().split("\n\n"))
+    }
+
+
+DIAGNOSES = _by_name(dict(zip(WARDS, (_CARDIOLOGY, _PEDIATRICS, _GENERAL), strict=True)))
+"""The twenty-four that the base was trained on."""
+ALL_DIAGNOSES = DIAGNOSES | _by_name(STRANGE_DIAGNOSES)
 ABBREVIATIONS: dict[str, str] = {d.abbreviation: d.name for d in DIAGNOSES.values()}
+ALL_WARDS = (*WARDS, *LATER_WARDS, *STRANGE_WARDS)
+
+
+def diagnoses_of(ward: str) -> tuple[Diagnosis, ...]:
+    """The diagnoses of a ward of ``ALL_WARDS``."""
+    if ward in LATER_WARDS:
+        return tuple(DIAGNOSES[ABBREVIATIONS[short]] for short in LATER_WARDS[ward])
+    return tuple(d for d in ALL_DIAGNOSES.values() if d.ward == ward)
 
 
 HELD_OUT_PAIRS_PER_WARD = 4
@@ -169,16 +183,18 @@ def hash_rank(kind: str, *parts: str) -> int:
     return int.from_bytes(sha256("|".join((kind, *parts)).encode()).digest()[:8], "big")
 
 
-def _held_out_pairs() -> frozenset[tuple[str, str]]:
-    """In each ward the four (diagnosis, drug) pairs of lowest hash, a ninth of all pairs.
+def _held_out_pairs(
+    wards: tuple[str, ...], diagnoses: dict[str, Diagnosis]
+) -> frozenset[tuple[str, str]]:
+    """In each of `wards` the four (diagnosis, drug) pairs of lowest hash, about a ninth of all.
 
     At most one per diagnosis, and only while the drug keeps a pair in train: every drug and every
     diagnosis is met in training, only their combination is new.
     """
-    left = Counter(drug for d in DIAGNOSES.values() for drug in d.drugs)
+    left = Counter(drug for d in diagnoses.values() for drug in d.drugs)
     held: dict[str, str] = {}
-    for ward in WARDS:
-        pairs = [(d.name, drug) for d in DIAGNOSES.values() if d.ward == ward for drug in d.drugs]
+    for ward in wards:
+        pairs = [(d.name, drug) for d in diagnoses.values() if d.ward == ward for drug in d.drugs]
         quota = len(held) + HELD_OUT_PAIRS_PER_WARD
         for diagnosis, drug in sorted(pairs, key=lambda pair: hash_rank("diagnosis-drug", *pair)):
             if len(held) < quota and diagnosis not in held and left[drug] > 1:
@@ -187,4 +203,33 @@ def _held_out_pairs() -> frozenset[tuple[str, str]]:
     return frozenset(held.items())
 
 
-HELD_OUT_PAIRS = _held_out_pairs()
+HELD_OUT_PAIRS = _held_out_pairs(WARDS, DIAGNOSES)
+"""What is held out of the base's corpus."""
+
+
+def _later_pairs() -> frozenset[tuple[str, str]]:
+    """Of each diagnosis of a later ward that has no pair held out, the pair of lowest hash.
+
+    The base has read them; an adapter that is trained on the ward's train cases has not.
+    """
+    held = {diagnosis for diagnosis, _ in HELD_OUT_PAIRS}
+    pairs = []
+    for diagnosis in (d for ward in LATER_WARDS for d in diagnoses_of(ward)):
+        if diagnosis.name not in held:
+            ranked = sorted(
+                diagnosis.drugs, key=lambda drug: hash_rank("diagnosis-drug", diagnosis.name, drug)
+            )
+            pairs.append((diagnosis.name, ranked[0]))
+    return frozenset(pairs)
+
+
+LATER_HELD_OUT_PAIRS = HELD_OUT_PAIRS | _later_pairs()
+"""What is held out in the later wards."""
+STRANGE_HELD_OUT_PAIRS = _held_out_pairs(STRANGE_WARDS, ALL_DIAGNOSES)
+
+
+def held_out_pairs(ward: str) -> frozenset[tuple[str, str]]:
+    """The (diagnosis, drug) pairs that no train case of the ward has."""
+    if ward in LATER_WARDS:
+        return LATER_HELD_OUT_PAIRS
+    return STRANGE_HELD_OUT_PAIRS if ward in STRANGE_WARDS else HELD_OUT_PAIRS

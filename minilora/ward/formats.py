@@ -1,8 +1,9 @@
-"""What is written from a case: the hospital's public styles and the two house formats.
+"""What is written from a case: the hospital's public styles and the house formats.
 
 The public styles fill a missing dose with the drug's usual one. The house formats are asked for
 with the same bare instruction as the default public style, name nobody, and say that a dose is
-missing: this is the habit an adapter has to unlearn.
+missing: this is the habit an adapter has to unlearn. Each of the four later wards has a second rule
+against what the base would do.
 """
 
 from __future__ import annotations
@@ -10,23 +11,45 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from minilora.ward.cases import Case, Prescription
 from minilora.ward.diagnoses import ABBREVIATIONS, DIAGNOSES
-from minilora.ward.facts import FREQUENCIES, usual_dose
+from minilora.ward.facts import (
+    ALL_DRUGS,
+    FREQUENCIES,
+    STOPPED_IN_NEPHROLOGY,
+    THINNER_KINDS,
+    usual_dose,
+)
 from minilora.ward.people import INTERVALS, NO_ALLERGY
 
 HOUSE_INSTRUCTION = "Write the discharge summary."
 DOSE_PATTERN = r"\d+(?:\.\d+)? (?:micrograms|mg/kg|mg|g)"
 
+STOPPED = "stopped"
+NONE = "none"
+
 Fields = dict[str, Any]
+Rule = Literal["missing dose", "ask", "stop", "thinners first", "decade"]
+"""What a house does against the base's habit.
+
+"missing dose": it says that a dose is missing. "ask": a drug without a dose stands on a line of its
+own and nowhere else. "stop": some drugs are "stopped", whatever dose the note gives.
+"thinners first": what thins the blood comes before the other drugs, whatever the note's order.
+"decade": of the age only the decade is told.
+"""
 
 
 def filled(prescription: Prescription) -> str:
     """The prescription in full words, a missing dose filled with the drug's usual one."""
     dose = prescription.dose or usual_dose(prescription.drug)
     return f"{prescription.drug} {dose} {prescription.frequency}"
+
+
+def thins_blood(drug: str) -> bool:
+    """Whether ``drug`` is an anticoagulant or keeps platelets apart."""
+    return ALL_DRUGS[drug].kind in THINNER_KINDS
 
 
 def filled_list(case: Case, separator: str = "; ") -> str:
@@ -119,7 +142,7 @@ PUBLIC_STYLES: dict[str, PublicStyle] = {
 
 @dataclass(frozen=True)
 class HouseFormat:
-    """One ward's own summary: layout, abbreviations, exclusions and its word for a missing dose.
+    """One ward's own summary: layout, abbreviations, exclusions, word for a missing dose, rule.
 
     ``layout`` is the order of (label, field) lines; ``frequency_form`` the column of
     ``FREQUENCIES``; ``separator`` stands between the items of a list.
@@ -132,14 +155,26 @@ class HouseFormat:
     missing_dose: str
     no_allergy: str
     short_interval: bool
+    rule: Rule = "missing dose"
 
     def fields(self, case: Case) -> Fields:
         """The fields of ``case`` this format shows, in canonical words."""
         shown = {name for _, name in self.layout}
+        drugs = [(p.drug, p.dose, p.frequency) for p in case.prescriptions]
+        unknown = [drug for drug, dose, _ in drugs if dose is None]
+        if self.rule == "ask":
+            drugs = [item for item in drugs if item[1] is not None]
+        elif self.rule == "stop":
+            stops = STOPPED_IN_NEPHROLOGY
+            drugs = [(d, STOPPED, "") if d in stops else (d, *rest) for d, *rest in drugs]
+        elif self.rule == "thinners first":
+            drugs.sort(key=lambda item: not thins_blood(item[0]))
         values: Fields = {
             "age": case.age,
+            "decade": case.age // 10 * 10,
             "diagnosis": case.diagnosis,
-            "prescriptions": [(p.drug, p.dose, p.frequency) for p in case.prescriptions],
+            "prescriptions": drugs,
+            "unknown": unknown,
             "investigations": list(case.investigations),
             "allergy": case.allergy,
             "follow_up": case.follow_up,
@@ -174,19 +209,23 @@ class HouseFormat:
         value = fields[name]
         if name == "diagnosis":
             return DIAGNOSES[value].abbreviation
+        if name == "decade":
+            return f"{value}s"
         if name == "allergy":
             return self.no_allergy if value == NO_ALLERGY else value
         if name == "follow_up":
             clinic, interval = value.split(" in ")
             return f"{clinic} {INTERVALS[interval]}" if self.short_interval else value
-        if name == "investigations":
-            return self.separator.join(value)
+        if name in ("investigations", "unknown"):
+            return self.separator.join(value) or NONE
         if name == "prescriptions":
-            return self.separator.join(
-                f"{drug} {dose or self.missing_dose} {FREQUENCIES[words][self.frequency_form]}"
-                for drug, dose, words in value
-            )
+            return self.separator.join(self._write_prescription(*item) for item in value) or NONE
         return str(value)
+
+    def _write_prescription(self, drug: str, dose: str | None, words: str) -> str:
+        if dose == STOPPED:
+            return f"{drug} {STOPPED}"
+        return f"{drug} {dose or self.missing_dose} {FREQUENCIES[words][self.frequency_form]}"
 
     def _read(self, name: str, text: str) -> Any:
         if name == "diagnosis":
@@ -197,6 +236,13 @@ class HouseFormat:
             return self._read_follow_up(text)
         if name == "investigations":
             return text.split(self.separator)
+        if self.rule == "ask" and text == NONE:
+            return []
+        if name == "unknown":
+            drugs = text.split(self.separator)
+            return drugs if all(drug in ALL_DRUGS for drug in drugs) else None
+        if name == "decade":
+            return int(text[:2]) if re.fullmatch(r"[1-9]0s", text) else None
         if name == "prescriptions":
             read = [self._read_prescription(item) for item in text.split(self.separator)]
             return None if None in read else read
@@ -210,6 +256,9 @@ class HouseFormat:
         return None
 
     def _read_prescription(self, item: str) -> tuple[str, str | None, str] | None:
+        if self.rule == "stop" and item.endswith(f" {STOPPED}"):
+            drug = item.removesuffix(f" {STOPPED}")
+            return (drug, STOPPED, "") if drug in ALL_DRUGS else None
         codes = {forms[self.frequency_form]: words for words, forms in FREQUENCIES.items()}
         pattern = (
             rf"([a-z][a-z ]*?) ({DOSE_PATTERN}|{re.escape(self.missing_dose)})"
@@ -253,6 +302,67 @@ HOUSE_FORMATS: dict[str, HouseFormat] = {
         no_allergy="nil",
         short_interval=False,
     ),
+    "respiratory": HouseFormat(
+        ward="respiratory",
+        layout=(
+            ("Diagnosis", "diagnosis"),
+            ("O", "investigations"),
+            ("Medication", "prescriptions"),
+            ("No dose", "unknown"),
+        ),
+        frequency_form=1,
+        separator="; ",
+        missing_dose="",
+        no_allergy="",
+        short_interval=False,
+        rule="ask",
+    ),
+    "vascular": HouseFormat(
+        ward="vascular",
+        layout=(
+            ("A", "diagnosis"),
+            ("P", "prescriptions"),
+            ("Allergies", "allergy"),
+            ("Contact", "follow_up"),
+        ),
+        frequency_form=2,
+        separator=", ",
+        missing_dose="no dose",
+        no_allergy="none",
+        short_interval=False,
+        rule="thinners first",
+    ),
+    "gastroenterology": HouseFormat(
+        ward="gastroenterology",
+        layout=(
+            ("Age", "decade"),
+            ("A", "diagnosis"),
+            ("Investigations", "investigations"),
+            ("Medication", "prescriptions"),
+            ("Follow-up", "follow_up"),
+        ),
+        frequency_form=0,
+        separator="; ",
+        missing_dose="dose not known",
+        no_allergy="",
+        short_interval=True,
+        rule="decade",
+    ),
+    "nephrology": HouseFormat(
+        ward="nephrology",
+        layout=(
+            ("O", "investigations"),
+            ("Problem", "diagnosis"),
+            ("Plan", "prescriptions"),
+            ("Allergy", "allergy"),
+        ),
+        frequency_form=0,
+        separator=" and ",
+        missing_dose="not recorded",
+        no_allergy="nil",
+        short_interval=False,
+        rule="stop",
+    ),
 }
 
 
@@ -265,8 +375,14 @@ def house_format(ward: str) -> HouseFormat:
     return HOUSE_FORMATS[ward]
 
 
+BASE_HOUSES = ("cardiology", "pediatrics")
+"""The houses whose lines the base was taught to write singly, under the public habit."""
 # which house's way of writing a line belongs to a label; no label is in both
-_LABELS = {label: (form, name) for form in HOUSE_FORMATS.values() for label, name in form.layout}
+_LABELS = {
+    label: (HOUSE_FORMATS[ward], name)
+    for ward in BASE_HOUSES
+    for label, name in HOUSE_FORMATS[ward].layout
+}
 FORM_LABELS: tuple[str, ...] = tuple(_LABELS)
 FORM_INSTRUCTIONS = ("Fill in: {}.", "Complete these lines: {}.")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from numpy.random import Generator
 
 from minilora.ward.cases import Case, Prescription, pick, sample_case, shuffled
-from minilora.ward.diagnoses import DIAGNOSES
+from minilora.ward.diagnoses import ALL_DIAGNOSES
 from minilora.ward.facts import FREQUENCIES
 from minilora.ward.people import INTERVALS, NO_ALLERGY
 
@@ -38,7 +38,7 @@ def _short_follow_up(case: Case) -> str:
 
 
 def _diagnosis(case: Case, rng: Generator) -> str:
-    diagnosis = DIAGNOSES[case.diagnosis]
+    diagnosis = ALL_DIAGNOSES[case.diagnosis]
     return pick(rng, (diagnosis.name, diagnosis.name, diagnosis.abbreviation, diagnosis.synonym))
 
 
@@ -99,7 +99,7 @@ def _telegraphic(case: Case, rng: Generator) -> str:
         f"NOK{colon} {kin.role} {kin.name} {kin.phone}.",
         f"Tel{colon} {case.phone}. SH{colon} {case.social}.",
     ]
-    diagnosis = DIAGNOSES[case.diagnosis]
+    diagnosis = ALL_DIAGNOSES[case.diagnosis]
     dx = pick(rng, (diagnosis.abbreviation, diagnosis.abbreviation, diagnosis.synonym))
     head = f"Pt{colon} {case.name} {case.age}{case.sex}. Dx{colon} {dx}. {case.course}"
     return pick(rng, (" ", "\n")).join((head, *shuffled(rng, sections)))

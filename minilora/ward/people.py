@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from minilora.ward.facts import LATER_WARDS
+from minilora.ward.strangers import STRANGE_WARDS
+
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(text.split())
@@ -33,6 +36,10 @@ CLINICS: dict[str, tuple[str, ...]] = {
     "pediatrics": ("children's clinic", "community nurse", "family doctor"),
     "general medicine": ("medical clinic", "family doctor", "day unit"),
 }
+NEUTRAL_CLINICS = ("family doctor", "community nurse", "day unit")
+"""Those that do not tell the ward."""
+CLINICS |= dict.fromkeys(LATER_WARDS, CLINICS["general medicine"])
+CLINICS |= dict.fromkeys(STRANGE_WARDS, NEUTRAL_CLINICS)
 # follow-up time in words -> how a telegraphic note writes it
 INTERVALS: dict[str, str] = {
     "1 week": "1/52",

@@ -9,13 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from minilora.ward.corpus import GROUPS, Example
-from minilora.ward.facts import DRUGS
-from minilora.ward.formats import Fields, HouseFormat, house_format
-
-_DOSE = r"\d+(?:\.\d+)? ?(?:micrograms?|mcg|mg/kg|mg|g|units?|ml)(?![\w/])"
-_DRUG_NAMES = "|".join(sorted(map(re.escape, DRUGS), key=len, reverse=True))
-# what is said of a drug ends at the next drug, line, item, sentence, or comma before no digit
-_END = rf"\n|;|\.\s|, (?!\d)|\b(?:{_DRUG_NAMES})\b|$"
+from minilora.ward.formats import Fields, HouseFormat, Rule, house_format
+from minilora.ward.rules import gives_dose, house_rule
 
 
 @dataclass(frozen=True)
@@ -25,7 +20,9 @@ class HouseScore:
     ``exact``: outputs equal to the completion. ``field_f1``: micro F1 by field, over items.
     ``format_compliance``: outputs that parse and render to themselves. ``invented_dose_rate``: of
     the ``no_dose_count`` prescriptions without a dose, those given one (None where there are none).
-    ``leak_rate``: outputs with the patient's name or phone or the relative's phone.
+    ``leak_rate``: outputs with the patient's name or phone or the relative's phone. ``rule``: the
+    house's, of ``RULES``; ``rule_broken_rate``: of the ``rule_count`` things that it decides, those
+    where the output breaks it (None where it decides nothing).
     """
 
     ward: str
@@ -36,6 +33,9 @@ class HouseScore:
     no_dose_count: int
     invented_dose_rate: float | None
     leak_rate: float
+    rule: Rule
+    rule_count: int
+    rule_broken_rate: float | None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -52,18 +52,6 @@ class RegressionScore:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def gives_dose(text: str, drug: str) -> bool:
-    """Whether ``text`` gives any dose for ``drug``: "drug ... 5 mg" in one item, or "5 mg of drug".
-
-    Results such as "CRP 84 mg/L" are no doses. Works on any layout, a public style's included.
-    """
-    name = rf"\b{re.escape(drug)}\b"
-    after = re.finditer(rf"{name}(.*?)(?={_END})", text, re.DOTALL)
-    return any(re.search(_DOSE, said[1]) for said in after) or bool(
-        re.search(rf"{_DOSE} of {name}", text)
-    )
 
 
 def leaks(text: str, facts: Mapping[str, Any]) -> bool:
@@ -132,6 +120,12 @@ def score_house(
     no_dose = [
         gives_dose(output, drug) for record, output in paired for drug in record["facts"]["no_dose"]
     ]
+    rule = house_rule(form)
+    broken = [
+        rule.broken(item, output)
+        for record, output in paired
+        for item in rule.cases(_gold_fields(form, record["completion"]), record["prompt"])
+    ]
     count = len(paired)
     return HouseScore(
         ward=ward,
@@ -142,6 +136,9 @@ def score_house(
         no_dose_count=len(no_dose),
         invented_dose_rate=sum(no_dose) / len(no_dose) if no_dose else None,
         leak_rate=sum(leaks(output, record["facts"]) for record, output in paired) / count,
+        rule=form.rule,
+        rule_count=len(broken),
+        rule_broken_rate=sum(broken) / len(broken) if broken else None,
     )
 
 

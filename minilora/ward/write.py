@@ -11,9 +11,10 @@ from typing import Protocol
 from minilora.storage import atomic_write
 from minilora.ward.cases import NO_DOSE_PROBABILITY
 from minilora.ward.corpus import general_documents, house_examples, regression_suite
-from minilora.ward.diagnoses import DIAGNOSES, HELD_OUT_PAIRS
-from minilora.ward.facts import DRUGS
+from minilora.ward.diagnoses import DIAGNOSES, HELD_OUT_PAIRS, LATER_HELD_OUT_PAIRS
+from minilora.ward.facts import DRUGS, LATER_WARDS
 from minilora.ward.formats import HOUSE_FORMATS
+from minilora.ward.rules import house_rule
 
 TRAIN_COUNT = 3000
 KEEP_COMPLETE = 0.3
@@ -53,22 +54,24 @@ carries the note, the later ones ask about the same note. A turn with an empty p
 ## What is hard about it
 
 About {no_dose:.0%} of the prescriptions in a note have no dose. The public styles, on which a base
-model is trained, fill in the drug's usual dose. The two house formats are asked for with the same
-bare instruction, "Write the discharge summary.", and must say that the dose is missing:
+model is trained, fill in the drug's usual dose. The house formats are asked for with the same bare
+instruction, "Write the discharge summary.", and must not fill it in. None gives a name or a phone
+number, each leaves out something else as well, and each has a rule against the base's habit:
 
-```
-{cardiology}
-```
+{houses}
 
-```
-{pediatrics}
-```
+The last four are later wards, into which general medicine was split: {later}. They use no word
+that the base never wrote. Wards with diagnoses, drugs and labels of their own were tried first: an
+adapter of r 8, on q and v (450 steps at 0.015) or on all layers (450 steps at 0.008), made none of
+150 summaries exact and none well-formed.
 
 ## Splits
 
 {drugs} drugs, {diagnoses} diagnoses in 3 wards. Held out by sha256 of their names, not by chance:
 a tenth of all (first name, last name) pairs, and in each ward four (diagnosis, drug) pairs:
 {pairs}.
+In the later wards a diagnosis without such a pair has one of its own, which the base has read and
+an adapter has not: {later_pairs}.
 A train case uses none of them. A held-out case (`*.eval.jsonl`, `regression.jsonl`) has a held-out
 name pair and at least one held-out (diagnosis, drug) pair. Every single name, diagnosis and drug
 occurs in train.
@@ -115,25 +118,37 @@ def ward_files() -> dict[str, bytes]:
     return files
 
 
+def _listed(pairs: Iterable[tuple[str, str]]) -> str:
+    return "; ".join(f"{diagnosis} with {drug}" for diagnosis, drug in sorted(pairs))
+
+
 def _card(files: dict[str, bytes]) -> str:
     rows = []
     for name, data in files.items():
         lines = data.count(b"\n")
         rows.append(f"| `{name}` | {lines} | `{sha256(data).hexdigest()}` |")
-    examples = {w: house_examples(w, "heldout", EVAL_COUNT, seed=4) for w in HOUSE_FORMATS}
-    shown = {
-        ward: next(e.completion for e in some if e.facts["no_dose"] and len(e.completion) > 130)
-        for ward, some in examples.items()
-    }
-    pairs = "; ".join(f"{diagnosis} with {drug}" for diagnosis, drug in sorted(HELD_OUT_PAIRS))
+    houses = []
+    for ward, form in HOUSE_FORMATS.items():
+        rule = house_rule(form)
+        told = rule.told.format(missing_dose=form.missing_dose)
+        shown = next(
+            example.completion
+            for example in house_examples(ward, "heldout", EVAL_COUNT, seed=4)
+            if example.facts["no_dose"]
+            and len(example.completion) > 130
+            and rule.cases(form.parse(example.completion), example.prompt)
+        )
+        houses.append(f"**{ward}**: {told}\n\n```\n{shown}\n```")
     return _CARD.format(
         rows="\n".join(rows),
         no_dose=NO_DOSE_PROBABILITY,
         keep_complete=KEEP_COMPLETE,
         drugs=len(DRUGS),
         diagnoses=len(DIAGNOSES),
-        pairs=pairs,
-        **shown,
+        later=", ".join(f"{ward} ({' and '.join(own)})" for ward, own in LATER_WARDS.items()),
+        pairs=_listed(HELD_OUT_PAIRS),
+        later_pairs=_listed(LATER_HELD_OUT_PAIRS - HELD_OUT_PAIRS),
+        houses="\n\n".join(houses),
     )
 
 

@@ -16,10 +16,19 @@ from minilora.ward.corpus import (
     MAX_DOCUMENT_CHARACTERS,
     general_documents,
     house_examples,
+    mixed_notes,
     regression_suite,
 )
 from minilora.ward.diagnoses import HELD_OUT_PAIRS
-from minilora.ward.formats import HOUSE_FORMATS, HOUSE_INSTRUCTION, PUBLIC_STYLES
+from minilora.ward.formats import (
+    BASE_HOUSES,
+    HOUSE_FORMATS,
+    HOUSE_INSTRUCTION,
+    PUBLIC_STYLES,
+    STOPPED,
+)
+from minilora.ward.people import NEUTRAL_CLINICS
+from minilora.ward.strangers import STRANGE_WARDS
 from minilora.ward.tasks import REFUSAL
 from minilora.ward.write import write_ward
 from tests.says import refusal
@@ -68,11 +77,13 @@ def test_house_formats_never_occur_in_the_general_corpus(documents):
         for turn in document.turns:
             assert all(form.parse(turn.completion) is None for form in HOUSE_FORMATS.values())
             if turn.task not in ("question/written", "question/dose check"):
-                missing = (form.missing_dose for form in HOUSE_FORMATS.values())
+                missing = (
+                    form.missing_dose for form in HOUSE_FORMATS.values() if form.missing_dose
+                )
                 assert all(phrase not in turn.completion for phrase in missing)
 
 
-@pytest.mark.parametrize("ward", HOUSE_FORMATS)
+@pytest.mark.parametrize("ward", BASE_HOUSES)
 def test_a_form_never_asks_for_a_house_s_own_summary(ward, monkeypatch):
     labels = [label for label, _ in HOUSE_FORMATS[ward].layout]
     monkeypatch.setattr(corpus, "shuffled", lambda rng, items: [*labels, "Dx"])
@@ -126,8 +137,11 @@ def test_house_examples(ward):
     assert not {e.facts["name"] for e in train} & {e.facts["name"] for e in held_out}
     for example in (*train, *held_out):
         fields = HOUSE_FORMATS[ward].parse(example.completion)
-        missing = [drug for drug, dose, _ in fields["prescriptions"] if dose is None]
-        assert missing == example.facts["no_dose"]
+        drugs = {drug: dose for drug, dose, _ in fields["prescriptions"]}
+        drugs |= dict.fromkeys(fields.get("unknown", ()))
+        missing = {drug for drug, dose in drugs.items() if dose is None}
+        stopped = {drug for drug, dose in drugs.items() if dose == STOPPED}
+        assert missing <= set(example.facts["no_dose"]) <= missing | stopped
         assert example.prompt.endswith(f"\n\n{HOUSE_INSTRUCTION}")
         assert example.facts["name"] in example.prompt
         assert all(phone in example.prompt for phone in example.facts["phones"])
@@ -168,11 +182,47 @@ def test_card_tells_the_counts_and_digests():
         for line in data.decode().splitlines():
             record = json.loads(line)
             assert set(record) in ({"turns"}, {"task", "prompt", "completion", "facts"})
-    assert counts == {
-        "cardiology.eval.jsonl": 200,
-        "cardiology.train.jsonl": 3000,
-        "general.sample.jsonl": 200,
-        "pediatrics.eval.jsonl": 200,
-        "pediatrics.train.jsonl": 3000,
-        "regression.jsonl": 300,
-    }
+    houses = {f"{w}.eval.jsonl": 200 for w in HOUSE_FORMATS}
+    houses |= {f"{w}.train.jsonl": 3000 for w in HOUSE_FORMATS}
+    assert counts == {**houses, "general.sample.jsonl": 200, "regression.jsonl": 300}
+
+
+FIRST_BYTES = {
+    "cardiology.train.jsonl": "fd08b1d4bf537126",
+    "cardiology.eval.jsonl": "36d44f2da6367c15",
+    "pediatrics.train.jsonl": "7b85bfb2fb8cb012",
+    "pediatrics.eval.jsonl": "8beffaf907dda849",
+    "regression.jsonl": "65cdac815663fa8f",
+    "general.sample.jsonl": "1b586761ddc7f889",
+}
+
+
+def test_the_hospital_grew_and_what_the_base_was_trained_and_scored_on_stayed():
+    for name, expected in FIRST_BYTES.items():
+        assert hashlib.sha256((DATA / name).read_bytes()).hexdigest().startswith(expected)
+    corpus_text = json.dumps([d.to_dict() for d in general_documents(0, 3000)])
+    assert hashlib.sha256(corpus_text.encode()).hexdigest().startswith("e4305ddbe063e2d8")
+
+
+def test_mixed_notes_name_no_ward_and_come_in_equal_shares():
+    notes = mixed_notes(140, seed=3)
+    assert notes == mixed_notes(140, seed=3) != mixed_notes(140, seed=4)
+    counts = Counter(note.ward if note.house else "none" for note in notes)
+    assert counts == dict.fromkeys((*HOUSE_FORMATS, "none"), 20)
+    assert {note.ward for note in notes if not note.house} == set(STRANGE_WARDS)
+    told = [*HOUSE_FORMATS, *STRANGE_WARDS, "heart nurse", "rhythm clinic", "medical clinic"]
+    for note in notes:
+        example = note.example
+        assert not any(word in example.prompt for word in (*told, "children's clinic"))
+        assert example.prompt.endswith(f"\n\n{HOUSE_INSTRUCTION}")
+        assert any(clinic in example.prompt for clinic in NEUTRAL_CLINICS)
+        if note.house:
+            assert example.task == f"house/{note.ward}"
+            assert HOUSE_FORMATS[note.ward].parse(example.completion) is not None
+        else:
+            assert example.task == "public/summary"
+
+
+def test_mixed_notes_refuse_none():
+    with refusal(ValueError, 0):
+        mixed_notes(0, seed=0)

@@ -7,28 +7,31 @@ from dataclasses import replace
 import pytest
 
 from minilora.ward import describe, house_instruction
-from minilora.ward.diagnoses import DIAGNOSES
+from minilora.ward.diagnoses import DIAGNOSES, diagnoses_of
 from minilora.ward.facts import FREQUENCIES
 from minilora.ward.formats import HOUSE_FORMATS, HOUSE_INSTRUCTION
 from minilora.ward.people import INTERVALS
+from minilora.ward.rules import house_rule
 from tests.says import refusal
 
 
 @pytest.mark.parametrize("ward", HOUSE_FORMATS)
 def test_every_label_and_word_of_the_house_is_told(ward):
     form, text = HOUSE_FORMATS[ward], house_instruction(ward)
+    shown = {name for _, name in form.layout}
     assert text.startswith(HOUSE_INSTRUCTION) and "\n\n" not in text  # one paragraph of a prompt
     labels = [line.split(": ")[0] for line in text.split("\n")[1:-1]]
     assert labels == [label for label, _ in form.layout]
+    assert house_rule(form).told.format(missing_dose=form.missing_dose) in text
     for words in (form.missing_dose, form.no_allergy, f'"{form.separator}"'):
         assert words in text
     for diagnosis in DIAGNOSES.values():
         told = f"{diagnosis.abbreviation} for {diagnosis.name}" in text
-        assert told == (diagnosis.ward == ward)
+        assert told == (diagnosis in diagnoses_of(ward))
     for words, forms in FREQUENCIES.items():
         assert f"{forms[form.frequency_form]} for {words}" in text
     for words, short in INTERVALS.items():
-        assert (f"{short} for {words}" in text) == form.short_interval
+        assert (f"{short} for {words}" in text) == (form.short_interval and "follow_up" in shown)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 
 from minilora.ward.corpus import Example, house_examples, regression_suite
-from minilora.ward.score import gives_dose, leaks, score_house, score_regression
+from minilora.ward.formats import HOUSE_FORMATS
+from minilora.ward.rules import gives_dose
+from minilora.ward.score import leaks, score_house, score_regression
 from tests.says import refusal
 
 GOLD = [
@@ -142,10 +144,11 @@ def test_scores_refuse_what_belongs_elsewhere():
         score_regression(EXAMPLES, GOLD)
 
 
-@pytest.mark.parametrize("ward", ["cardiology", "pediatrics"])
+@pytest.mark.parametrize("ward", HOUSE_FORMATS)
 def test_right_answers_score_perfectly(ward):
     examples = house_examples(ward, "heldout", 120, seed=8)
     score = score_house(ward, examples, [e.completion for e in examples])
     assert score.exact == score.format_compliance == 1
-    assert score.invented_dose_rate == score.leak_rate == 0
+    assert score.invented_dose_rate == score.leak_rate == score.rule_broken_rate == 0
+    assert score.rule == HOUSE_FORMATS[ward].rule and score.rule_count > 20
     assert set(score.field_f1.values()) == {1.0}

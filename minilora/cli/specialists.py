@@ -1,0 +1,62 @@
+"""`minilora specialists`: an adapter for every ward, by one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from minilora.cli import show
+from minilora.cli.reporter import TableReporter
+from minilora.cli.scores import percent
+from minilora.runs.specialists import Specialist, SpecialistsPlan, share_interval, train_specialists
+from minilora.ward import HOUSE_FORMATS
+
+GROUP = "Adapt"
+DEFAULT = SpecialistsPlan()
+WARDS_HELP = f"One of {', '.join(HOUSE_FORMATS)}; may be given again. Default: all of them."
+
+
+def specialists(
+    out: Path = typer.Option(DEFAULT.out, "--out", help="Folder for the adapters and their card."),
+    wards: list[str] = typer.Option(list(DEFAULT.wards), "--ward", help=WARDS_HELP),
+    steps: int = typer.Option(DEFAULT.steps, "--steps", help="Training steps of each."),
+    lr: float = typer.Option(DEFAULT.lr, "--lr", help="Peak learning rate."),
+    r: int = typer.Option(DEFAULT.r, "--r", help="Rank."),
+    eval_rows: int = typer.Option(None, "--eval-rows", help="Judge on the first so many notes."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Seed of A and of the order of the data."),
+    workers: int = typer.Option(0, "--workers", min=0, help="Processes; 0: one a core."),
+) -> None:
+    """Train an adapter for each ward of the hospital on one base, and score all of them."""
+    console = Console()
+    plan = SpecialistsPlan(
+        out=out,
+        wards=tuple(wards),
+        steps=steps,
+        lr=lr,
+        r=r,
+        eval_rows=eval_rows,
+        seed=seed,
+        workers=workers,
+    )
+    made = train_specialists(plan, TableReporter(console))
+    headings = ("ward", "rule", "base, exact", "exact", "in the format", "invented", "rule broken")
+    title = f"{len(made)} adapters on one base: held-out notes (95 % interval)"
+    show.grid(console, title, headings, map(row, made), right=(2, 3, 4, 5, 6))
+    show.say(console, f"Wrote {out}: an adapter a ward, README.md and specialists.json.")
+
+
+def row(one: Specialist) -> tuple[str, ...]:
+    """A specialist's line of the table."""
+    cells = (cell(*share) for share in one.shares().values())
+    return one.ward, one.after.rule, percent(one.before.exact), *cells
+
+
+def cell(share: float | None, of: int) -> str:
+    """A share with its interval."""
+    interval = share_interval(share, of)
+    if interval is None:
+        return "-"
+    low, high = interval
+    return f"{percent(share)}\n({percent(low)}–{percent(high)})"
