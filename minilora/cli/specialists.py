@@ -21,6 +21,7 @@ WARDS_HELP = f"One of {', '.join(HOUSE_FORMATS)}; may be given again. Default: a
 def specialists(
     out: Path = typer.Option(DEFAULT.out, "--out", help="Folder for the adapters and their card."),
     wards: list[str] = typer.Option(list(DEFAULT.wards), "--ward", help=WARDS_HELP),
+    data: Path = typer.Option(DEFAULT.data, "--data", help="Folder of the ward's files."),
     steps: int = typer.Option(DEFAULT.steps, "--steps", help="Training steps of each."),
     lr: float = typer.Option(DEFAULT.lr, "--lr", help="Peak learning rate."),
     r: int = typer.Option(DEFAULT.r, "--r", help="Rank."),
@@ -33,6 +34,7 @@ def specialists(
     plan = SpecialistsPlan(
         out=out,
         wards=tuple(wards),
+        data=data,
         steps=steps,
         lr=lr,
         r=r,
@@ -41,16 +43,16 @@ def specialists(
         workers=workers,
     )
     made = train_specialists(plan, TableReporter(console))
-    headings = ("ward", "rule", "base, exact", "exact", "in the format", "invented", "rule broken")
+    headings = ("ward, its rule", "exact", "in format", "invented", "rule broken")
     title = f"{len(made)} adapters on one base: held-out notes (95 % interval)"
-    show.grid(console, title, headings, map(row, made), right=(2, 3, 4, 5, 6))
+    show.grid(console, title, headings, map(row, made), right=(1, 2, 3, 4))
     show.say(console, f"Wrote {out}: an adapter a ward, README.md and specialists.json.")
 
 
 def row(one: Specialist) -> tuple[str, ...]:
     """A specialist's line of the table."""
     cells = (cell(*share) for share in one.shares().values())
-    return one.ward, one.after.rule, percent(one.before.exact), *cells
+    return f"{one.ward}\n{one.after.rule}", *cells
 
 
 def cell(share: float | None, of: int) -> str:
@@ -59,4 +61,4 @@ def cell(share: float | None, of: int) -> str:
     if interval is None:
         return "-"
     low, high = interval
-    return f"{percent(share)}\n({percent(low)}–{percent(high)})"
+    return f"{percent(share)}\n{low:.1%}–{high:.1%}"
