@@ -19,7 +19,7 @@ def ward(
 ) -> None:
     """Write the synthetic hospital's data: house tasks, regression suite, corpus sample, card."""
     rows = [file_row(path) for path in write_ward(out)]
-    headings = ("file", "lines", "size", "sha256 (whole ones: README.md)")
+    headings = ("file", "lines", "size", "sha256, its beginning")
     show.grid(Console(), f"Wrote {out}", headings, rows, right=(1, 2))
 
 
