@@ -1,10 +1,11 @@
-"""`python -m minilora.course.build [N ...] [--check | --claims]`: sources to committed notebooks.
+"""`python -m minilora.course.build [N ...] [--check | --texts | --claims]`: sources to notebooks.
 
-Without --check each chapter is executed and its notebook written with outputs. With --check
+Without an option each chapter is executed and its notebook written with outputs. With --check
 nothing is written: the committed notebook must have the source's cells, have run from top to
 bottom, hold figures and nothing of the machine it was built on, and the chapter must run again.
-Output digits are never compared, because they differ between BLAS kernels. With --claims nothing
-is executed, and notebooks/CLAIMS.md is made from the notebooks as they are.
+Output digits are never compared, because they differ between BLAS kernels. With --texts
+nothing is executed either: texts are renewed, and refused where code has changed. With --claims
+only notebooks/CLAIMS.md is made, from the notebooks as they are.
 """
 
 from __future__ import annotations
@@ -57,6 +58,29 @@ def check(chapter: Chapter) -> Notebook:
     notebook = execute(make_notebook(chapter), chapter.path.name)
     require(chapter, notebook_faults(chapter, notebook))
     return notebook
+
+
+def renew_texts(chapter: Chapter) -> Notebook:
+    """Write the source's texts into the committed notebook, whose code and outputs stay.
+
+    Raises ChapterError and writes nothing where a cell of code is another.
+    """
+    require(chapter, source_faults(chapter))
+    committed = json.loads(chapter.notebook.read_text(encoding="utf-8"))
+    wanted = make_notebook(chapter)
+    ran, written = (
+        [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        for notebook in (committed, wanted)
+    )
+    if [cell["source"] for cell in ran] != [cell["source"] for cell in written]:
+        raise ChapterError(f"{chapter.path.name}: its code has changed; build it without --texts")
+    for cell, before in zip(written, ran, strict=True):
+        cell |= {key: before[key] for key in ("execution_count", "outputs")}
+    wanted["metadata"] = committed["metadata"]
+    put_verdicts(wanted["cells"], wanted["metadata"]["minilora"]["verdicts"])
+    require(chapter, notebook_faults(chapter, wanted))
+    atomic_write(chapter.notebook, notebook_bytes(wanted))
+    return wanted
 
 
 def require(chapter: Chapter, faults: Iterator[str]) -> None:
@@ -144,6 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m minilora.course.build", description=__doc__)
     parser.add_argument("chapters", nargs="*", type=int, metavar="N", help="all by default")
     parser.add_argument("--check", action="store_true", help="write nothing")
+    parser.add_argument("--texts", action="store_true", help="renew texts, execute nothing")
     parser.add_argument("--claims", action="store_true", help="only write notebooks/CLAIMS.md")
     options = parser.parse_args(argv)
     failed = False
@@ -156,16 +181,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ChapterError as error:
         print(error, file=sys.stderr)
         return 1
+    act, word = build, "built"
+    if options.check:
+        act, word = check, "checked"
+    elif options.texts:
+        act, word = renew_texts, "renewed the texts of"
     for chapter in chapters:
         began = time.perf_counter()
         try:
-            notebook = check(chapter) if options.check else build(chapter)
+            notebook = act(chapter)
         except ChapterError as error:
             failed = True
             print(error, file=sys.stderr)
             continue
         seconds = time.perf_counter() - began
-        word = "checked" if options.check else "built"
         size = len(notebook_bytes(notebook)) // 1000
         print(f"{word} {chapter.notebook.name}: {figures(notebook)} figures, {size} kB, ", end="")
         print(f"{seconds:.0f} s")

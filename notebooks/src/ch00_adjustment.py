@@ -121,8 +121,10 @@ plt.show()
 # Add a second outer product, and a third, and the sum can show more. Any grid is a sum of enough of
 # them. The *singular value decomposition* (SVD) finds the best such sum, strongest term first:
 #
-# $$\Delta = \sum_{i=1}^{n} \sigma_i\, u_i v_i^{\top}, \qquad
-# \sigma_1 \ge \sigma_2 \ge \dots \ge 0,$$
+# $$\begin{gathered}
+# \Delta = \sum_{i=1}^{n} \sigma_i\, u_i v_i^{\top}, \\[4pt]
+# \sigma_1 \ge \sigma_2 \ge \dots \ge 0,
+# \end{gathered}$$
 #
 # Here $u_i$ is a column, $v_i$ (written lying down, $v_i^\top$) is a row, and the number
 # $\sigma_i$, the *singular value*, says how strong this term is. The columns have length one and
@@ -191,7 +193,10 @@ reveal("directions", rank_for(values[0], 0.9))
 # So write the sheet as two thin strips. $B$ has a row for every row of the grid and $r$ columns;
 # $A$ has $r$ rows and a column for every column of the grid:
 #
-# $$\Delta \approx B A, \qquad B:\ (\text{out}, r), \quad A:\ (r, \text{in}).$$
+# $$\begin{gathered}
+# \Delta \approx B A, \\[4pt]
+# B:\ (\text{out}, r), \quad A:\ (r, \text{in}).
+# \end{gathered}$$
 
 # %% exercise 0.2
 

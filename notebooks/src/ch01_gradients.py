@@ -107,7 +107,7 @@ def times(x, W):
 # ends up in five places. Nudge the entry and all five move. So its gradient is the *sum* over its
 # copies:
 #
-# $$y_{nj} = x_{nj} + b_j \quad\Rightarrow\quad (g_b)_j = \sum_n g_{nj}.$$
+# $$y_{nj} = x_{nj} + b_j \;\Rightarrow\; (g_b)_j = \sum_n g_{nj}.$$
 #
 # This is one rule for everything that is shared: a bias over a batch, a norm's weight over all
 # positions, an embedding row over all places where its word stands.
@@ -258,8 +258,10 @@ print(f"in order {ordered:.3g}, Tensor.backward {float(leaf.grad):.3g}")
 # A derivation can be wrong, so we want a witness. Nudge one entry up, nudge it down, and see how
 # fast the loss moves. By Taylor,
 #
-# $$\frac{f(x + \epsilon) - f(x - \epsilon)}{2\epsilon}
-# = f'(x) + \frac{\epsilon^2}{6} f'''(x) + \dots$$
+# $$\begin{aligned}
+# &\frac{f(x + \epsilon) - f(x - \epsilon)}{2\epsilon} \\
+# &\quad = f'(x) + \frac{\epsilon^2}{6} f'''(x) + \dots
+# \end{aligned}$$
 #
 # The error falls with $\epsilon^2$. To one side only it would fall with $\epsilon$.
 

@@ -88,7 +88,10 @@ pictures.attention_head()
 # $e$: $2.0$, $2.0$ and $4.1$, together $8.2$. So the shares are about $0.25$, $0.25$ and $0.5$, and
 # the mixture of the values is
 #
-# $$0.25\,(10, 0) + 0.25\,(0, 10) + 0.5\,(10, 10) = (7.5,\ 7.5).$$
+# $$\begin{gathered}
+# 0.25\,(10, 0) + 0.25\,(0, 10) + 0.5\,(10, 10) \\
+# = (7.5,\ 7.5).
+# \end{gathered}$$
 #
 # The first token may look at nobody but itself and gets $(10, 0)$. The second looks at two. Here is
 # all of it as arrays, with $-\infty$ where a token may not look ($e^{-\infty} = 0$):
@@ -177,7 +180,11 @@ def examine(name, op, library, *shapes):
 # A row of the model's width $C$ is divided by its own length (the root of the mean square), and
 # each column gets a learned weight:
 #
-# $$r = \sqrt{\tfrac{1}{C} \sum_i x_i^2 + \epsilon}, \qquad n = \frac{x}{r}, \qquad y = w\,n .$$
+# $$\begin{gathered}
+# r = \sqrt{\tfrac{1}{C} \sum_i x_i^2 + \epsilon}, \\[4pt]
+# n = \frac{x}{r}, \\[4pt]
+# y = w\,n .
+# \end{gathered}$$
 #
 # *Backwards.* $x_j$ matters in two ways: as the entry $j$, and as a part of the length $r$ that
 # divides the whole row. The first gives $u_j / r$ with $u = g\,w$. The second is the chain rule
@@ -233,10 +240,11 @@ print(f"along the row: {np.mean(kept):.1g}, without the mean term {np.mean(forgo
 # angle that grows with its position $t$. Its entries are taken in pairs $(x_i, x_{i + d/2})$, and
 # pair $i$ turns with its own speed, the first ones fast and the last ones slowly:
 #
-# $$\begin{pmatrix} y_1 \\ y_2 \end{pmatrix} =
-# \begin{pmatrix} \cos\phi & -\sin\phi \\ \sin\phi & \cos\phi \end{pmatrix}
-# \begin{pmatrix} x_1 \\ x_2 \end{pmatrix}, \qquad \phi = t\,\theta^{-2i/d},
-# \quad \theta = 10000 .$$
+# $$\begin{gathered}
+# \begin{pmatrix} y_1 \\ y_2 \end{pmatrix} = \begin{pmatrix} \cos\phi & -\sin\phi \\ \sin\phi &
+# \cos\phi \end{pmatrix} \begin{pmatrix} x_1 \\ x_2 \end{pmatrix}, \\[4pt]
+# \phi = t\,\theta^{-2i/d}, \quad \theta = 10000 .
+# \end{gathered}$$
 #
 # With $R_t$ for the turn at position $t$, a score is
 # $(R_m q)^\top (R_n k) = q^\top R_m^\top R_n\, k = q^\top R_{n-m}\, k$. Two turns cancel but for
@@ -343,8 +351,11 @@ plt.show()
 # $k_s$ and hands over its value $v_s$. With the rows of all positions below each other, one head
 # computes the scores $Z$, the shares $P$ and the output $o$:
 #
-# $$Z = \frac{q\,k^\top}{\sqrt{d_h}}, \qquad
-# P = \mathrm{softmax}(Z \text{ where } s \le t), \qquad o = P\,v .$$
+# $$\begin{gathered}
+# Z = \frac{q\,k^\top}{\sqrt{d_h}}, \\[4pt]
+# P = \mathrm{softmax}(Z \text{ where } s \le t), \\[4pt]
+# o = P\,v .
+# \end{gathered}$$
 #
 # *Why the root?* A dot product of $d_h$ random numbers has the size $\sqrt{d_h}$. Undivided, one
 # score towers over the rest, the softmax is all but one-hot, and little gradient passes it.
@@ -379,14 +390,20 @@ print(f"largest of 32 weights: {np.mean(raw):.2g} undivided, {np.mean(scaled):.2
 # Now backwards. The last step $o = P v$ and the first $Z = q k^\top / \sqrt{d_h}$ are matrix
 # products, which chapter 1 has:
 #
-# $$g_v = P^\top g, \qquad g_P = g\, v^\top, \qquad
-# g_q = \frac{g_Z\, k}{\sqrt{d_h}}, \qquad g_k = \frac{g_Z^\top q}{\sqrt{d_h}} .$$
+# $$\begin{gathered}
+# g_v = P^\top g, \\[4pt]
+# g_P = g\, v^\top, \\[4pt]
+# g_q = \frac{g_Z\, k}{\sqrt{d_h}}, \\[4pt]
+# g_k = \frac{g_Z^\top q}{\sqrt{d_h}} .
+# \end{gathered}$$
 #
 # Between them stands a softmax in every row. From $\partial P_s / \partial Z_{s'} =
 # P_s (\delta_{ss'} - P_{s'})$, for one row,
 #
-# $$(g_Z)_{s'} = \sum_s (g_P)_s\, P_s\, (\delta_{ss'} - P_{s'})
-# = P_{s'} \Bigl( (g_P)_{s'} - \sum_s P_s\, (g_P)_s \Bigr) .$$
+# $$\begin{aligned}
+# (g_Z)_{s'} &= \sum_s (g_P)_s\, P_s\, (\delta_{ss'} - P_{s'}) \\
+# &= P_{s'} \Bigl( (g_P)_{s'} - \sum_s P_s\, (g_P)_s \Bigr) .
+# \end{aligned}$$
 #
 # The mask needs no gradient of its own: where $P = 0$, $g_Z = 0$. And the sum is worth a second
 # look. $\sum_s P_s\, (g\, v_s^\top) = g \cdot o$: it needs only the output. The library uses that,
@@ -417,8 +434,11 @@ examine(
 # Between two attentions every position works alone: it is mapped to a larger width $F$ twice, one
 # result gates the other, and the product is mapped back.
 #
-# $$y = W_{\mathrm{down}} \bigl( \mathrm{silu}(W_{\mathrm{gate}}\, x) \cdot W_{\mathrm{up}}\, x
-# \bigr), \qquad \mathrm{silu}(a) = a\, \sigma(a) .$$
+# $$\begin{gathered}
+# y = W_{\mathrm{down}} \bigl( \mathrm{silu}(W_{\mathrm{gate}}\, x) \cdot W_{\mathrm{up}}\, x
+# \bigr), \\[4pt]
+# \mathrm{silu}(a) = a\, \sigma(a) .
+# \end{gathered}$$
 #
 # The three linear maps are chapter 1. New is only what lies between.
 
@@ -460,8 +480,11 @@ plt.show()
 # the token in: the head is *tied*). That gives a logit $z_v$ for each token. The loss of a position
 # is the surprise at the token that really followed, in nats:
 #
-# $$L = -\log \frac{e^{z_y}}{\sum_v e^{z_v}} = \log \sum_v e^{z_v} - z_y, \qquad
-# \frac{\partial L}{\partial z_v} = p_v - [v = y] .$$
+# $$\begin{gathered}
+# L = -\log \frac{e^{z_y}}{\sum_v e^{z_v}} \\[4pt]
+# = \log \sum_v e^{z_v} - z_y, \\[4pt]
+# \frac{\partial L}{\partial z_v} = p_v - [v = y] .
+# \end{gathered}$$
 #
 # The gradient sums to zero: one logit is pushed up, and all others share the push down, each as
 # much as it was believed. Positions with the label `IGNORE` have no loss. That is how a model is
@@ -606,7 +629,10 @@ print(f"loss and gradients by hand and by the library differ by {np.mean(whole):
 # How many numbers is it? Attention has four maps of $C \times C$, the gate three of $C \times F$,
 # and each block two norms:
 #
-# $$\text{parameters} = VC + L\,(4C^2 + 3CF + 2C) + C .$$
+# $$\begin{aligned}
+# \text{parameters} ={}& VC + C \\
+# &+ L\,(4C^2 + 3CF + 2C) .
+# \end{aligned}$$
 #
 # > **Claim.** This formula counts every parameter of the library's model: 0 are left over.
 #
@@ -663,8 +689,11 @@ print(f"{len(alphabet)} characters in the alphabet")
 # six, mixing each count with the shorter one behind it, more where the longer context was seen with
 # many different followers (Witten and Bell's rule):
 #
-# $$p_k(c) = \frac{\mathrm{count}(\text{context}, c) + u\; p_{k-1}(c)}
-# {\mathrm{count}(\text{context}) + u}, \qquad u = \text{number of different followers}.$$
+# $$\begin{gathered}
+# p_k(c) = \frac{\mathrm{count}(\text{context}, c) + u\; p_{k-1}(c)}
+# {\mathrm{count}(\text{context}) + u}, \\[4pt]
+# u = \text{number of different followers}.
+# \end{gathered}$$
 
 # %%
 

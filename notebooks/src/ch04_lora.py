@@ -51,8 +51,10 @@ style()
 # was a product of two strips. Suppose that a change of a weight is thin too. Then do not learn
 # $\Delta W$. Learn the strips:
 #
-# $$y = x W^\top + \frac{\alpha}{r}\, (x A^\top)\, B^\top, \qquad
-# \Delta W = \frac{\alpha}{r} B A,$$
+# $$\begin{gathered}
+# y = x W^\top + \frac{\alpha}{r}\, (x A^\top)\, B^\top, \\[4pt]
+# \Delta W = \frac{\alpha}{r} B A,
+# \end{gathered}$$
 #
 # with $A$ of shape $(r, \text{in})$, $B$ of shape $(\text{out}, r)$, and $W$ frozen. That is LoRA.
 # The rank $r$ is small, and $\alpha$ is the volume dial of chapter 0.
@@ -189,7 +191,10 @@ plt.show()
 # At the start the model should be the base, so $BA$ must be zero. Look at the gradients, with
 # $s = \alpha / r$:
 #
-# $$g_A = s\,(g B)^\top x, \qquad g_B = s\, g^\top (x A^\top).$$
+# $$\begin{gathered}
+# g_A = s\,(g B)^\top x, \\[4pt]
+# g_B = s\, g^\top (x A^\top).
+# \end{gathered}$$
 #
 # If $B = 0$, then $g_A = 0$, and $g_B$ is not: $B$ moves first, and in the next step $A$ can
 # follow. If both are zero, both gradients are zero, for ever. One strip must be random, and one

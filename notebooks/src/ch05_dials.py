@@ -128,7 +128,10 @@ for share in (0.01, 0.05, 0.2, 0.5):
 # rank. What it leaves of $Y$ is at right angles to everything that $X$ can express, so for any
 # other $\Delta$
 #
-# $$\|Y - X\Delta^\top\|^2 = \|Y - X\hat\Delta^\top\|^2 + \|X\hat\Delta^\top - X\Delta^\top\|^2 .$$
+# $$\begin{gathered}
+# \|Y - X\Delta^\top\|^2 = \\
+# \|Y - X\hat\Delta^\top\|^2 + \|X\hat\Delta^\top - X\Delta^\top\|^2 .
+# \end{gathered}$$
 #
 # The first term is fixed. The second asks for the best approximation of rank $r$ to
 # $X\hat\Delta^\top$, which is its cut SVD. With $V_r$ its first $r$ right singular vectors,

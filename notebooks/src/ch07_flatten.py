@@ -49,7 +49,10 @@ style()
 # An adapted layer computes $xW^\top$ and, beside it, $s\,(xA^\top)B^\top$ with $s = \alpha / r$.
 # Both are linear in $x$, so there is one matrix that does both:
 #
-# $$x W^\top + s\,(x A^\top) B^\top = x\,(W + s\,BA)^\top .$$
+# $$\begin{gathered}
+# x W^\top + s\,(x A^\top) B^\top \\
+# = x\,(W + s\,BA)^\top .
+# \end{gathered}$$
 #
 # To put $W + \Delta W$ with $\Delta W = s\,BA$ in the place of $W$ is to *merge*. From then on the
 # layer is an ordinary one: same shape, same file, same speed. Nothing of this holds for an adapter

@@ -6,7 +6,13 @@ import json
 
 import pytest
 
-from minilora.course.build import committed_faults, main, notebook_bytes, source_faults
+from minilora.course.build import (
+    committed_faults,
+    main,
+    notebook_bytes,
+    renew_texts,
+    source_faults,
+)
 from minilora.course.execute import clean, figures, make_notebook, output_faults
 from minilora.course.source import (
     Chapter,
@@ -112,6 +118,24 @@ def test_source_faults(tmp_path, change, named):
 def test_a_changed_source_asks_for_a_build(tmp_path, change):
     faults = list(committed_faults(chapter_zero(tmp_path, change)))
     assert len(faults) == 1 and names(faults[0], find_chapter(0).notebook.name)
+
+
+def test_a_changed_text_is_renewed_without_a_run(tmp_path):
+    chapter = chapter_zero(tmp_path, ("# A real", "# A"))
+    before = json.loads(chapter.notebook.read_text(encoding="utf-8"))
+    renew_texts(chapter)
+    assert list(committed_faults(chapter)) == []
+    after = json.loads(chapter.notebook.read_text(encoding="utf-8"))
+    changed = [a for a, b in zip(after["cells"], before["cells"], strict=True) if a != b]
+    assert [cell["cell_type"] for cell in changed] == ["markdown"]
+
+
+def test_changed_code_is_not_renewed_without_a_run(tmp_path):
+    chapter = chapter_zero(tmp_path, ('print(f"grid', 'print(f"the grid'))
+    before = chapter.notebook.read_bytes()
+    with refusal(ChapterError, chapter.path.name):
+        renew_texts(chapter)
+    assert chapter.notebook.read_bytes() == before
 
 
 def code(cells):

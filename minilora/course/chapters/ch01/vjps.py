@@ -55,9 +55,11 @@ def check_linear_vjps(fn: Callable, judge: Judge) -> None:
     `(out, in)`. Somebody has handed you `g`, the gradient of the loss with respect to $y$, of
     shape `(n, out)`. Write `linear_vjps(g, x, W)` and return `gx, gW`. Entry by entry,
 
-    $$y_{no} = \sum_i x_{ni} W_{oi}, \qquad
-    (g_x)_{ni} = \sum_o g_{no}\, \frac{\partial y_{no}}{\partial x_{ni}}, \qquad
-    (g_W)_{oi} = \sum_n g_{no}\, \frac{\partial y_{no}}{\partial W_{oi}} .$$
+    $$\begin{gathered}
+    y_{no} = \sum_i x_{ni} W_{oi}, \\[4pt]
+    (g_x)_{ni} = \sum_o g_{no}\, \frac{\partial y_{no}}{\partial x_{ni}}, \\[4pt]
+    (g_W)_{oi} = \sum_n g_{no}\, \frac{\partial y_{no}}{\partial W_{oi}} .
+    \end{gathered}$$
     """,
     hints=(
         "A gradient has the shape of its own array. Which product of g and W has the shape of x?",
@@ -273,8 +275,10 @@ def _near_misses(g: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:
     Write `softmax(x)` for a Tensor, over the last axis, with its vjp recorded by
     `Tensor.from_op`. With $p = \mathrm{softmax}(x)$ in one row,
 
-    $$\frac{\partial p_i}{\partial x_j} = p_i\,(\delta_{ij} - p_j), \qquad
-    (g_x)_j = \sum_i g_i\, p_i\, (\delta_{ij} - p_j) .$$
+    $$\begin{gathered}
+    \frac{\partial p_i}{\partial x_j} = p_i\,(\delta_{ij} - p_j), \\[4pt]
+    (g_x)_j = \sum_i g_i\, p_i\, (\delta_{ij} - p_j) .
+    \end{gathered}$$
 
     Simplify the sum before you write it. Large entries must not overflow.
     """,

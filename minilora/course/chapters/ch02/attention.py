@@ -119,8 +119,11 @@ def _over_queries(scores: np.ndarray, keep: np.ndarray) -> np.ndarray:
     is generated, only the newest token asks (T = 1), and the keys of all earlier ones are kept in a
     cache. So query $t$ stands at position $S - T + t$, and
 
-    $$P_{ts} = \frac{e^{Z_{ts}}}{\sum_{s' \le S - T + t} e^{Z_{ts'}}}
-    \;\text{ for } s \le S - T + t, \qquad P_{ts} = 0 \;\text{ for later keys.}$$
+    $$\begin{gathered}
+    P_{ts} = \frac{e^{Z_{ts}}}{\sum_{s' \le S - T + t} e^{Z_{ts'}}} \\[4pt]
+    \text{for } s \le S - T + t, \\[4pt]
+    P_{ts} = 0 \;\text{ for later keys.}
+    \end{gathered}$$
 
     Large scores must not overflow.
     """,
@@ -294,8 +297,11 @@ def _attention_misses(
     `(..., S, dh)`, `v` is `(..., S, m)`, the weights `P` are `(..., T, S)`, and `g` has the shape
     of the output:
 
-    $$Z = \frac{q\,k^\top}{\sqrt{d_h}}, \qquad P = \mathrm{softmax}(Z)\text{ of what is visible},
-    \qquad o = P\,v .$$
+    $$\begin{gathered}
+    Z = \frac{q\,k^\top}{\sqrt{d_h}}, \\[4pt]
+    P = \mathrm{softmax}(Z)\text{ of what is visible}, \\[4pt]
+    o = P\,v .
+    \end{gathered}$$
 
     Walk back through the three steps, the last one first. Hidden keys need no care: their
     weight is 0 already. Leading axes are a batch of heads; `swapaxes(-1, -2)` transposes them all.

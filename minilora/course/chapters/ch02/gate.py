@@ -76,8 +76,12 @@ def check_swiglu_vjps(fn: Callable, judge: Judge) -> None:
     statement=r"""
     Write `swiglu_vjps(g, gate, up)` and return `g_gate, g_up`. All arrays have one shape, and
 
-    $$y = \mathrm{silu}(a)\; b, \qquad \mathrm{silu}(a) = a\,\sigma(a), \qquad
-    \sigma(a) = \frac{1}{1 + e^{-a}}, \qquad \sigma' = \sigma\,(1 - \sigma),$$
+    $$\begin{gathered}
+    y = \mathrm{silu}(a)\; b, \\[4pt]
+    \mathrm{silu}(a) = a\,\sigma(a), \\[4pt]
+    \sigma(a) = \frac{1}{1 + e^{-a}}, \\[4pt]
+    \sigma' = \sigma\,(1 - \sigma),
+    \end{gathered}$$
 
     with $a$ = `gate` and $b$ = `up`.
     """,

@@ -116,8 +116,10 @@ def _misses(
     holds token ids, or `IGNORE` (-100) where no answer is asked for: a prompt, or padding. With
     $N$ the number of rows that have a label, the loss is their mean
 
-    $$L = \frac{1}{N} \sum_{t:\; \text{label}_t \ne \text{IGNORE}}
-    \Bigl( \log \sum_v e^{z_{tv}} - z_{t,\text{label}_t} \Bigr) .$$
+    $$\begin{aligned}
+    L ={}& \frac{1}{N} \sum_{t:\; \text{label}_t \ne \text{IGNORE}} \\
+    &\Bigl( \log \sum_v e^{z_{tv}} - z_{t,\text{label}_t} \Bigr) .
+    \end{aligned}$$
 
     Return $\partial L / \partial z$, of shape `(n, V)`. Large logits must not overflow.
     """,

@@ -111,9 +111,12 @@ def _norm_misses(
     `g` has the shape of `x`. Return `gx, gw`. With $r = \sqrt{\mathrm{mean}(x^2) + \epsilon}$ and
     $n = x / r$, one number $r$ a row,
 
-    $$y_i = w_i\,\frac{x_i}{r}, \qquad \frac{\partial r}{\partial x_j} = \frac{x_j}{C\,r}, \qquad
-    (g_x)_j = \sum_i g_i\, w_i \left( \frac{\delta_{ij}}{r} -
-    \frac{x_i}{r^2}\,\frac{\partial r}{\partial x_j} \right) .$$
+    $$\begin{gathered}
+    y_i = w_i\,\frac{x_i}{r}, \\[4pt]
+    \frac{\partial r}{\partial x_j} = \frac{x_j}{C\,r}, \\[4pt]
+    (g_x)_j = \sum_i g_i\, w_i \left( \frac{\delta_{ij}}{r} - \frac{x_i}{r^2}\,\frac{\partial
+    r}{\partial x_j} \right) .
+    \end{gathered}$$
 
     Simplify before you write: with $u = g\,w$ two lines are enough. All rows share `w`.
     """,
@@ -256,7 +259,10 @@ def check_rope_vjp(fn: Callable, judge: Judge) -> None:
     Write `rope_vjp(g, cos, sin)`. On the way forward every vector $x$ of even length $d$ was cut
     into a first half $x_1$ and a second half $x_2$, and turned:
 
-    $$y_1 = x_1 \cos - x_2 \sin, \qquad y_2 = x_2 \cos + x_1 \sin .$$
+    $$\begin{gathered}
+    y_1 = x_1 \cos - x_2 \sin, \\[4pt]
+    y_2 = x_2 \cos + x_1 \sin .
+    \end{gathered}$$
 
     `g` has shape `(..., T, d)`, `cos` and `sin` have shape `(T, d/2)`. Return `gx`, of `g`'s shape.
     """,

@@ -380,9 +380,11 @@ def _judge_draws(judge: Judge, fn: Callable, a: dict, alpha: float, p: float) ->
     Write `lora_dropout(x, W, A, B, alpha, p, rng)`: the forward pass of exercise 4.2, in which $A$
     reads a thinned input,
 
-    $$y = x W^\top + \frac{\alpha}{r}\, (\tilde x A^\top)\, B^\top, \qquad
+    $$\begin{gathered}
+    y = x W^\top + \frac{\alpha}{r}\, (\tilde x A^\top)\, B^\top, \\[4pt]
     \tilde x_{ni} = \begin{cases} 0 & \text{with probability } p \\ x_{ni} / (1 - p) &
-    \text{otherwise.} \end{cases}$$
+    \text{otherwise.} \end{cases}
+    \end{gathered}$$
 
     Draw for every number of $x$ on its own, from `rng`, a `numpy.random.Generator`.
     """,

@@ -187,9 +187,11 @@ def check_gain(fn: Callable, judge: Judge) -> None:
     `gain_over_noise(lean, wide)`: how much lower the mean of `wide` is, in units of what chance
     does to the difference of two means,
 
-    $$\frac{\bar\ell_{\text{lean}} - \bar\ell_{\text{wide}}}
-    {\sqrt{s_{\text{lean}}^2 / n_{\text{lean}} + s_{\text{wide}}^2 / n_{\text{wide}}}} ,
-    \qquad s^2 = \frac{1}{n - 1} \sum_i (\ell_i - \bar\ell)^2 .$$
+    $$\begin{gathered}
+    \frac{\bar\ell_{\text{lean}} - \bar\ell_{\text{wide}}} {\sqrt{s_{\text{lean}}^2 /
+    n_{\text{lean}} + s_{\text{wide}}^2 / n_{\text{wide}}}} , \\[4pt]
+    s^2 = \frac{1}{n - 1} \sum_i (\ell_i - \bar\ell)^2 .
+    \end{gathered}$$
     """,
     hints=(
         "np.var(lean, ddof=1) is s^2 with n - 1 below.",

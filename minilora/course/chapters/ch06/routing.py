@@ -86,8 +86,11 @@ def check_routing_and_content(fn: Callable, judge: Judge) -> None:
     (n, head_dim) what it takes. An adapter turns $P_0, V_0$ into $P_1, V_1$. The change of the
     answer has two parts,
 
-    $$P_1 V_1 - P_0 V_0 = \underbrace{(P_1 - P_0)\, V_0}_{\text{routing}}
-    + \underbrace{P_1 (V_1 - V_0)}_{\text{content}} .$$
+    $$\begin{gathered}
+    P_1 V_1 - P_0 V_0 = \\[4pt]
+    \underbrace{(P_1 - P_0)\, V_0}_{\text{routing}} +
+    \underbrace{P_1 (V_1 - V_0)}_{\text{content}} .
+    \end{gathered}$$
 
     Write `routing_and_content(P0, V0, P1, V1)` and return both, each of the shape of $V$.
     """,
