@@ -28,6 +28,7 @@ HOST_FILES = {
     "autograd/normal_float.py": "stored weights are made on the host",
     "autograd/quantize.py": "stored weights are made on the host",
     "autograd/stored_array.py": "stored weights live on the host",
+    "nn/rows.py": "which rows a layer sees, and what they said, is known on the host",
     "training/batches.py": "batches are made on the host",
     "lora/deltas.py": "an Adapter's arrays are on the host",
     "lora/joining.py": "an Adapter's arrays are on the host",
@@ -56,8 +57,6 @@ HOST_CALLS = {
     "nn/generate.py: _read": {"concatenate"},
     "nn/generate.py: _Batch": {"concatenate"},
     "nn/generate.py: next_logits": {"concatenate"},
-    # Which rows of a batch a layer sees is known on the host.
-    "nn/rows.py: rows_of": {"arange"},
     # Weights start on the host.
     "nn/layers.py: normal": {"zeros"},
     "nn/layers.py: Linear": {"zeros"},

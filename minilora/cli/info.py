@@ -73,6 +73,7 @@ def _adapter_rows(known: dict) -> list[tuple[str, object]]:
         *[(name, pattern_text(known[name])) for name in PATTERNS if known[name]],
         ("scaling", scaling_text(known["scaling"]) + (" (rsLoRA)" if known["use_rslora"] else "")),
         ("lora_dropout", known["lora_dropout"]),
+        *([("invocation", known["invocation"])] if known["invocation"] else []),
         ("target_modules", targets if isinstance(targets, str) else ", ".join(targets)),
         ("modules", f"{len(known['modules'])}: {known['modules'][0]} ... {known['modules'][-1]}"),
         ("dtype", ", ".join(known["dtypes"])),

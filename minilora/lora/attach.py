@@ -9,6 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from minilora.backend import get_array_module
+from minilora.lora.activated import ActivatedLinear
 from minilora.lora.adapter import Adapter
 from minilora.lora.base import BaseMark, mark_base
 from minilora.lora.config import LoRAConfig
@@ -59,7 +60,8 @@ def attach(
         raise ValueError(f"got rng {rng!r}, expected a numpy.random.Generator")
     config = what if fresh else config_for(model, what, base_name, base)
     chosen = attachable(model, config)
-    layers = {name: LoRALinear(linear, config.at(name), rng) for name, linear in chosen.items()}
+    kind = LoRALinear if config.invocation is None else ActivatedLinear
+    layers = {name: kind(linear, config.at(name), rng) for name, linear in chosen.items()}
     for name, layer in layers.items():
         if not fresh:
             _copy_in(layer, *what.factors(name))

@@ -130,7 +130,7 @@ def combine(
         record["seed"] = seed
     report = Composition(how, names, weights, tuple(reports))
     provenance = {RECORD: {**record, "error": report.error}, **_base_dtype(adapters)}
-    config = _config(factors, _targets(adapters))
+    config = _config(factors, _targets(adapters), _invocation(adapters, names))
     joined = Adapter(config, factors, base=base, provenance=provenance, source=" + ".join(names))
     return joined, report
 
@@ -167,8 +167,9 @@ def take_out(adapter: Adapter, name: str) -> Adapter:
         return alone
     targets = {target for part in rest for target in part["config"]["target_modules"]}
     provenance = {**adapter.provenance, RECORD: {**record, "parts": rest}}
+    config = _config(factors, targets, adapter.config.invocation)
     return Adapter(
-        _config(factors, targets), factors, base=adapter.base, provenance=provenance,
+        config, factors, base=adapter.base, provenance=provenance,
         source=" + ".join(part["name"] for part in rest),
     )  # fmt: skip
 
@@ -338,12 +339,30 @@ def _targets(adapters: Sequence[Adapter]) -> set[str]:
     return {target for adapter in adapters for target in adapter.config.target_modules}
 
 
-def _config(factors: Mapping[str, tuple[np.ndarray, np.ndarray]], targets: set[str]) -> LoRAConfig:
+def _invocation(adapters: Sequence[Adapter], names: Sequence[str]) -> tuple[int, ...] | None:
+    """The invocation that all share. Raises ValueError where two act from different places on."""
+    first, *others = adapters
+    for name, other in zip(names[1:], others, strict=True):
+        if other.config.invocation != first.config.invocation:
+            raise ValueError(
+                f"got {names[0]!r} with invocation {first.config.invocation} and {name!r} with "
+                f"{other.config.invocation}, expected adapters that act from the same place on"
+            )
+    return first.config.invocation
+
+
+def _config(
+    factors: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    targets: set[str],
+    invocation: tuple[int, ...] | None,
+) -> LoRAConfig:
     """The config of these factors: lora_alpha is r everywhere, so that every scaling is 1."""
     ranks = {module: len(A) for module, (A, _) in factors.items()}
     usual = Counter(ranks.values()).most_common(1)[0][0]
     odd = {module: rank for module, rank in ranks.items() if rank != usual}
-    return LoRAConfig(usual, usual, sorted(targets), rank_pattern=odd, alpha_pattern=odd)
+    return LoRAConfig(
+        usual, usual, sorted(targets), rank_pattern=odd, alpha_pattern=odd, invocation=invocation
+    )
 
 
 def _part_record(adapter: Adapter, name: str, weight: float, blocks: bool) -> dict:

@@ -24,9 +24,11 @@ class LoRAConfig:
     path), or "all-linear". rank_pattern and alpha_pattern: module -> the r or lora_alpha it has in
     place of the common one. A key fits a module as in PEFT, where `(.*\\.)?(key)$` matches its
     dotted name ("q_proj", r"layers\\.[01]\\.mlp\\.up_proj"); of several that fit, the first counts.
+    invocation: token ids from whose last occurrence on an activated adapter acts (PEFT's
+    alora_invocation_tokens; Greenewald et al. 2025), None for one that acts everywhere.
     Raises ValueError, naming what was got and expected, for a rank below 1, an alpha that is not
-    a positive number, a dropout outside [0, 1), targets that are no names, or a key that is no
-    regular expression.
+    a positive number, a dropout outside [0, 1), targets that are no names, a key that is no
+    regular expression, or an invocation that is no token ids.
     """
 
     r: int = 8
@@ -36,6 +38,7 @@ class LoRAConfig:
     use_rslora: bool = False
     rank_pattern: Mapping[str, int] = field(default_factory=dict, hash=False)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict, hash=False)
+    invocation: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         require_finite("lora_dropout", self.lora_dropout, below=1.0)
@@ -48,6 +51,7 @@ class LoRAConfig:
             "target_modules": _checked_targets(self.target_modules),
             "rank_pattern": _checked_pattern("rank_pattern", self.rank_pattern, _checked_rank),
             "alpha_pattern": _checked_pattern("alpha_pattern", self.alpha_pattern, _checked_alpha),
+            "invocation": _checked_invocation(self.invocation),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -105,6 +109,20 @@ def _checked_rank(r: object, name: str = "r") -> int:
 def _checked_alpha(alpha: object, name: str = "lora_alpha") -> int | float:
     require_finite(name, alpha, above=True, below=LARGEST_ALPHA)
     return (int if isinstance(alpha, Integral) else float)(alpha)
+
+
+def _checked_invocation(tokens: object) -> tuple[int, ...] | None:
+    if tokens is None:
+        return None
+    expected = f"got invocation {tokens!r}, expected token ids, or None for an adapter without one"
+    if isinstance(tokens, (str, bytes, Mapping)) or not isinstance(tokens, Iterable):
+        raise ValueError(expected)
+    ids = tuple(tokens)
+    if not ids or not all(isinstance(i, Integral) and not isinstance(i, bool) for i in ids):
+        raise ValueError(expected)
+    if min(ids) < 0:
+        raise ValueError(expected)
+    return tuple(int(i) for i in ids)
 
 
 def _checked_pattern(name: str, pattern: object, checked: Callable) -> dict:

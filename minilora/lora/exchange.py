@@ -51,7 +51,7 @@ def _config_for(like: LoRAConfig, factors: dict[str, Factors]) -> LoRAConfig:
             alphas[key] = one.scaling * root
     return LoRAConfig(
         like.r, like.lora_alpha, tuple(factors), use_rslora=like.use_rslora,
-        rank_pattern=ranks, alpha_pattern=alphas,
+        rank_pattern=ranks, alpha_pattern=alphas, invocation=like.invocation,
     )  # fmt: skip
 
 

@@ -10,7 +10,11 @@ from minilora.lora.config import ALL_LINEAR, LoRAConfig
 from minilora.lora.expressions import MOST_EXPRESSIONS, check_expression
 
 READ = ("r", "lora_alpha", "target_modules")
-OPTIONAL = ("lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern")
+OPTIONAL = {
+    "lora_dropout": "lora_dropout", "use_rslora": "use_rslora", "rank_pattern": "rank_pattern",
+    "alpha_pattern": "alpha_pattern", "alora_invocation_tokens": "invocation",
+}  # fmt: skip
+"""PEFT's key -> the field of LoRAConfig."""
 # With target_modules, these choose the modules; see targets.linears_by_rule.
 CHOOSING = ("exclude_modules", "layers_to_transform", "layers_pattern")
 # Keys that say nothing about what the adapter computes, whatever their value.
@@ -103,7 +107,7 @@ def choosing_rule(options: Mapping) -> dict:
 def config_of(options: Mapping, modules: list[str]) -> LoRAConfig:
     """The config; `modules` are its targets where a rule chose them. Raises ValueError."""
     targets = modules if choosing_rule(options) else options["target_modules"]
-    given = {key: options[key] for key in OPTIONAL if options.get(key) is not None}
+    given = {own: options[key] for key, own in OPTIONAL.items() if options.get(key) is not None}
     return LoRAConfig(options["r"], options["lora_alpha"], targets, **given)
 
 
@@ -125,6 +129,7 @@ def options_of(config: LoRAConfig, modules: list[str], base_name: str) -> dict:
         "use_rslora": config.use_rslora,
         "target_modules": list(config.target_modules),
         **{name: dict(pattern) for name, pattern in patterns.items() if pattern},
+        **({"alora_invocation_tokens": list(config.invocation)} if config.invocation else {}),
         "base_model_name_or_path": base_name,
         "bias": "none",
         "fan_in_fan_out": False,

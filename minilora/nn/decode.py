@@ -58,14 +58,17 @@ def _product(layer: Linear) -> Callable[[Array, Array], Array]:
     if own is not None:
         return own()
     matrix = layer.matrix()
-    if matrix is None:
+    return product_through(layer) if matrix is None else times(matrix)
 
-        def through_the_layer(h: Array, out: Array) -> Array:
-            out[...] = layer(Tensor(h)).data
-            return out
 
-        return through_the_layer
-    return times(matrix)
+def product_through(layer: Linear) -> Callable[[Array, Array], Array]:
+    """(h, out) -> out, in which the layer's own output for h (B, in) is written."""
+
+    def through_the_layer(h: Array, out: Array) -> Array:
+        out[...] = layer(Tensor(h)).data
+        return out
+
+    return through_the_layer
 
 
 class _Norm:
@@ -186,14 +189,15 @@ class Decoding:
         head = self.head.data
         self.logits = None if is_stored(head) else times(head)
         self.config = config
-        self.blocks = [_BlockStep(block) for block in decoder.layers]
+        self.rows, self.start, self.padding = rows_of(len(like)), start, None
+        with seeing(self.rows.placed(caches[0].length, start)):
+            self.blocks = [_BlockStep(block) for block in decoder.layers]
         heads = config.num_attention_heads + config.num_key_value_heads
         tables = F.rope_tables(np.arange(length), config.head_dim, config.rope_theta, heads)
         shape = (length, heads, 2, config.head_dim // 2)
         self.cos, self.sin = (xp.asarray(t.reshape(shape), like.dtype) for t in tables)
         for table in (self.cos, self.sin):
             table[:, : config.num_attention_heads] *= 1.0 / math.sqrt(config.head_dim)
-        self.rows, self.start, self.padding = rows_of(len(like)), start, None
         if start is not None:
             padded = xp.arange(length) < xp.asarray(start)[:, None]
             self.padding = xp.where(padded, -math.inf, 0.0).astype(like.dtype)[:, None, None]

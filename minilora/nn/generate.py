@@ -142,17 +142,19 @@ class _Batch:
         self, model: Transformer, prompts: Sequence[Sequence[int]], room: int, use_cache: bool
     ) -> None:
         self.model, self.prompt_of = model, list(range(len(prompts)))
-        self.rows = rows_of(len(prompts))
         self.ids, start = _left_padded(prompts)
+        # An answer may say an invocation again; what acts is decided by the prompt.
+        self.rows = rows_of(len(prompts)).saying(self.ids, start)
         self.xp = get_array_module(model.head_weight.data)
         self.padding = self.xp.asarray(start) if start.any() else None
         self.decoding = None
-        if use_cache:
-            caches = new_caches(model, len(prompts), self.ids.shape[1] + room)
-            self.logits = _read(model, self.ids, start, self.padding, caches)
-            self.decoding = Decoding(model, caches, self.padding)
-        else:
-            self.logits = _last_logits(model, self.ids, self.padding, None)
+        with seeing(self.rows):
+            if use_cache:
+                caches = new_caches(model, len(prompts), self.ids.shape[1] + room)
+                self.logits = _read(model, self.ids, start, self.padding, caches)
+                self.decoding = Decoding(model, caches, self.padding)
+            else:
+                self.logits = _last_logits(model, self.ids, self.padding, None)
 
     def step(self, tokens: np.ndarray) -> None:
         """Read one more token of each row (B,)."""

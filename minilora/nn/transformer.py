@@ -257,7 +257,10 @@ class Transformer(Module):
         weight = self.model.embed_tokens.weight.data
         xp = get_array_module(weight)
         cos, sin = xp.asarray(cos, weight.dtype), xp.asarray(sin, weight.dtype)
-        with seeing(rows_of(len(ids)).placed(cached, start)):
+        rows = rows_of(len(ids))
+        if rows.said is None and not cached:
+            rows = rows.saying(ids, start)
+        with seeing(rows.placed(cached, start)):
             return self.model(ids, Positions(cos, sin, start, caches), only)
 
     def forward(self, ids: Array) -> Tensor:

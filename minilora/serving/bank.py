@@ -105,7 +105,8 @@ class AdapterBank:
 
         All is checked before anything changes. Raises BaseMismatchError, AdapterError and
         TargetError as `attach` does for one that does not fit the base; ValueError for a name that
-        is taken, or for a value where `most_resident` values are held already.
+        is taken, for a value where `most_resident` values are held already, or for an activated
+        adapter.
         """
         self._require_open("add")
         if not isinstance(name, str) or not name or name == BASE or name in self._entries:
@@ -120,6 +121,11 @@ class AdapterBank:
             raise ValueError(
                 f"add got {name!r} as a value where {values} are held already and most_resident is "
                 f"{self.most_resident}; expected a folder, from which it can be read again"
+            )
+        if adapter.config.invocation is not None:
+            raise ValueError(
+                f"add got {name!r}, an activated adapter (invocation {adapter.config.invocation}); "
+                "expected a plain one: a bank's layers act at every position"
             )
         fitting_config(self.model, adapter, "", self.base)
         loaded = self._loaded(adapter)

@@ -22,7 +22,7 @@ from minilora.lora import (  # noqa: E402
     lora_layers,
 )
 from minilora.lora.joining import METHODS  # noqa: E402
-from minilora.nn import Transformer  # noqa: E402
+from minilora.nn import Transformer, generate  # noqa: E402
 from tests import tiny  # noqa: E402
 from tests.says import refusal  # noqa: E402
 
@@ -178,7 +178,6 @@ def test_a_half_precision_adapter_works_here(tmp_path, dtype):
         ({"init_lora_weights": "olora"}, "init_lora_weights"),
         ({"target_parameters": ["self_attn.q_proj.weight"]}, "target_parameters"),
         ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication"),
-        ({"alora_invocation_tokens": [3]}, "alora_invocation_tokens"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -190,6 +189,44 @@ def test_options_that_are_not_supported_are_refused_by_name(tmp_path, settings, 
     with refusal(AdapterError, option):
         attach(model, Adapter.read(tmp_path / "a"))
     assert not lora_layers(model) and logits(model).tobytes() == before.tobytes()
+
+
+INVOCATION = (4, 1)
+INVOKED = [[3, 4, 1, 5, 4, 1], [2, 4, 1, 9, 8], [7, 5, 3, 9]]
+"""Twice (the last counts), once in the middle, and never."""
+
+
+def peft_answer(model, ids: list[int], count: int) -> list[int]:
+    with torch.no_grad():
+        out = model.generate(
+            input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+            max_new_tokens=count, do_sample=False, pad_token_id=0, eos_token_id=None,
+        )  # fmt: skip
+    return out[0, len(ids) :].tolist()
+
+
+@pytest.mark.parametrize("theirs_first", [False, True])
+@pytest.mark.parametrize("targets", [("q_proj", "v_proj"), "all-linear"])
+def test_activated_adapters_are_the_same_in_both(tmp_path, theirs_first, targets):
+    if theirs_first:
+        model = peft_model(targets, alora_invocation_tokens=list(INVOCATION))
+        model.save_pretrained(tmp_path / "a")
+        handle = attach(ours(), Adapter.read(tmp_path / "a"))
+    else:
+        config = LoRAConfig(3, 5, targets, invocation=INVOCATION)
+        handle = attach(ours(), config, np.random.default_rng(1))
+        randomise(handle.model.named_parameters())
+        handle.adapter(base_name="tiny").write(tmp_path / "a")
+        model = peft.PeftModel.from_pretrained(theirs(), tmp_path / "a").eval()
+    assert handle.config.invocation == INVOCATION
+    answers = generate(handle.model, INVOKED, 9)
+    for row, answer in zip(INVOKED, answers, strict=True):
+        with torch.no_grad():
+            expected = model(input_ids=torch.tensor([row])).logits.numpy()
+        assert close(handle.model(np.array([row])).data, expected)
+        assert answer == peft_answer(model, row, 9)
+    assert answers[2] == generate(ours(), INVOKED[2:], 9)[0]
+    assert answers[:2] != generate(ours(), INVOKED[:2], 9)
 
 
 def test_a_pickled_adapter_is_refused(tmp_path):

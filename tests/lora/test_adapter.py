@@ -635,7 +635,7 @@ def test_without_a_sidecar_the_base_is_not_checked_and_that_is_said(tiny, saved)
         ("init_lora_weights", "pissa"), ("init_lora_weights", "olora"),
         ("init_lora_weights", "pissa_niter_16"), ("init_lora_weights", "loftq"),
         ("init_lora_weights", "corda"), ("init_lora_weights", "lora_ga"), ("use_bdlora", {"n": 1}),
-        ("use_qalora", True), ("alora_invocation_tokens", [3]), ("arrow_config", {"top_k": 1}),
+        ("use_qalora", True), ("arrow_config", {"top_k": 1}),
         ("something_new", "on"),
     ],
 )  # fmt: skip
