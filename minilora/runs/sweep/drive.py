@@ -1,0 +1,122 @@
+"""The driver of a sweep: what is done already stays done, the rest is run, all is written down."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from minilora.hub.bases import open_base
+from minilora.runs.folder import RunFolder
+from minilora.runs.sweep.file import Point, SweepFile
+from minilora.runs.sweep.ledger import Ledger
+from minilora.runs.sweep.point import judged
+from minilora.runs.sweep.pools import Outcome, on_a_cluster, on_this_machine
+from minilora.runs.sweep.table import Candidate, candidates
+from minilora.storage import atomic_write
+
+LEDGER, TABLE, DATA, ADAPTERS = "ledger.jsonl", "table.json", "data", "runs"
+
+Pool = Callable[[Sequence[Point]], Iterator[Outcome]]
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What came out: combinations of the last round, best first; those that were dropped before.
+
+    ran, kept: runs that were run now, and those of which the ledger had the result. failures: by
+    run, in one line.
+    """
+
+    file: SweepFile
+    out: Path
+    found: Sequence[Candidate]
+    dropped: Sequence[Candidate]
+    ran: int
+    kept: int
+    failures: dict[str, str]
+
+
+def sweep(
+    file: SweepFile, out: Path, *, jobs: int = 0, scheduler: str | None = None, bars: bool = False
+) -> Swept:
+    """Run what is not done yet, on this machine or the cluster of `scheduler`; write the table.
+
+    out: a folder for ledger, data, adapters and table. jobs: processes here, 0 for one a core.
+    Stopped at any moment, the same call goes on from what was done. Raises ValueError for a folder
+    of another sweep, RunHeldError where another process sweeps into it, and what `SweepFile` says.
+    """
+    if scheduler is None:
+        pool: Pool = partial(on_this_machine, jobs=jobs)
+    else:
+        pool = partial(on_a_cluster, address=scheduler)
+    out.mkdir(parents=True, exist_ok=True)
+    with RunFolder(out / "sweep").held():
+        ledger = Ledger(out / LEDGER, file.fingerprint)
+        files = file.write_data(out / DATA)
+        base_suite = _base_suite(file, files)
+        ran, dropped, alive = 0, [], None
+        rungs = file.halving.steps if file.halving else (None,)
+        for rung, steps in enumerate(rungs):
+            points = file.points(files, out / ADAPTERS, steps)
+            if alive is not None:
+                points = [p for p in points if _apart_from_steps(p) in alive]
+            ran += _run(points, ledger, pool, bars)
+            found = candidates(points, ledger.results, base_suite)
+            if rung < len(rungs) - 1:
+                best = found[: max(1, math.ceil(file.halving.keep * len(found)))]
+                alive = {_key(c.settings) for c in best}
+                dropped += found[len(best) :]
+        every = {point.id for point in points}
+        failures = {run: text for run, text in ledger.failures.items() if run in every}
+        swept = Swept(file, out, found, dropped, ran, len(ledger.results) - ran, failures)
+        atomic_write(out / TABLE, (json.dumps(table(swept), indent=2) + "\n").encode())
+        return swept
+
+
+def table(swept: Swept) -> dict:
+    """What a sweep found, JSON-ready."""
+    return {
+        "sweep": swept.file.fingerprint,
+        "found": [c.to_dict() for c in swept.found],
+        "dropped": [c.to_dict() for c in swept.dropped],
+        "failures": swept.failures,
+    }
+
+
+def _base_suite(file: SweepFile, files: dict[str, Path]) -> list[bool]:
+    if file.suite is None:
+        return []
+    model, tokenizer = open_base(file.base)
+    return judged(model, tokenizer, {"suite": files["suite"]})["suite"]
+
+
+def _key(settings: dict) -> str:
+    return json.dumps({k: v for k, v in settings.items() if k != "steps"}, sort_keys=True)
+
+
+def _apart_from_steps(point: Point) -> str:
+    return _key(json.loads(point.kind))
+
+
+def _run(points: Sequence[Point], ledger: Ledger, pool: Pool, bars: bool) -> int:
+    """Run those that are not done, each in the ledger as soon as it ends; how many ran."""
+    todo = [point for point in points if point.id not in ledger.results]
+    if not todo:
+        return 0
+    for point in todo:
+        ledger.started(point.id, {"data": point.mix, **point.settings})
+    bar = tqdm(total=len(points), initial=len(points) - len(todo), unit="run", disable=not bars)
+    with bar:
+        for outcome in pool(todo):
+            if outcome.result is None:
+                ledger.failed(outcome.point.id, outcome.error)
+            else:
+                ledger.done(outcome.point.id, outcome.result)
+            bar.update()
+    return len(todo)

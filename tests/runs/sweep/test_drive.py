@@ -1,0 +1,137 @@
+"""The driver: real runs, the table, halving, and a sweep that is killed and goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from minilora.lora import Adapter
+from minilora.runs.sweep import SweepFile, drive, sweep
+from minilora.runs.sweep.pools import Outcome
+from tests.cli.conftest import pairs, write_jsonl
+from tests.says import refusal
+
+SWEEP = """
+base = "{base}"
+eval = "eval.jsonl"
+suite = "suite.jsonl"
+choose_rows = 4
+report_rows = 4
+suite_rows = 3
+[grid]
+r = [1, 2]
+lr = 0.02
+batch_size = 4
+seed = [0, 1]
+{more}
+[data.all]
+"train.jsonl" = true
+"""
+
+
+def write(base, folder, more="steps = 3"):
+    write_jsonl(folder / "train.jsonl", pairs(20))
+    write_jsonl(folder / "eval.jsonl", pairs(30)[20:])
+    write_jsonl(folder / "suite.jsonl", pairs(36)[30:])
+    (folder / "sweep.toml").write_text(SWEEP.format(base=base, more=more))
+    return SweepFile.read(folder / "sweep.toml")
+
+
+@pytest.mark.processes
+def test_a_sweep_runs_all_and_then_nothing_again(base, tmp_path):
+    file, out = write(base, tmp_path), tmp_path / "out"
+    first = sweep(file, out, jobs=2)
+    assert (first.ran, first.kept, first.failures) == (4, 0, {})
+    assert [c.settings["r"] for c in sorted(first.found, key=lambda c: c.trained)] == [1, 2]
+    for candidate in first.found:
+        assert len(candidate.choose) == 2 and candidate.rows == 4 and len(candidate.suite) == 2
+    adapters = [Adapter.read(path) for path in (out / "runs").iterdir() if path.suffix != ".run"]
+    assert sorted(a.config.r for a in adapters) == [1, 1, 2, 2]
+    table = json.loads((out / "table.json").read_text())
+    assert table["found"] == [c.to_dict() for c in first.found]
+    again = sweep(file, out)
+    assert (again.ran, again.kept, again.found) == (0, 4, first.found)
+
+
+def test_a_folder_of_another_sweep_is_refused(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(drive, "on_this_machine", scored({}))
+    sweep(write(base, tmp_path), tmp_path / "out")
+    before = (tmp_path / "out" / "ledger.jsonl").read_bytes()
+    with refusal(ValueError, "ledger.jsonl"):
+        sweep(write(base, tmp_path, "steps = 5"), tmp_path / "out")
+    assert (tmp_path / "out" / "ledger.jsonl").read_bytes() == before
+
+
+def scored(scores, fail=()):
+    """A pool whose runs get the score of their rank, but for the ranks that fail."""
+
+    def pool(points, jobs=0):
+        for point in points:
+            r = point.settings["r"]
+            if r in fail:
+                yield Outcome(point, None, "ValueError: no")
+                continue
+            right = [i < scores.get(r, 2) for i in range(4)]
+            parts = {"choose": right, "report": right, "suite": [True] * 3}
+            yield Outcome(point, {"right": parts, "trained": r, "seconds": 1.0, "loss": 0.0})
+
+    return pool
+
+
+def test_halving_drops_the_worse_before_they_cost_much(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(drive, "on_this_machine", scored({1: 1, 2: 4, 3: 2, 4: 3}))
+    more = "[halving]\nsteps = [2, 4, 8]\nkeep = 0.5"
+    file = write(base, tmp_path, more)
+    (tmp_path / "sweep.toml").write_text(file.path.read_text().replace("[1, 2]", "[1, 2, 3, 4]"))
+    swept = sweep(SweepFile.read(file.path), tmp_path / "out")
+    assert swept.ran == 8 + 4 + 2
+    assert [c.settings for c in swept.found] == [
+        {"data": "all", "r": 2, "lr": 0.02, "batch_size": 4, "steps": 8}
+    ]
+    assert [(c.settings["r"], c.settings["steps"]) for c in swept.dropped] == [
+        (3, 2), (1, 2), (4, 4),
+    ]  # fmt: skip
+
+
+def test_failed_runs_alone_are_run_again(base, tmp_path, monkeypatch):
+    file, out = write(base, tmp_path), tmp_path / "out"
+    monkeypatch.setattr(drive, "on_this_machine", scored({}, fail={2}))
+    swept = sweep(file, out)
+    assert len(swept.failures) == 2 and [c.settings["r"] for c in swept.found] == [1]
+    monkeypatch.setattr(drive, "on_this_machine", scored({}))
+    swept = sweep(file, out)
+    assert (swept.ran, swept.kept, swept.failures, len(swept.found)) == (2, 2, {}, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_a_sweep_that_is_killed_goes_on_without_doing_anything_twice(base, tmp_path):
+    file, out = write(base, tmp_path, "steps = 40"), tmp_path / "out"
+    command = [sys.executable, "-m", "minilora", "sweep", str(file.path), "--out", str(out)]
+    command += ["--jobs", "1"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, start_new_session=True, **quiet)
+
+    def done():
+        path = out / "ledger.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+        whole = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [line["id"] for line in whole if line.get("state") == "done"]
+
+    until = time.monotonic() + 120
+    while not done() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = done()
+    assert 1 <= len(before) < 4
+    subprocess.run(command, check=True, timeout=120, **quiet)
+    after = done()
+    assert sorted(after) == sorted(set(after)) and len(after) == 4
+    assert set(before) < set(after)

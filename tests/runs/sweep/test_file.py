@@ -1,0 +1,155 @@
+"""Sweep files: what is read, what is refused, and which runs follow."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from minilora.runs import AdaptPlan
+from minilora.runs.sweep import SweepFile
+from tests.cli.conftest import pairs, write_jsonl
+from tests.says import refusal
+
+SWEEP = """
+base = "{base}"
+eval = "eval.jsonl"
+choose_rows = 6
+report_rows = 4
+[grid]
+r = [1, 2]
+target_modules = [["q_proj", "v_proj"], "all-linear"]
+lr = 0.02
+steps = 4
+seed = [0, 1]
+[data.few]
+"train.jsonl" = 10
+[data.both]
+"train.jsonl" = true
+"other.jsonl" = 5
+"""
+
+
+@pytest.fixture
+def folder(base, tmp_path):
+    write_jsonl(tmp_path / "train.jsonl", pairs(30))
+    write_jsonl(tmp_path / "other.jsonl", pairs(40)[30:])
+    write_jsonl(tmp_path / "eval.jsonl", pairs(52)[40:])
+    (tmp_path / "sweep.toml").write_text(SWEEP.format(base=base))
+    return tmp_path
+
+
+def read(folder, old="", new=""):
+    path = folder / "sweep.toml"
+    path.write_text(path.read_text().replace(old, new) if old else path.read_text())
+    return SweepFile.read(path)
+
+
+def points(sweep, folder, steps=None):
+    return sweep.points(sweep.write_data(folder / "data"), folder / "runs", steps)
+
+
+def test_every_combination_is_a_run_with_a_name_of_its_own(folder):
+    sweep = read(folder)
+    found = points(sweep, folder)
+    assert len(found) == sweep.runs == 16
+    assert len({p.id for p in found}) == 16 and len({p.kind for p in found}) == 8
+    assert {p.mix for p in found} == {"few", "both"}
+    assert points(sweep, folder) == found
+
+
+def test_a_run_is_an_adaptation_of_its_settings(folder):
+    plan = points(read(folder), folder)[-1].plan()
+    assert isinstance(plan, AdaptPlan)
+    assert (plan.r, plan.target_modules, plan.lr, plan.seed) == (2, "all-linear", 0.02, 1)
+    assert (plan.steps, plan.workers, plan.out.parent) == (4, 1, folder / "runs")
+
+
+def test_a_mix_may_replay_the_bases_own_tasks(folder):
+    sweep = read(folder, '"other.jsonl" = 5', '"other.jsonl" = 5\nreplay = 0.25')
+    found = points(replace(sweep, base="ward-base"), folder)
+    assert {(p.mix, p.plan().replay) for p in found} == {("few", 0.0), ("both", 0.25)}
+
+
+def test_other_settings_data_or_code_are_other_runs(folder, monkeypatch):
+    sweep = read(folder)
+    names = {p.id for p in points(sweep, folder)}
+    assert names.isdisjoint(p.id for p in points(sweep, folder, steps=9))
+    assert names.isdisjoint(p.id for p in points(replace(sweep, choose_rows=5), folder))
+    monkeypatch.setattr("minilora.runs.sweep.file.code_fingerprint", lambda: "sha256:other")
+    assert names.isdisjoint(p.id for p in points(sweep, folder))
+
+
+def test_a_mix_holds_the_rows_that_it_asks_for(folder):
+    files = read(folder).write_data(folder / "data")
+    rows = {
+        name: [json.loads(line) for line in path.read_text().splitlines()]
+        for name, path in files.items()
+    }
+    assert {name: len(own) for name, own in rows.items()} == {
+        "choose": 6, "report": 4, "mix-few": 10, "mix-both": 35,
+    }  # fmt: skip
+    whole = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    assert all(row in whole for row in rows["mix-few"])
+    assert rows["mix-few"] != whole[:10]  # drawn, not the first
+    assert not [row for row in rows["choose"] if row in rows["report"]]
+    again = {n: p.read_bytes() for n, p in read(folder).write_data(folder / "again").items()}
+    assert again == {name: path.read_bytes() for name, path in files.items()}
+
+
+def test_the_fingerprint_is_of_settings_and_data(folder):
+    first = read(folder).fingerprint
+    assert read(folder).fingerprint == first
+    (folder / "sweep.toml").write_text("# a remark\n" + (folder / "sweep.toml").read_text())
+    assert read(folder).fingerprint == first
+    write_jsonl(folder / "other.jsonl", pairs(41)[30:])
+    assert read(folder).fingerprint != first
+    write_jsonl(folder / "other.jsonl", pairs(40)[30:])
+    assert read(folder, "r = [1, 2]", "r = [1, 3]").fingerprint != first
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("[grid]", "grid = [", ("sweep.toml",)),
+        ("[grid]", "[gird]", ("gird", "grid")),
+        ('eval = "eval.jsonl"', "", ("eval",)),
+        ("r = [1, 2]", "rank = [1, 2]", ("rank",)),
+        ("r = [1, 2]", "r = []", ("r",)),
+        ("r = [1, 2]", "r = [1, 1]", ("r",)),
+        ("r = [1, 2]", 'r = 1\ndata = ["some"]', ("some", "few")),
+        ("choose_rows = 6", "choose_rows = 0", ("choose_rows", 0)),
+        ("choose_rows = 6", "out = 'x'", ("out",)),
+        ('"train.jsonl" = 10', '"train.jsonl" = "ten"', ("train.jsonl", "ten")),
+        ("r = [1, 2]", "replay = [0.1, 0.2]", ("replay",)),
+        ('"train.jsonl" = 10', "replay = 0.1", ("data.few", "replay")),
+        ('"train.jsonl" = 10', '"train.jsonl" = 10\nreplay = 1.0', ("replay", 1.0)),
+        ("seed = [0, 1]", "seed = " + str(list(range(3000))), ("24,000", "10,000")),
+        ("steps = 4", "steps = 4\n[halving]\nsteps = [2, 4]\nkeep = 0.5", ("steps", "halving")),
+        ("steps = 4", "[halving]\nsteps = [4, 2]\nkeep = 0.5", ("steps", [4, 2])),
+        ("steps = 4", "[halving]\nsteps = [2, 4]\nkeep = 1.5", ("keep", 1.5)),
+        ("steps = 4", "[halving]\nstep = [2, 4]", ("halving", "steps", "keep")),
+        (
+            '[["q_proj", "v_proj"], "all-linear"]',
+            '["q_proj", "v_proj"]',
+            ("target_modules", "q_proj"),
+        ),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused(folder, old, new, named):
+    with refusal(ValueError, *named):
+        read(folder, old, new)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("report_rows = 4", "report_rows = 40", (46, 12)),
+        ('"train.jsonl" = 10', '"train.jsonl" = 31', (31, 30)),
+    ],
+)
+def test_more_rows_than_there_are_are_refused(folder, old, new, named):
+    with refusal(ValueError, *named):
+        read(folder, old, new).write_data(folder / "data")
+    assert not (folder / "data").exists()

@@ -1,0 +1,73 @@
+"""The ledger: what it remembers, after any end, and whose it is."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from minilora.runs.sweep import Ledger
+from tests.says import refusal
+
+SWEEP = "sha256:" + "a" * 64
+
+
+@pytest.fixture
+def path(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl", SWEEP)
+    for run in "abc":
+        ledger.started(run, {"r": 1})
+    ledger.done("a", {"score": 0.5})
+    ledger.failed("b", "no memory")
+    return ledger.path
+
+
+def test_done_failed_and_in_flight_are_read_again(path):
+    ledger = Ledger(path, SWEEP)
+    assert ledger.results == {"a": {"score": 0.5}}
+    assert ledger.failures == {"b": "no memory"}
+    assert ledger.in_flight == {"c"}
+
+
+def test_a_failed_run_may_be_done_later(path):
+    ledger = Ledger(path, SWEEP)
+    ledger.started("b", {})
+    assert ledger.failures == {} and ledger.in_flight == {"b", "c"}
+    ledger.done("b", {"score": 1.0})
+    again = Ledger(path, SWEEP)
+    assert again.failures == {} and set(again.results) == {"a", "b"} and again.in_flight == {"c"}
+
+
+@pytest.mark.parametrize("cut", range(1, 40, 3))
+def test_a_last_line_that_was_cut_off_is_forgotten(path, cut):
+    whole = path.read_bytes()
+    Ledger(path, SWEEP).done("c", {"score": 0.25, "note": "a longer line of the ledger"})
+    line = path.read_bytes()[len(whole) :]
+    path.write_bytes(whole + line[:cut])
+    ledger = Ledger(path, SWEEP)
+    assert ledger.in_flight == {"c"} and path.read_bytes() == whole
+    ledger.done("c", {})
+    assert [json.loads(text)["id"] for text in path.read_text().splitlines()[-1:]] == ["c"]
+
+
+def test_a_first_line_that_was_cut_off_begins_anew(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    path.write_text('{"sweep": "sha2')
+    assert Ledger(path, SWEEP).results == {}
+    assert json.loads(path.read_text())["sweep"] == SWEEP
+
+
+def test_the_ledger_of_another_sweep_is_refused_and_left(path):
+    before = path.read_bytes()
+    with refusal(ValueError, path):
+        Ledger(path, "sha256:" + "b" * 64)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["what is this\n", '{"a": 1}\n', "[1]\n"])
+def test_what_is_no_ledger_is_refused(tmp_path, text):
+    path = tmp_path / "ledger.jsonl"
+    path.write_text(text)
+    with refusal(ValueError, path):
+        Ledger(path, SWEEP)
+    assert path.read_text() == text

@@ -1,0 +1,79 @@
+"""Pools: the processes of this machine and those of a Dask cluster, some of which die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from minilora.runs.sweep import Point
+from minilora.runs.sweep.pools import guarded, on_a_cluster, on_this_machine
+from tests.runs.sweep import work
+from tests.says import names, refusal
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.fixture
+def points(tmp_path):
+    return [Point(f"run{r}", {"r": r}, "all", {}, tmp_path / f"run{r}") for r in range(6)]
+
+
+def ranks(outcomes):
+    assert all(o.error == "" for o in outcomes)
+    return sorted(o.result["r"] for o in outcomes)
+
+
+def test_every_run_has_its_outcome(points):
+    outcomes = list(on_this_machine(points, 2, work.quick))
+    assert ranks(outcomes) == list(range(6))
+    assert os.getpid() not in {o.result["pid"] for o in outcomes}
+
+
+def test_a_process_that_dies_costs_no_run(points):
+    assert ranks(list(on_this_machine(points, 2, work.dies_once))) == list(range(6))
+
+
+def test_where_every_process_dies_the_runs_fail(points):
+    outcomes = list(on_this_machine(points[:2], 2, work.dies))
+    assert len(outcomes) == 2
+    assert all(o.result is None and "died" in o.error for o in outcomes)
+
+
+def test_a_run_that_fails_says_why(points):
+    files = dict.fromkeys(("train", "choose", "report"), Path("missing.jsonl"))
+    (outcome,) = on_this_machine([replace(points[1], files=files)], 1, guarded)
+    assert outcome.result is None and names(outcome.error, "missing.jsonl")
+
+
+def test_a_cluster_survives_the_death_of_a_worker(points, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
+
+        def kill_one():
+            while not (begun := list(tmp_path.glob("run*.*"))):
+                time.sleep(0.02)
+            os.kill(int(begun[0].suffix[1:]), signal.SIGKILL)
+
+        killer = threading.Thread(target=kill_one)
+        killer.start()
+        outcomes = list(on_a_cluster(points, cluster.scheduler_address, work.slow))
+        killer.join()
+    assert ranks(outcomes) == list(range(6))
+    begun = [path.stem for path in tmp_path.glob("run*.*")]
+    assert len(begun) > 6  # what the dead worker had begun was begun again
+
+
+def test_a_scheduler_that_is_not_there_is_refused(points, monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("minilora.runs.sweep.pools.CONNECT_SECONDS", 1)
+    with refusal(ValueError, "127.0.0.1:9"):
+        list(on_a_cluster(points, "tcp://127.0.0.1:9", partial(work.quick)))
