@@ -32,9 +32,12 @@ def check_cheapest_rank(fn: Callable, judge: Judge) -> None:
         {10: best, 6: half, 2: (2.0, 6.0, DIPPED), 20: worse},
         {14: best, 7: (0.7, 1.0, EVEN), 3: worse, 28: (6.0, 1.0, EVEN)},
         {18: best, 9: half, 3: worse, 1: (3.5, 1.0, EVEN), 36: (6.0, 5.0, EVEN)},
+        {17: best, 4: half, 8: worse, 34: worse},
         {22: (0.0, 2.0, SKEWED), 11: half, 5: (1.12, 1.0, EVEN), 44: worse},
     )
-    for rows in tables:
+    for ranks in tables:
+        shift = int(judge.rng.integers(6))
+        rows = {r + shift: row for r, row in ranks.items()}
         noise = float(judge.rng.uniform(0.02, 0.05))
         losses = _table(judge, noise, rows)
         got = judge.call(fn, losses=losses)
@@ -68,6 +71,9 @@ def _other_noises(losses: Mapping[int, Sequence[float]]) -> dict[str, int]:
         "you averaged the ranks' deviations; the noise is the best rank's own.": np.mean(
             [np.std(v, ddof=1) for v in losses.values()]
         ),
+        "you took the spread of the ranks' means; the noise is that of the best rank's seeds.": (
+            np.std(list(mean.values()), ddof=1)
+        ),
         "you took the spread of all losses together, which holds what the ranks differ by; the "
         "noise is the best rank's own.": np.std([x for v in losses.values() for x in v], ddof=1),
     }
@@ -99,6 +105,13 @@ def _other_choices(losses: Mapping[int, Sequence[float]]) -> dict[str, int]:
         "you compared medians; the mean of the seeds is what was asked for.": min(
             r for r in losses if middle[r] <= min(middle.values()) + sample[best_middle]
         ),
+        "you took the first that is within the noise; the ranks come in any order, so take the "
+        "smallest.": next(r for r in losses if mean[r] <= limit),
+        "you went down from the best and stopped at the first that is outside the noise; a smaller "
+        "one may be within it again.": min(
+            r for r in losses if all(mean[q] <= limit for q in losses if r <= q <= best)
+        ),
+        "that is the smallest rank of all, whatever its loss.": min(losses),
         "you compared lucky seeds; compare means.": min(
             r for r in losses if lowest[r] <= min(lowest.values()) + sample[best]
         ),
@@ -176,6 +189,20 @@ def _told(losses: Mapping[int, Sequence[float]]) -> str:
             means = {r: np.mean(values) for r, values in losses.items()}
             low = min(means.values())
             return min(r for r in means if means[r] <= low + np.std(losses[r], ddof=1))
+            """,
+        ),
+        mistake("the first", "you took the first", change=("min(r for", "next(r for")),
+        mistake(
+            "downwards",
+            "went down from the best",
+            body="""
+            means = {r: np.mean(values) for r, values in losses.items()}
+            best = chosen = min(means, key=means.get)
+            for r in sorted((r for r in means if r < best), reverse=True):
+                if means[r] > means[best] + np.std(losses[best], ddof=1):
+                    break
+                chosen = r
+            return chosen
             """,
         ),
         mistake(

@@ -116,7 +116,8 @@ def rank_for_budget(shapes: list[tuple[int, int]], budget: int) -> int:
 
 
 def check_update_spectrum(fn: Callable, judge: Judge) -> None:
-    for outside, inside, r, scaling in ((301, 257, 3, 2.5), (197, 331, 5, 0.4)):
+    for like, scaling in (((231, 177, 3), 2.3), ((137, 221, 5), 0.4)):
+        outside, inside, r = judge.sizes(*like)
         b, a = judge.normal(outside, r), judge.normal(r, inside)
         got, peak = judge.call_measured(fn, B=b, A=a, scaling=scaling)
         _judge_spectrum(judge, got, b, a, scaling)
@@ -157,6 +158,10 @@ def _judge_spectrum(
             "each other.": scaling * sides[0] * sides[1],
             "the second triangle is not transposed: B A = Q_B R_B R_A^T Q_A^T.": scaling
             * np.linalg.svd(rb @ ra, compute_uv=False),
+            "the wrong triangle is transposed: B A = Q_B R_B R_A^T Q_A^T.": scaling
+            * np.linalg.svd(rb.T @ ra, compute_uv=False),
+            "those are eigenvalues of the middle, which is not symmetric; ask for its singular "
+            "values.": scaling * np.sort(np.abs(np.linalg.eigvals(rb @ ra.T)))[::-1],
             "these are the squares; take the root.": want**2,
             "the smallest comes first; turn them round.": want[::-1],
             "these are the sizes on the triangles' diagonals; the product of the triangles "
@@ -208,6 +213,15 @@ def _judge_spectrum(
             of_A = np.linalg.svd(A, compute_uv=False)
             return scaling * of_B * of_A
             """,
+        ),
+        mistake("other triangle", "wrong triangle", change=("R_B @ R_A.T", "R_B.T @ R_A")),
+        mistake(
+            "eigenvalues",
+            "those are eigenvalues",
+            change=(
+                "np.linalg.svd(middle, compute_uv=False)",
+                "np.sort(abs(np.linalg.eigvals(middle)))[::-1]",
+            ),
         ),
         mistake(
             "smallest first",

@@ -78,7 +78,7 @@ def merged_weight(W: np.ndarray, A: np.ndarray, B: np.ndarray, alpha: float) -> 
 
 
 def check_bottleneck(fn: Callable, judge: Judge) -> None:
-    for n, width, m in ((5, 4, 3), (2, 6, 7)):
+    for n, width, m in (judge.sizes(5, 4, 3), judge.sizes(2, 6, 7)):
         h, D, U = judge.normal(n, width), judge.normal(m, width), judge.normal(width, m)
         g = judge.normal(n, width)
         out = judge.parts(
@@ -97,6 +97,13 @@ def check_bottleneck(fn: Callable, judge: Judge) -> None:
             h,
             instead={
                 "the residual is missing: h also reaches y directly.": bent @ D,
+                "the way through D and U is missing; h is used twice.": g,
+                "what comes straight through is g; you put h there.": h + bent @ D,
+                "the two ways that h takes add up; you subtracted one.": g - bent @ D,
+                "that is the slope of a sigmoid, z (1 - z); tanh's is 1 - z^2.": g
+                + (g @ U * z * (1 - z)) @ D,
+                "1 - tanh^2 holds the tanh, and not what went into it.": g
+                + (g @ U * (1 - (h @ D.T) ** 2)) @ D,
                 "tanh bends the cotangent by 1 - tanh^2; that is missing.": g + g @ U @ D,
                 "the derivative of tanh is 1 - tanh^2.": g + (g @ U * (1 - z)) @ D,
             },
@@ -106,6 +113,7 @@ def check_bottleneck(fn: Callable, judge: Judge) -> None:
             out[1],
             lambda v: loss(D=v),
             D,
+            factors={"divided by the batch size, and that mean belongs to the loss": 1 / n},
             instead={
                 "tanh bends the cotangent by 1 - tanh^2; that is missing.": (g @ U).T @ h,
                 "that is gU; return gh, gD, gU.": g.T @ z,
@@ -116,7 +124,10 @@ def check_bottleneck(fn: Callable, judge: Judge) -> None:
             out[2],
             lambda v: loss(U=v),
             U,
-            instead={"U's input is tanh(h D^T), not h D^T.": g.T @ (h @ D.T)},
+            instead={
+                "U's input is tanh(h D^T), not h D^T.": g.T @ (h @ D.T),
+                "U stands behind the tanh, so 1 - tanh^2 is not in it.": g.T @ (z * (1 - z * z)),
+            },
         )
 
 
@@ -144,6 +155,10 @@ def check_bottleneck(fn: Callable, judge: Judge) -> None:
         mistake("no residual", "the residual is missing", change=("g + gu @ D", "gu @ D")),
         mistake("no tanh", "that is missing", change=("(g @ U) * (1 - z * z)", "g @ U")),
         mistake("1 - tanh", "tanh is 1 - tanh^2", change=("1 - z * z", "1 - z")),
+        mistake("one way", "the way through D", change=("g + gu @ D", "g")),
+        mistake("h for g", "you put h there", change=("g + gu @ D", "h + gu @ D")),
+        mistake("sigmoid", "slope of a sigmoid", change=("(1 - z * z)", "z * (1 - z)")),
+        mistake("mean", "divided by the batch size", change=("gu.T @ h", "gu.T @ h / len(h)")),
         mistake("U's input", "U's input is", change=("g.T @ z", "g.T @ (h @ D.T)")),
         mistake("transposed", "transposed", change=("gu.T @ h", "h.T @ gu")),
         mistake("order", "that is gU", change=("gu.T @ h, g.T @ z", "g.T @ z, gu.T @ h")),

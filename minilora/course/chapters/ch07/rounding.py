@@ -12,7 +12,8 @@ from minilora.course.judge import Judge
 
 def check_lost_share(fn: Callable, judge: Judge) -> None:
     cases = []
-    for shape, dtype, size in (((37, 29), np.float16, 2e-4), ((41, 23), np.float32, 3e-8)):
+    for like, dtype, size in (((37, 29), np.float16, 2e-4), ((41, 23), np.float32, 3e-8)):
+        shape = judge.sizes(*like)
         W, delta = judge.normal(*shape), size * judge.normal(*shape)
         chance, eps = judge.rng.random(shape), float(np.finfo(dtype).eps)
         delta[chance < 0.31] = 0.0
@@ -42,6 +43,15 @@ def _lost_shares(W: np.ndarray, delta: np.ndarray, dtype: type) -> dict[str, flo
             merged, where=step != 0
         ),
         "that is the share that survives.": 1 - lost(merged),
+        "that is a count; divide by the entries where delta is not 0.": int(
+            ((merged == held) & counts).sum()
+        ),
+        "that is a share of all entries; divide by those where delta is not 0.": float(
+            ((merged == held) & counts).mean()
+        ),
+        "you counted changes that dtype makes 0; less than half a step is lost as well.": float(
+            (step == 0)[counts].mean()
+        ),
         "hardly anything is lost in float64; put both into dtype before you add.": lost(
             W + delta, W
         ),
@@ -76,6 +86,12 @@ def _lost_shares(W: np.ndarray, delta: np.ndarray, dtype: type) -> dict[str, flo
     ),
     wrong=(
         mistake("zeros counted", "had nothing to lose", change=("[delta != 0]", "")),
+        mistake("count", "that is a count", change=(".mean()", ".sum()")),
+        mistake(
+            "rounded to 0",
+            "you counted changes",
+            change=("(merged == held)", "(delta.astype(dtype) == 0)"),
+        ),
         mistake("survivors", "that survives", change=("merged == held", "merged != held")),
         mistake("W itself", "not with W itself", change=("merged == held", "merged == W")),
         mistake(

@@ -11,7 +11,7 @@ from minilora.course.judge import Judge, Mistake
 
 
 def check_merge_once(fn: Callable, judge: Judge) -> None:
-    for shape in ((4, 7), (6, 5)):
+    for shape in (judge.sizes(4, 7), judge.sizes(6, 5)):
         W, delta = judge.normal(*shape), judge.normal(*shape)
         other = judge.normal(*shape)
         layer, bits, before = {"weight": W, "kept": None}, W.copy(), delta.copy()
@@ -23,7 +23,16 @@ def check_merge_once(fn: Callable, judge: Judge) -> None:
             np.array_equal(W, bits),
             "you wrote into W itself, and then there is nothing to go back to; make a new array.",
         )
-        judge.close("layer['weight']", layer["weight"], W + delta)
+        judge.close(
+            "layer['weight']",
+            layer["weight"],
+            W + delta,
+            instead={
+                "the update was subtracted.": W - delta,
+                "W is missing.": delta,
+                "it is still W.": W,
+            },
+        )
         judge.true(
             layer["kept"] is not None,
             "layer['kept'] is still None, so nobody can tell that the layer is merged.",
@@ -172,7 +181,7 @@ def merge_once(layer: dict, delta: np.ndarray) -> dict:
 
 
 def check_unmerge(fn: Callable, judge: Judge) -> None:
-    for shape, dtype in (((5, 8), np.float32), ((7, 3), np.float64)):
+    for shape, dtype in ((judge.sizes(5, 8), np.float32), (judge.sizes(7, 3), np.float64)):
         W, delta = judge.normal(*shape).astype(dtype), judge.normal(*shape)
         delta = (9 * delta).astype(dtype)
         judge.true(
