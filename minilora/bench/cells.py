@@ -14,7 +14,10 @@ TEXTBOOK = ("S", "M")
 FLOPS = 8e10
 """A second and core, of whole steps: only to say beforehand how long a race takes."""
 SLOWER = {"textbook": 4.0, "full": 1.4}
-START = {"torch": 9.0, "torch-labelled": 9.0, "transformers": 9.0}
+BANKS = ("bank-1", "bank-8", "bank-64")
+PEFTS = ("peft", "peft-1", "peft-8", "peft-64")
+"""Sides of a decoding step: a batch of so many adapters; "peft" has one for all, as "minilora"."""
+START = {"torch": 9.0, "torch-labelled": 9.0, "transformers": 9.0, **dict.fromkeys(PEFTS, 15.0)}
 """Seconds from the start of a process to its first step; of sides on NumPy `NUMPY_START`."""
 NUMPY_START, PROBES = 1.5, 12
 
@@ -30,7 +33,9 @@ def racing_sides(
 ) -> list[tuple[str, int]]:
     """(kind, cores) of all that race in a cell: minilora first."""
     kinds = ["minilora", "matmul"]
-    if job.kind == "step":
+    if job.kind == "decode":
+        kinds = ["minilora", *BANKS, *(PEFTS if torches else ())]
+    elif job.kind == "step":
         everywhere = workload.labels == workload.time  # then both ways are one
         kinds += torches[:1] if everywhere else torches
         kinds += ["textbook"] if workload.name in TEXTBOOK else []
@@ -45,8 +50,8 @@ def racing_sides(
 def _rough_flops(workload: Workload, job: Job) -> float:
     """Two for each weight and position, and as many for each of the ways back."""
     weights = sum(p.data.size for p in Transformer(workload.config, None).parameters())
-    if job.kind == "generate":
-        return 2 * weights * job.rows * (PROMPT + NEW_TOKENS)
+    if job.kind in ("generate", "decode"):
+        return 2 * weights * job.rows * (PROMPT + NEW_TOKENS if job.kind == "generate" else 1)
     ways = {"forward": 1, "step": 2 if job.targets else 3}[job.kind]
     return 2 * weights * workload.rows * workload.time * ways
 

@@ -20,9 +20,12 @@ from minilora.storage import atomic_write, read_json
 
 KINDS = (
     "minilora", "torch", "torch-labelled", "transformers", "textbook", "matmul", "full",
+    "bank-1", "bank-8", "bank-64", "peft", "peft-1", "peft-8", "peft-64",
 )  # fmt: skip
 UNDER = ("matmul", "full")
 """Kinds of which ratios say ours over theirs; of all others they say theirs over ours."""
+BESIDE = {f"peft-{count}": f"bank-{count}" for count in (1, 8, 64)}
+"""Kinds that do the work of another kind than "minilora", to which their ratio is."""
 EVERY_TURN = ("turns", "pairs", "measurements")
 """Lists in a record that grow with the number of turns, and that no table shows."""
 DIGITS = 6
@@ -32,7 +35,8 @@ LINE = 500
 
 def best_title(kind: str) -> str:
     """The name of the ratio of both sides' best settings."""
-    return f"minilora / {kind}, best" if kind in UNDER else f"{kind} / minilora, best"
+    ours = BESIDE.get(kind, "minilora")
+    return f"{ours} / {kind}, best" if kind in UNDER else f"{kind} / {ours}, best"
 
 
 def race_record(result: Result) -> dict:
@@ -67,7 +71,7 @@ def _ratios(result: Result) -> dict[str, dict]:
 
     Of the matmuls and the full step it is the other way round, "minilora / other".
     """
-    ratios, ours = {}, result.best("minilora")
+    ratios = {}
 
     def add(title: str, kind: str, names: tuple[str, str], time: str = "wall") -> None:
         over, under = names if kind in UNDER else names[::-1]
@@ -76,7 +80,7 @@ def _ratios(result: Result) -> dict[str, dict]:
     for kind in KINDS[1:]:
         best = result.best(kind)
         if best:
-            add(best_title(kind), kind, (ours, best))
+            add(best_title(kind), kind, (result.best(BESIDE.get(kind, "minilora")), best))
     for name in result.names:
         kind, _, count = name.partition("@")
         same = f"minilora@{count}"

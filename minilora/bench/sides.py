@@ -6,6 +6,7 @@ the folder of the weights.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import multiprocessing
@@ -22,8 +23,11 @@ from minilora.bench.matmuls import Bare, piece_rows, products
 from minilora.bench.sweep import serve
 from minilora.bench.textbook import Textbook
 from minilora.bench.turns import Stop, Turns
+from minilora.lora import Adapter
 from minilora.nn import BASE_DTYPES, Transformer
-from minilora.nn.generate import generate
+from minilora.nn.decode import Decoding
+from minilora.nn.generate import generate, new_caches
+from minilora.serving import AdapterBank
 from minilora.text import Example
 from minilora.training import Batches, TrainingConfig, evaluate, fit
 
@@ -133,6 +137,37 @@ def full(spec: dict, turns: Turns) -> None:
     minilora({**spec, "job": "full"}, turns)
 
 
+def bank(spec: dict, turns: Turns) -> None:
+    """Our decoding step: the rows take turns among so many adapters of a bank, or all use one."""
+    workload, job = w.Workload.from_dict(spec["workload"]), w.JOBS[spec["job"]]
+    base, _ = w.read_weights(spec["folder"])
+    model = Transformer(workload.config, None)
+    model.load_state_dict(base)
+    adapters = AdapterBank(model.eval())
+    for number, factors in enumerate(w.bank_factors(workload, job.rows)):
+        adapters.add(str(number), Adapter(w.bank_config(), factors, base=adapters.base))
+    prompts, count = workload.prompts(job.rows), w.adapters_in(spec["kind"])
+    names = [str(row % max(1, count)) for row in range(job.rows)]
+
+    def loss() -> float:
+        with adapters.rows([str(row) for row in range(job.rows)]), no_grad():
+            return model.loss(prompts[:, :-1], prompts[:, 1:]).item()
+
+    adapters.use("0")
+    mixed = adapters.rows(names) if count else contextlib.nullcontext()
+    with mixed, no_grad():
+        caches = new_caches(model, job.rows, w.PROMPT + 1)
+        model.hidden_states(prompts, None, caches)
+        decoding = Decoding(model, caches, None)  # goes on with the adapters that it began with
+    turns.begin(loss)
+    with blas_threads(spec["threads"]), no_grad():
+        while True:
+            for cache in caches:
+                cache.length = w.PROMPT
+            decoding.step(prompts[:, 0])
+            turns.step_done()
+
+
 KINDS = {
     "minilora": minilora, "blas": minilora, "full": full, "textbook": textbook, "matmul": matmul,
     "float16": minilora, "q4": minilora, "nf4": minilora,
@@ -140,15 +175,23 @@ KINDS = {
 IN_TORCH = ("torch", "torch-labelled", "transformers")
 
 
+def side_of(spec: dict) -> Callable[[dict, Turns], None]:
+    """The function that runs a side."""
+    if spec["kind"] in IN_TORCH:
+        return importlib.import_module("minilora.bench.torch_peer").run
+    if spec["kind"].startswith("peft"):
+        return importlib.import_module("minilora.bench.torch_bank").run
+    if w.JOBS[spec.get("job", "forward")].kind == "decode":
+        return bank
+    return KINDS[spec["kind"]]
+
+
 def main(argv: list[str]) -> int:
     """Run one side until its input ends."""
     spec = json.loads(argv[1])
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not end up among the answers
-    if spec["kind"] in IN_TORCH:
-        run = importlib.import_module("minilora.bench.torch_peer").run
-    else:
-        run = KINDS[spec["kind"]]
+    run = side_of(spec)
     np.seterr(all="ignore")
     if spec.get("sweep"):
         serve(run, spec, sys.stdin, answers)

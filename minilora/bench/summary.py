@@ -43,6 +43,12 @@ GOALS = (
     Goal("full", "torch", "time of {} / ours", False, {"S": 1.3, "M": 1.15, "G": 1.0}),
     Goal("generate-1", "torch", "time of {} / ours", False,
          {"S": 3.0, "M": 2.0, "G": 1.1, "R": 1.1}),
+    Goal("bank", "bank-8", "8 adapters in a batch / one", True, {"W": 1.1, "R": 1.1}),
+    Goal("bank", "bank-64", "64 adapters in a batch / one", True, {"W": 1.4, "R": 1.4}),
+    Goal("bank", "peft-8", "time of PEFT's adapter_names / ours, 8 adapters", False,
+         {"W": 2.0, "R": 2.0}),
+    Goal("bank", "peft-64", "time of PEFT's adapter_names / ours, 64 adapters", False,
+         {"W": 3.0, "R": 3.0}),
 )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """The same model in PyTorch: transformers' LlamaForCausalLM, PEFT's LoRA, eager mode.
 
-The one file of the library that imports torch. It runs in a process of its own: in one process,
-the threads that NumPy's BLAS and torch's OpenMP leave spinning spoil each other's times.
+The one file of the library that imports torch, but for torch_bank.py. It runs in a process of its
+own: in one process, the threads that NumPy's BLAS and torch's OpenMP leave spinning spoil each
+other's times.
 
 Three kinds of side: "torch" makes logits at every position, as transformers' own loss does, and
 "torch-labelled" only where labels are; in generation "torch" is a bare loop over torch's
@@ -224,6 +225,13 @@ def best_attention(model: torch.nn.Module, probe: Callable[[], None]) -> str:
     return best
 
 
+def versions() -> str:
+    """torch with its BLAS and instructions, transformers and PEFT."""
+    blas = "MKL" if torch.backends.mkl.is_available() else "no MKL"
+    name = f"torch {torch.__version__} ({blas}, {torch.backends.cpu.get_cpu_capability()})"
+    return f"{name}, transformers {transformers.__version__}, peft {peft.__version__}"
+
+
 def run(spec: dict, turns: Turns) -> None:
     """torch's side of the race."""
     torch.set_num_threads(spec["threads"])
@@ -232,13 +240,7 @@ def run(spec: dict, turns: Turns) -> None:
     kept = workload.labels if kind == "torch-labelled" else 0
     work = Work(workload, job, spec["folder"], kept, bare=kind != "transformers")
     how = "sdpa, bare loop" if work.decoder else best_attention(work.model, work.probe)
-    blas = "MKL" if torch.backends.mkl.is_available() else "no MKL"
-    name = f"torch {torch.__version__} ({blas}, {torch.backends.cpu.get_cpu_capability()})"
-    about = {
-        "attention": how,
-        "version": f"{name}, transformers {transformers.__version__}, peft {peft.__version__}",
-    }
-    turns.begin(work.loss, about)
+    turns.begin(work.loss, {"attention": how, "version": versions()})
     while True:
         work.once()
         turns.step_done()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from minilora.autograd import IGNORE
+from minilora.backend import Array
 from minilora.lora import LoRAConfig, adapter_state, attach, base_state, lora_layers
 from minilora.nn import Transformer, TransformerConfig, store_base
 from minilora.text import Example
@@ -100,8 +101,8 @@ labelled."""
 
 @dataclass(frozen=True)
 class Job:
-    """What is timed. kind: "step", "forward" or "generate"; targets: of the adapter, () for none;
-    rows: of generation.
+    """What is timed. kind: "step", "forward", "generate" or "decode"; targets: of the adapters, ()
+    for none; rows: of generation and decoding.
     """
 
     name: str
@@ -112,8 +113,8 @@ class Job:
 
     def tokens(self, workload: Workload) -> int:
         """Positions that one turn of the job reads, or tokens that it generates."""
-        if self.kind == "generate":
-            return self.rows * NEW_TOKENS
+        if self.kind in ("generate", "decode"):
+            return self.rows * (NEW_TOKENS if self.kind == "generate" else 1)
         return workload.rows * workload.time
 
 
@@ -126,6 +127,13 @@ JOBS = {
         Job("forward", "forward", "forward, logits at every position"),
         Job("generate-1", "generate", f"greedy, {NEW_TOKENS} tokens, 1 row", rows=1),
         Job("generate-8", "generate", f"greedy, {NEW_TOKENS} tokens, 8 rows", rows=8),
+        Job(
+            "bank",
+            "decode",
+            f"one token of 64 rows, r {RANK} on q and v, 1 to 64 adapters",
+            ("q_proj", "v_proj"),
+            64,
+        ),
     )
 }
 
@@ -138,6 +146,33 @@ def runs(workload: Workload, job: Job) -> bool:
 def lora_config(job: Job) -> LoRAConfig:
     """The job's adapter."""
     return LoRAConfig(r=RANK, lora_alpha=ALPHA, target_modules=job.targets)
+
+
+def adapters_in(kind: str) -> int:
+    """How many adapters a batch of the side "bank-8" or "peft-8" mixes; 0 where all rows use one.
+
+    "bank-1" is a batch of one adapter by the way that mixes.
+    """
+    return int(kind.partition("-")[2] or 0)
+
+
+def bank_config() -> LoRAConfig:
+    """What each adapter of the job "bank" is."""
+    return lora_config(JOBS["bank"])
+
+
+def bank_factors(workload: Workload, count: int) -> Iterator[dict[str, tuple[Array, Array]]]:
+    """Of `count` adapters, each module's A and B: N(0, 0.02), drawn alike for every side."""
+    c = workload.config
+    outputs = {"q_proj": c.num_attention_heads, "v_proj": c.num_key_value_heads}
+    for seed in range(count):
+        rng, factors = np.random.default_rng([13, seed]), {}
+        for layer in range(c.num_hidden_layers):
+            for name, heads in outputs.items():
+                shapes = ((RANK, c.hidden_size), (heads * c.head_dim, RANK))
+                a, b = (rng.standard_normal(shape, dtype=np.float32) for shape in shapes)
+                factors[f"model.layers.{layer}.self_attn.{name}"] = 0.02 * a, 0.02 * b
+        yield factors
 
 
 def write_weights(workload: Workload, job: Job, folder: Path) -> None:

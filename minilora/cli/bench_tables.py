@@ -64,7 +64,7 @@ def show_race(console: Console, cell: dict) -> None:
     texts.append(("rounds undisturbed", f"{cell['clean_rounds']} of {cell['rounds']}"))
     texts.append(("loss", losses(cell["sides"])))
     for name, side in cell["sides"].items():
-        if name.startswith("torch"):
+        if "version" in side:
             texts.append((name, f"{side['version']}, attention {side['attention']}"))
     shown.pairs(console, "time of A / time of B: median [20 %..80 %]", texts)
 
@@ -74,9 +74,9 @@ def cell_title(cell: dict) -> str:
     c, w = cell["workload"]["config"], cell["workload"]
     size = f"L {c['num_hidden_layers']}, d {c['hidden_size']}, ff {c['intermediate_size']}"
     size += f", V {c['vocab_size']}"
-    if not cell["job"].startswith("generate"):
+    if not cell["job"].startswith(("generate", "bank")):
         size += f", {w['rows']} x {w['time']} tokens"
-    if cell["job"] not in ("forward", "generate-1", "generate-8"):
+    if cell["job"] not in ("forward", "generate-1", "generate-8", "bank"):
         size += f", {w['labels']} labels a row"
     return f"{w['name']}: {cell['title']} ({size})"
 
