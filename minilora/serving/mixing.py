@@ -106,11 +106,11 @@ class Update:
     def add(self, x: Array, y: Array) -> None:
         """Add to y (N, ..., out) what the rows' adapters make of x (N, ..., in), in place."""
         xp = get_array_module(x)
-        laid = x if self.take is None else x[self.take]
+        laid = x if self.take is None else x.take(self.take, axis=0)
         change = xp.matmul(xp.matmul(laid.reshape(len(self.a), -1, x.shape[-1]), self.a), self.b)
         change = change.reshape(*laid.shape[:-1], y.shape[-1])
         if self.place is not None:
-            change = change[self.place]
+            change = change.take(self.place, axis=0)
         if self.rows is None:
             y += change
         else:
@@ -230,11 +230,14 @@ class BankLinear(Linear):
         whole = self._through_forward if matrix is None else times(matrix)
         if mix is None or matrix is None:
             return whole
-        name = self.name
+        name, of, update = self.name, None, None
 
         def mixed(h: Array, out: Array) -> Array:
+            nonlocal of, update
             whole(h, out)
-            update = mix.update(name, rows_seen(), h)
+            rows = rows_seen()
+            if rows.of is not of:
+                of, update = rows.of, mix.update(name, rows, h)
             if update is not None:
                 update.add(h, out)
             return out
