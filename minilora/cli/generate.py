@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -17,20 +18,26 @@ from minilora.cli.options import (
     RAW_HELP,
     utf8,
 )
-from minilora.hub.bases import open_base
+from minilora.hub.bases import open_base, public_name
 from minilora.hub.several import BASE, base_dtype_of_all, base_of_all, in_turn
+from minilora.lora import mark_base
 from minilora.nn import generate as continue_prompts
+from minilora.serving.asked import answer_asked, bank_of, read_asked
 from minilora.text import Tokenizer
 from minilora.text.answers import prompt_ids, question, stop_ids
 from minilora.text.streaming import TextStream
 
 GROUP = "Serve"
 MOST_TOKENS = 256
+DATA_HELP = "JSON lines with a prompt each, in place of one prompt."
+ROWS_BY_HELP = f"--data's field that names a row's adapter; without it {BASE}."
 SEVERAL_HELP = f"Several answer in turn, each under its name; {BASE} is the base without one."
 
 
 def generate(
     prompt: str = typer.Option(None, "--prompt", help="The prompt."),
+    data: Path = typer.Option(None, "--data", help=DATA_HELP),
+    rows_by: str = typer.Option("adapter", "--rows-by", metavar="FIELD", help=ROWS_BY_HELP),
     prompt_file: Path = typer.Option(
         None, "--prompt-file", help="UTF-8 file with the prompt (default: standard input)."
     ),
@@ -50,13 +57,27 @@ def generate(
 ) -> None:
     """Answer a prompt on standard output, as the tokens come; nothing else is written there.
 
-    With several adapters, each answers under a line with its name.
+    With several adapters, each answers under a line with its name. With --data each row is answered
+    by the adapter that it names, in batches that mix them, and written with its answer as JSON.
     """
-    text = read_prompt(prompt, prompt_file)
+    if data is not None and not (prompt is None and prompt_file is None and temperature == 0.0):
+        raise ValueError("got --data beside a prompt or a temperature, expected it alone")
     chosen = named_adapters(adapter)
+    if data is not None:
+        asked = read_asked(data, rows_by, [one.name for one in chosen if one.folder is not None])
+    else:
+        text = read_prompt(prompt, prompt_file)
     dtype = base_dtype_of_all(base_dtype, chosen)
     name = base_of_all(base, chosen)
     model, tokenizer = open_base(name, dtype, device)
+    if data is not None:
+        bank = bank_of(model, chosen, mark_base(model, public_name(name), tokenizer, quick=True))
+        count = MOST_TOKENS if max_new_tokens is None else max_new_tokens
+        told = answer_asked(bank, tokenizer, asked, count, raw=raw, progress="rows")
+        for one, answer in zip(asked, told, strict=True):
+            line = json.dumps({**one.row, "answer": answer}, ensure_ascii=False)
+            typer.echo(line.encode("utf-8"))
+        return
     ids = prompt_ids(tokenizer, question(tokenizer, text, raw))
     room = model.config.max_position_embeddings - len(ids)
     if room < 1:

@@ -11,6 +11,7 @@ pytest.importorskip("transformers")
 
 from minilora.bench import workloads as w  # noqa: E402
 from minilora.bench.race import race  # noqa: E402
+from minilora.bench.records import best_title, race_record  # noqa: E402
 from minilora.bench.torch_peer import ATTENTION, Work, best_attention, loss_of  # noqa: E402
 from minilora.nn.generate import generate  # noqa: E402
 from tests import tiny  # noqa: E402
@@ -78,3 +79,11 @@ def test_a_race_finds_equal_losses_before_and_after_three_steps():
     assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
     assert ours["loss_after"] == pytest.approx(theirs["loss_after"], rel=1e-5)
     assert abs(ours["loss"] - ours["loss_after"]) > 1e-4
+
+
+def test_peft_mixes_the_same_adapters():
+    """The race refuses sides whose losses of a mixed batch differ."""
+    sides = [(kind, 1) for kind in ("minilora", "bank-8", "peft", "peft-8")]
+    record = race_record(race(TINY, w.JOBS["bank"], sides, pairs=1, starts=1, seconds=0.01))
+    ratio = record["ratios"][best_title("peft-8")]
+    assert (ratio["over"], ratio["under"]) == ("peft-8@1", "bank-8@1")
