@@ -70,6 +70,7 @@ HOST_CALLS = {
     # Checkpoints are read on the host, and NumPy alone warns of what overflows.
     "training/checkpoint.py: load_checkpoint": {"isfinite"},
     "nn/finite.py: quiet_overflow": {"errstate"},
+    "training/made_by.py: made_by": {"__version__"},
     # Forked workers are for the host only; they refuse a device.
     "training/parallel.py: _shared_arrays": {"cumsum", "frombuffer"},
     "training/parallel.py: Workers": {"arange", "array_split"},

@@ -18,6 +18,7 @@ from minilora.lora.peft_format import (
     TENSORS,
     AdapterError,
     dump_json,
+    provenance_sha256,
     read_folder,
     some_of,
     write_folder,
@@ -130,6 +131,7 @@ class Adapter:
             "adapter_fingerprint": self.fingerprint,
             "scaling": shared_scaling(self.config, self.modules),
             "provenance": self.provenance,
+            "provenance_sha256": provenance_sha256(self.provenance),
         }
         return write_folder(folder, self.config, tensors, self.base.name, sidecar)
 

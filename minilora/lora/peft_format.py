@@ -6,6 +6,7 @@ Only JSON and safetensors are ever opened; a pickled adapter is refused by its n
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -189,6 +190,11 @@ def _read_sidecar(path: Path) -> dict:
     if version == 1:
         sidecar["base_adapted_fingerprint"] = sidecar.pop("base_fingerprint")
     return sidecar
+
+
+def provenance_sha256(provenance: Mapping) -> str:
+    """ "sha256:..." of provenance as minilora.json has it: a changed byte in it can be found."""
+    return f"sha256:{hashlib.sha256(dump_json(dict(provenance)).encode()).hexdigest()}"
 
 
 def some_of(names: list[str]) -> str:

@@ -35,6 +35,7 @@ from minilora.runs.samples import Sample, answer_samples, pick_samples
 from minilora.text import Problem, Tokenizer
 from minilora.text.answers import prompt_ids
 from minilora.training import TrainingConfig
+from minilora.training.made_by import made_by
 
 LONGEST = 1024
 """Tokens of an example at most, where the base could read more."""
@@ -335,7 +336,9 @@ class AdaptJob(Job):
             "held_out": decided.held_out_of if decided.eval_data is None else 0,
             "judged": len(decided.held_out),
             "training": {**asdict(self.training), "batch_size": self.batch_size},
+            "made_by": made_by(self.model, self.training),
             "max_length": self.max_length,
+            **({"as_text": True} if plan.as_text else {}),
             **({"replay": decided.replay_about()} if decided.replay else {}),
             "evaluation": {
                 "before": trained.before.to_dict(),

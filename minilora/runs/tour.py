@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from minilora.storage import atomic_write, sha256_file
 from minilora.text import Record, encode_records, prompt_messages
 from minilora.text.answers import answers
 from minilora.training import TrainingConfig
+from minilora.training.made_by import made_by
 from minilora.ward import HouseScore, house_format, score_house
 from minilora.ward.formats import FORM_INSTRUCTIONS, HOUSE_INSTRUCTION
 
@@ -192,7 +193,13 @@ class TourJob(Job):
             "gate": gate.summary(),
         }
         data = DATA / f"{plan.ward}.train.jsonl"
-        provenance = {"data": data.name, "data_sha256": sha256_file(data), "evaluation": figures}
+        provenance = {
+            "data": {"file": data.name, "sha256": sha256_file(data)},
+            "training": {**asdict(self.training), "batch_size": self.batch_size},
+            "made_by": made_by(self.model, self.training),
+            "max_length": self.model.config.max_position_embeddings,
+            "evaluation": figures,
+        }
         out = real_place(plan.out)
         out.mkdir(parents=True, exist_ok=True)
         adapter = self.attachment.adapter(

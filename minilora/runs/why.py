@@ -205,7 +205,8 @@ def why(plan: WhyPlan, reporter: Reporter | None = None) -> Why:
 def _origin(adapter: Adapter, plan: WhyPlan) -> dict:
     """The adapter's provenance, which must be of these data where it says of which it is."""
     origin = adapter.provenance
-    expected = (origin.get("data") or {}).get("sha256")
+    data = origin.get("data")
+    expected = data.get("sha256") if isinstance(data, dict) else origin.get("data_sha256")
     got = sha256_file(plan.data)
     if expected is not None and got != expected:
         raise ValueError(

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from minilora.backend import blas_threads, get_array_module, recommended_blas_threads
+from minilora.backend import blas_threads
 from minilora.nn import NotFiniteError, Transformer, quiet_overflow
 from minilora.training.batches import Batches
 from minilora.training.config import TrainingConfig
 from minilora.training.history import History
+from minilora.training.made_by import thread_count, worker_count
 from minilora.training.optim import AdamW, Optimizer
-from minilora.training.parallel import Workers, recommended_workers
+from minilora.training.parallel import Workers
 from minilora.training.saved_run import SavedRun, run_settings
 from minilora.training.step import DivergedError, Steps
 
@@ -44,14 +44,14 @@ def fit(
         optimizer = AdamW(
             model.named_parameters(), betas=config.betas, weight_decay=config.weight_decay
         )
-    workers = _worker_count(model, config)
+    workers = worker_count(model, config)
     folder = None if out_dir is None else Path(out_dir)
     # The settings hold fingerprints of data and base, which only a folder has a use for.
     settings = run_settings(model, batches, config, optimizer, workers) if folder else {}
     steps = Steps(batches, config, optimizer)
     saved = SavedRun(folder, model, optimizer, settings, keep)
     first = saved.begin(resume)
-    threads = 1 if workers > 1 else recommended_blas_threads(model.config.hidden_size)
+    threads = thread_count(model, workers)
     bar = tqdm(total=config.steps, initial=first, desc=label, unit="step", disable=not progress)
     model.train()
     try:
@@ -75,11 +75,6 @@ def fit(
     finally:
         model.eval()
     return saved.history
-
-
-def _worker_count(model: Transformer, config: TrainingConfig) -> int:
-    on_host = get_array_module(model.head_weight.data) is np
-    return (config.workers or recommended_workers()) if on_host else 1
 
 
 def _is_due(done: int, every: int) -> bool:
