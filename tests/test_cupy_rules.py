@@ -30,6 +30,7 @@ HOST_FILES = {
     "autograd/stored_array.py": "stored weights live on the host",
     "nn/rows.py": "which rows a layer sees, and what they said, is known on the host",
     "training/batches.py": "batches are made on the host",
+    "training/subspace.py": "random subspaces are for the host, and refuse a device",
     "lora/deltas.py": "an Adapter's arrays are on the host",
     "lora/joining.py": "an Adapter's arrays are on the host",
     "lora/compose.py": "an Adapter's arrays are on the host",
