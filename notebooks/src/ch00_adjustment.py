@@ -442,9 +442,9 @@ claim(
 )
 claim(
     "A sheet of rank 8 has 1/256 of the numbers of a 4096 by 4096 grid.",
-    count_sheet(4096, 4096, 8) / 4096**2,
-    above=0.0039,
-    below=0.003913,
+    4096**2 / count_sheet(4096, 4096, 8),
+    above=255,
+    below=257,
     answers="E3",
 )
 

@@ -89,7 +89,8 @@ pictures.attention_head()
 # the mixture of the values is
 #
 # $$\begin{gathered}
-# 0.25\,(10, 0) + 0.25\,(0, 10) + 0.5\,(10, 10) \\
+# 0.25\,(10, 0) + 0.25\,(0, 10) \\
+# {} + 0.5\,(10, 10) \\
 # = (7.5,\ 7.5).
 # \end{gathered}$$
 #
@@ -630,8 +631,8 @@ print(f"loss and gradients by hand and by the library differ by {np.mean(whole):
 # and each block two norms:
 #
 # $$\begin{aligned}
-# \text{parameters} ={}& VC + C \\
-# &+ L\,(4C^2 + 3CF + 2C) .
+# &\text{parameters} = VC + C \\
+# &\quad + L\,(4C^2 + 3CF + 2C) .
 # \end{aligned}$$
 #
 # > **Claim.** This formula counts every parameter of the library's model: 0 are left over.

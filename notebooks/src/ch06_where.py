@@ -91,7 +91,7 @@ print(f"{len(shapes)} maps; q_proj means", select_modules(list(shapes), ("q_proj
 # ## One budget
 #
 # Now the other way round: the purse is fixed, the places are chosen, and the rank is what comes
-# out. You wrote that in chapter 5 (exercise 5.2); here it is one division, rounded down.
+# out. That is one division, rounded down.
 
 # %%
 BUDGET = 20_480
