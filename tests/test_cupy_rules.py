@@ -29,6 +29,7 @@ HOST_FILES = {
     "autograd/quantize.py": "stored weights are made on the host",
     "autograd/stored_array.py": "stored weights live on the host",
     "nn/rows.py": "which rows a layer sees, and what they said, is known on the host",
+    "training/prompts.py": "rows are cut on the host, and prompts kept there alone",
     "training/batches.py": "batches are made on the host",
     "training/subspace.py": "random subspaces are for the host, and refuse a device",
     "lora/deltas.py": "an Adapter's arrays are on the host",
@@ -57,6 +58,7 @@ HOST_CALLS = {
     "nn/generate.py: _last_logits": {"arange"},
     "nn/generate.py: _read": {"concatenate"},
     "nn/generate.py: _Batch": {"concatenate"},
+    "nn/reading.py: read_past": {"arange", "array", "maximum", "zeros"},
     "nn/generate.py: next_logits": {"concatenate"},
     # Weights start on the host.
     "nn/layers.py: normal": {"zeros"},

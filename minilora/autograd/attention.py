@@ -157,17 +157,37 @@ def _by_head(x: Array, groups: int) -> Array:
     return x.reshape(batch, time, groups, heads // groups, dim).transpose(0, 2, 3, 1, 4)
 
 
-def _check_attention(q: Tensor, k: Tensor, v: Tensor) -> None:
-    good = q.ndim == 4 and k.ndim == 4 and k.shape == v.shape
-    good = good and q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3]
-    if not (good and q.shape[1] <= k.shape[1] and q.shape[2] % k.shape[2] == 0):
+def _joined(past: tuple[Array, Array] | None, k: Tensor, v: Tensor) -> tuple[Array, Array]:
+    """Keys and values with those of the past before them. Raises ValueError for other shapes."""
+    if past is None:
+        return k.data, v.data
+    wanted = [(t.shape[:1], t.shape[2:]) for t in (k, v)]
+    if [(x.shape[:1], x.shape[2:]) for x in past] != wanted or past[0].shape != past[1].shape:
         raise ValueError(
-            f"causal_attention got q {q.shape}, k {k.shape}, v {v.shape}, expected (B, T, H, dh) "
+            f"causal_attention got past {past[0].shape} and {past[1].shape} for k {k.shape} and v "
+            f"{v.shape}, expected twice (B, P, Hkv, dh)"
+        )
+    xp = get_array_module(k.data)
+    return tuple(xp.concatenate(pair, axis=1) for pair in zip(past, (k.data, v.data), strict=True))
+
+
+def _check_attention(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...]) -> None:
+    good = len(q) == 4 and len(k) == 4 and k == v
+    good = good and q[0] == k[0] and q[3] == k[3]
+    if not (good and q[1] <= k[1] and q[2] % k[2] == 0):
+        raise ValueError(
+            f"causal_attention got q {q}, k {k}, v {v}, expected (B, T, H, dh) "
             "and twice (B, S, Hkv, dh) with T <= S and H a multiple of Hkv"
         )
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, start: Array | None = None) -> Tensor:
+def causal_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    start: Array | None = None,
+    past: tuple[Array, Array] | None = None,
+) -> Tensor:
     """o = softmax(q k^T / sqrt(dh), causal) v per head (Vaswani et al. 2017, Eq. 1).
 
     Grouped keys and values: H query heads share Hkv of them (Ainslie et al. 2023). With
@@ -176,18 +196,22 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, start: Array | None = None
         gk = dS^T q / sqrt(dh);   k and v sum over the query heads that share them.
     E is never divided by l: the division touches T x dh numbers instead of T x S.
     q (B, T, H, dh), k and v (B, S, Hkv, dh), queries the last T of S positions; start (B,): the
-    number of padding positions on the left of each row. Returns (B, T, H, dh).
+    number of padding positions on the left of each row. past: keys and values (B, P, Hkv, dh) of
+    positions before those of k and v, constants that get no gradient: gk and gv are summed for the
+    others alone, and S counts both. Returns (B, T, H, dh).
     """
-    _check_attention(q, k, v)
-    xp, groups = get_array_module(q.data), k.shape[2]
-    q_shape, k_shape = q.shape, k.shape
+    k_shape = k.shape
+    k_data, v_data = _joined(past, k, v)
+    _check_attention(q.shape, k_data.shape, v_data.shape)
+    xp, groups = get_array_module(q.data), k_shape[2]
+    q_shape, constants = q.shape, k_data.shape[1] - k_shape[1]
     scale = 1.0 / math.sqrt(q.shape[3])
     out = xp.empty(q.shape, dtype=q.dtype)
     # Everything by head: (B, Hkv, H/Hkv, T or S, dh), where H/Hkv is 1 for keys and values.
     queries, outputs = _by_head(q.data * scale, groups), _by_head(out, groups)
-    keys, values = _by_head(k.data, groups), _by_head(v.data, groups)
+    keys, values = _by_head(k_data, groups), _by_head(v_data, groups)
 
-    blocks = attention_blocks(q.shape[1], k.shape[1], xp)
+    blocks = attention_blocks(q.shape[1], k_data.shape[1], xp)
     exps, row_sums = [], []  # E and l of each block
     for block in blocks:
         scores = queries[..., block.queries, :] @ keys[..., block.keys, :].swapaxes(-1, -2)
@@ -225,33 +249,39 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, start: Array | None = None
     def grad_k(prepared: tuple[list[Array], list[Array]]) -> Array:
         _, score_gs = prepared
         query_rows = [queries[..., block.queries, :] for block in blocks]
-        return _sum_over_queries(blocks, score_gs, query_rows, k_shape)
+        return _sum_over_queries(blocks, score_gs, query_rows, k_shape, constants)
 
     def grad_v(prepared: tuple[list[Array], list[Array]]) -> Array:
         scaled_gs, _ = prepared
-        return _sum_over_queries(blocks, exps, scaled_gs, k_shape)
+        return _sum_over_queries(blocks, exps, scaled_gs, k_shape, constants)
 
     return Tensor.from_op(out, (q, grad_q), (k, grad_k), (v, grad_v), prepare=prepare, fresh=True)
 
 
 def _sum_over_queries(
-    blocks: list[_Block], factors: list[Array], rows: list[Array], shape: tuple[int, ...]
+    blocks: list[_Block],
+    factors: list[Array],
+    rows: list[Array],
+    shape: tuple[int, ...],
+    constants: int = 0,
 ) -> Array:
     """For every key, the sum over all queries t of factor[t, key] * rows[t]: (B, S, Hkv, dh).
 
     factors: per block, one number per query and key; rows: per block, dh numbers per query.
-    Queries of all heads that share a key are summed as well.
+    Queries of all heads that share a key are summed as well. The first `constants` keys are left
+    out: nobody asks for their gradients, and S counts the others.
     """
     xp = get_array_module(factors[0])
     out = xp.empty(shape, dtype=factors[0].dtype)
     by_head = _by_head(out, shape[2])[:, :, 0]  # (B, Hkv, S, dh), a view of out
     last = len(blocks) - 1
     for i in range(last, -1, -1):  # the last block sees every key: it writes, the others add
-        transposed, right = _heads_joined(factors[i]).swapaxes(-1, -2), _heads_joined(rows[i])
+        factor = factors[i][..., constants:]
+        transposed, right = _heads_joined(factor).swapaxes(-1, -2), _heads_joined(rows[i])
         if i == last:
             xp.matmul(transposed, right, out=by_head)
         else:
-            seen = by_head[..., blocks[i].keys, :]
+            seen = by_head[..., : factor.shape[-1], :]
             seen += xp.matmul(transposed, right)
     return out
 

@@ -6,9 +6,11 @@ forgotten scaling would not.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
-from minilora.autograd import Tensor
+from minilora.autograd import IGNORE, Tensor
 from minilora.backend import Array
 from minilora.gradients.case import Case
 from minilora.gradients.model_cases import (
@@ -22,6 +24,8 @@ from minilora.lora.attach import attach
 from minilora.lora.config import ALL_LINEAR, LoRAConfig
 from minilora.lora.layer import LoRALinear
 from minilora.nn import Linear, Module, Transformer
+from minilora.nn.reading import read_past
+from minilora.nn.rows import rows_of, seeing
 
 CONFIGS = {
     "q and v": LoRAConfig(r=2, lora_alpha=3, target_modules=("q_proj", "v_proj")),
@@ -54,6 +58,28 @@ def loss_with_fixed_dropout(model: Module, ids: Array, labels: Array) -> Tensor:
     return model.loss(ids, labels)
 
 
+INVOCATION = (1, 4)
+PROMPTS = (np.array([2, 7, 5]), np.array([9]))
+"""Of unlike lengths, so that one row is padded."""
+
+
+def loss_after_prompts(model: Module, ids: Array, labels: Array) -> Tensor:
+    """An activated adapter's loss on answers, over constant keys and values of prompts."""
+    rows = rows_of(len(ids)).all_acting(True)
+    past = read_past(model, PROMPTS)
+    with seeing(rows):
+        return model.loss(ids, labels, past=past)
+
+
+def loss_with_invocations(model: Module, ids: Array, labels: Array) -> Tensor:
+    """An activated adapter's loss on whole rows, in which it acts from the invocation on."""
+    return model.loss(np.concatenate([[[3], [8]], [INVOCATION] * 2, ids], 1), _padded(labels))
+
+
+def _padded(labels: Array) -> Array:
+    return np.concatenate([np.full((len(labels), 3), IGNORE), labels], axis=1)
+
+
 def adapted_cases(seed: int = 0) -> list[Case]:
     """A lone LoRALinear and whole adapted Transformers, with numbers drawn from `seed`."""
     rng = np.random.default_rng([seed, 2])
@@ -68,4 +94,11 @@ def adapted_cases(seed: int = 0) -> list[Case]:
         cases.append(
             module_case("adapted", variant, model, loss_with_fixed_dropout, ids=ids, labels=labels)
         )
+    everywhere = dataclasses.replace(CONFIGS["all linear"], invocation=INVOCATION)
+    for variant, target in (
+        ("activated, after prompts", loss_after_prompts),
+        ("activated, whole rows", loss_with_invocations),
+    ):
+        model = adapted_model(everywhere, seed)
+        cases.append(module_case("adapted", variant, model, target, ids=ids, labels=labels))
     return cases

@@ -112,16 +112,21 @@ def _gelu_without_cube(x: Tensor) -> Tensor:
     return x * 0.5 * (ops.tanh(inner) + 1.0)
 
 
+Past = tuple[Array, Array] | None
+
+
 def _attention_without_row_sum(
-    q: Tensor, k: Tensor, v: Tensor, start: Array | None = None
+    q: Tensor, k: Tensor, v: Tensor, start: Array | None = None, past: Past = None
 ) -> Tensor:
-    return twins.causal_attention(q, k, v, start, softmax=_softmax_without_row_sum)
+    return twins.causal_attention(q, k, v, start, past, softmax=_softmax_without_row_sum)
 
 
-def _attention_without_scale(q: Tensor, k: Tensor, v: Tensor, start: Array | None = None) -> Tensor:
+def _attention_without_scale(
+    q: Tensor, k: Tensor, v: Tensor, start: Array | None = None, past: Past = None
+) -> Tensor:
     """Gradients of q and k that forget the factor 1 / sqrt(dh)."""
     factor = math.sqrt(q.shape[-1])
-    return F.causal_attention(_amplified(q, factor), _amplified(k, factor), v, start)
+    return F.causal_attention(_amplified(q, factor), _amplified(k, factor), v, start, past)
 
 
 def _amplified(x: Tensor, factor: float) -> Tensor:

@@ -192,6 +192,23 @@ _late = {"q": (3, 2, 4, 2), "k": (3, 5, 2, 2), "v": (3, 5, 2, 2)}
 _case(_attention, "left padding, cache", _late, start=lambda rng: np.array([4, 0, 2]))
 
 
+def _past(*shape: int) -> Draw:
+    """Keys and values of positions that are constants."""
+    return lambda rng: rng.standard_normal((2, *shape))
+
+
+_answers = {"q": (3, 4, 4, 2), "k": (3, 4, 2, 2), "v": (3, 4, 2, 2)}
+_case(_attention, "past", _answers, past=_past(3, 5, 2, 2))
+_case(
+    _attention,
+    "past, left padding",
+    _answers,
+    start=lambda rng: np.array([4, 0, 5]),
+    past=_past(3, 5, 2, 2),
+)
+_case(_attention, "past, two blocks", {n: (1, 97, 1, 2) for n in "qkv"}, past=_past(1, 6, 1, 2))
+
+
 def _beyond_exp(rng: np.random.Generator, *shape: int) -> np.ndarray:
     """Numbers that differ by little around 9: scores near 72, past the guard on exp's argument."""
     return 6.0 + 0.2 * rng.standard_normal(shape)

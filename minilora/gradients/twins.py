@@ -91,9 +91,15 @@ def causal_attention(
     k: Tensor,
     v: Tensor,
     start: Array | None = None,
+    past: tuple[Array, Array] | None = None,
     softmax: Callable[[Tensor], Tensor] = softmax,
 ) -> Tensor:
     """softmax(q k^T / sqrt(dh), causal) v with every score written out and keys repeated."""
+    if past is not None:
+        k, v = (
+            ops.concatenate([Tensor(before), x], axis=1)
+            for before, x in zip(past, (k, v), strict=True)
+        )
     queries, keys, repeats = q.shape[1], k.shape[1], q.shape[2] // k.shape[2]
     q, k, v = (t.transpose(0, 2, 1, 3) for t in (q, _repeat(k, repeats), _repeat(v, repeats)))
     scores = q @ k.swapaxes(-1, -2) * (1.0 / math.sqrt(q.shape[-1]))

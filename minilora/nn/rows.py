@@ -62,6 +62,10 @@ class Rows:
         """The same rows, whose first tokens are ids (N, T), `padding` (N,) of each none of them."""
         return replace(self, said=Said(ids, padding))
 
+    def all_acting(self, invoked: bool) -> Rows:
+        """The same rows, in all of which layers that wait for an invocation act, or in none."""
+        return replace(self, invoked=invoked)
+
     def acting(self, invocation: tuple[int, ...], time: int) -> bool | np.ndarray:
         """Where a layer acts that waits for these tokens: True or False for all, or (N, time).
 

@@ -7,6 +7,7 @@ checkpoint loads by name, and an adapter made here names its tensors as PEFT doe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
@@ -108,14 +109,34 @@ class TransformerConfig:
         }
 
 
+@dataclass(frozen=True)
+class Past:
+    """What was read before: keys and values (B, P, Hkv, dh) of every layer, which are constants.
+
+    lengths (B,): how many positions each row has; they are the last ones of the P columns.
+    """
+
+    layers: Sequence[tuple[Array, Array]]
+    lengths: np.ndarray
+
+    @property
+    def columns(self) -> int:
+        """P, of the longest row."""
+        return self.layers[0][0].shape[1]
+
+
 @dataclass
 class Positions:
-    """What attention needs to know of the places of a batch: rope tables, padding, caches."""
+    """What attention needs to know of the places of a batch: rope tables, padding, what is before.
+
+    caches: the new keys and values go there, and what is seen comes from there. past: as in `Past`.
+    """
 
     cos: Array
     sin: Array
     start: Array | None = None
     caches: list[LayerCache] | None = None
+    past: Past | None = None
 
 
 class Attention(Module):
@@ -139,12 +160,20 @@ class Attention(Module):
         batch, time, _ = x.shape
         heads = (batch, time, -1, self.config.head_dim)
         q = F.rope(ops.reshape(self.q_proj(x), heads), positions.cos, positions.sin)
-        k = F.rope(ops.reshape(self.k_proj(x), heads), positions.cos, positions.sin)
-        v = ops.reshape(self.v_proj(x), heads)
+        k, v = self.keys_and_values(x, positions)
         if positions.caches is not None:
             k, v = positions.caches[layer].append(k, v)
-        mixed = F.causal_attention(q, k, v, positions.start)
+        if positions.past is None:
+            mixed = F.causal_attention(q, k, v, positions.start)
+        else:
+            mixed = F.causal_attention(q, k, v, positions.start, positions.past.layers[layer])
         return self.o_proj(ops.reshape(mixed, (batch, time, -1)))
+
+    def keys_and_values(self, x: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
+        """x (B, T, C) -> keys, turned by their positions, and values, (B, T, Hkv, dh) each."""
+        heads = (*x.shape[:2], -1, self.config.head_dim)
+        k = F.rope(ops.reshape(self.k_proj(x), heads), positions.cos, positions.sin)
+        return k, ops.reshape(self.v_proj(x), heads)
 
 
 class MLP(Module):
@@ -236,42 +265,57 @@ class Transformer(Module):
         start: Array | None = None,
         caches: list[LayerCache] | None = None,
         only: Array | None = None,
+        past: Past | None = None,
     ) -> Tensor:
         """What the last norm gives, (B, T, C), of which the head makes logits.
 
         start (B,): positions of padding on the left of each row. caches: one a layer, to which
         the new keys and values are added. only: indices among the B T positions at which the
         hidden states are wanted, (len(only), C); the last block's MLP is spared at the others.
+        past: what each row read before, in place of start and caches; nothing is added to it.
         Raises ValueError for ids that are not (B, T), or longer than max_position_embeddings.
         """
         cached = caches[0].length if caches else 0
+        numbers = np.arange(cached, cached + ids.shape[-1])
+        if past is not None:
+            cached, numbers = past.columns, past.lengths[:, None] + numbers
+            start = cached - past.lengths if (past.lengths != cached).any() else None
         if ids.ndim != 2 or cached + ids.shape[1] > self.config.max_position_embeddings:
             raise ValueError(
                 f"got ids of shape {ids.shape} after {cached} cached positions, expected (B, T) "
                 f"with T up to max_position_embeddings = {self.config.max_position_embeddings}"
             )
-        numbers = np.arange(cached, cached + ids.shape[1])
-        config = self.config
-        heads = max(config.num_attention_heads, config.num_key_value_heads)
-        cos, sin = F.rope_tables(numbers, config.head_dim, config.rope_theta, heads)
-        weight = self.model.embed_tokens.weight.data
-        xp = get_array_module(weight)
-        cos, sin = xp.asarray(cos, weight.dtype), xp.asarray(sin, weight.dtype)
+        cos, sin = self.rope_tables(numbers)
         rows = rows_of(len(ids))
         if rows.said is None and not cached:
             rows = rows.saying(ids, start)
         with seeing(rows.placed(cached, start)):
-            return self.model(ids, Positions(cos, sin, start, caches), only)
+            return self.model(ids, Positions(cos, sin, start, caches, past), only)
+
+    def rope_tables(self, numbers: np.ndarray) -> tuple[Array, Array]:
+        """cos and sin for positions of these numbers, on the weights' device, in their dtype."""
+        config, weight = self.config, self.model.embed_tokens.weight.data
+        heads = max(config.num_attention_heads, config.num_key_value_heads)
+        tables = F.rope_tables(numbers, config.head_dim, config.rope_theta, heads)
+        xp = get_array_module(weight)
+        return tuple(xp.asarray(table, weight.dtype) for table in tables)
 
     def forward(self, ids: Array) -> Tensor:
         """Token ids (B, T) -> logits (B, T, V)."""
         return F.linear(self.hidden_states(ids), self.head_weight)
 
-    def loss(self, ids: Array, labels: Array, normalizer: float | None = None) -> Tensor:
+    def loss(
+        self,
+        ids: Array,
+        labels: Array,
+        normalizer: float | None = None,
+        past: Past | None = None,
+    ) -> Tensor:
         """Mean cross-entropy in nats over the labels that are not IGNORE.
 
         labels (B, T): labels[b, t] is the token after ids[b, t]. `normalizer` replaces the number
-        of labels, so that micro-batches of one step add up to the step's mean.
+        of labels, so that micro-batches of one step add up to the step's mean. past: as in
+        `hidden_states`.
         """
         if labels.shape != ids.shape:
             raise ValueError(f"got labels of shape {labels.shape}, expected {ids.shape}")
@@ -280,5 +324,5 @@ class Transformer(Module):
             labels = labels.reshape(-1)[labelled]
         else:
             labelled = None
-        hidden = self.hidden_states(ids, only=labelled)
+        hidden = self.hidden_states(ids, only=labelled, past=past)
         return F.linear_cross_entropy(hidden, self.head_weight, labels, normalizer)

@@ -60,6 +60,24 @@ def encode_record(tokenizer: Tokenizer, record: Record) -> Example:
     return example_from_segments(segments, record.source)
 
 
+def one_answer_each(example: Example) -> list[Example]:
+    """An example for each answer of a chat, with all that comes before it and its labels alone.
+
+    An answer is a run of labels; a chat with one answer is itself.
+    """
+    labelled = np.flatnonzero(example.labels != IGNORE)
+    runs = np.split(labelled, np.flatnonzero(np.diff(labelled) > 1) + 1)
+    if len(runs) == 1:
+        return [example]
+    rows = []
+    for run in runs:
+        stop = int(run[-1]) + 1
+        labels = np.full(stop, IGNORE, example.labels.dtype)
+        labels[run] = example.labels[run]
+        rows.append(Example(example.ids[:stop], labels, example.source))
+    return rows
+
+
 def text_ids(tokenizer: Tokenizer, chunks: Iterable[str]) -> Iterator[np.ndarray]:
     """The ids of a plain text, int32 in pieces: its own, and the tokens of its beginning and end.
 

@@ -81,8 +81,12 @@ class Batches:
             self._plan = (epoch, [batches[i] for i in rng.permutation(len(batches))])
         return self._plan[1]
 
+    def indices(self, step: int) -> np.ndarray:
+        """Which examples the batch of a step has."""
+        epoch, i = divmod(step, len(self))
+        return self._epoch(epoch)[i]
+
     def batch(self, step: int) -> Batch:
         """The batch of a step, counted from 0 over all epochs."""
-        epoch, i = divmod(step, len(self))
-        indices = self._epoch(epoch)[i]
+        indices = self.indices(step)
         return pad_examples([self.examples[int(j)] for j in indices], indices, self.pad_id)

@@ -14,6 +14,7 @@ class TrainingConfig:
 
     micro_batches: pieces that each worker cuts its rows into (the same gradient in less memory);
     0 cuts them to about PIECE_TOKENS positions.
+    prompt_bytes: memory in which an activated adapter's prompts may stay read from pass to pass.
     clip_norm 0 and checkpoint_every, eval_every 0 switch those off. Raises ValueError naming the
     first setting that makes no sense.
     """
@@ -31,6 +32,7 @@ class TrainingConfig:
     seed: int = 0
     eval_every: int = 0
     checkpoint_every: int = 0
+    prompt_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
         require_count("steps", self.steps, 1)
@@ -41,5 +43,12 @@ class TrainingConfig:
         require_finite("weight_decay", self.weight_decay)
         require_finite("clip_norm", self.clip_norm)
         require_count("workers", self.workers, 0, MOST_WORKERS)
-        for name in ("warmup", "micro_batches", "seed", "eval_every", "checkpoint_every"):
+        for name in (
+            "warmup",
+            "micro_batches",
+            "seed",
+            "eval_every",
+            "checkpoint_every",
+            "prompt_bytes",
+        ):
             require_count(name, getattr(self, name), 0)

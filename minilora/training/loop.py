@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
 from minilora.backend import blas_threads
+from minilora.lora.activated import invocation_of
 from minilora.nn import NotFiniteError, Transformer, quiet_overflow
 from minilora.training.batches import Batches
 from minilora.training.config import TrainingConfig
 from minilora.training.history import History
 from minilora.training.made_by import thread_count, worker_count
 from minilora.training.optim import AdamW, Optimizer
-from minilora.training.parallel import Workers
+from minilora.training.parallel import Workers, accumulate_gradients
+from minilora.training.prompts import kept_prompts
 from minilora.training.saved_run import SavedRun, run_settings
 from minilora.training.step import DivergedError, Steps
 
@@ -48,14 +51,17 @@ def fit(
     folder = None if out_dir is None else Path(out_dir)
     # The settings hold fingerprints of data and base, which only a folder has a use for.
     settings = run_settings(model, batches, config, optimizer, workers) if folder else {}
-    steps = Steps(batches, config, optimizer)
+    invocation = invocation_of(model)
+    steps = Steps(batches, config, optimizer, invocation)
     saved = SavedRun(folder, model, optimizer, settings, keep)
     first = saved.begin(resume)
     threads = thread_count(model, workers)
     bar = tqdm(total=config.steps, initial=first, desc=label, unit="step", disable=not progress)
     model.train()
     try:
-        with quiet_overflow(), blas_threads(threads), Workers(model, workers) as pool, bar:
+        accumulate = accumulation(model, batches, config, invocation)
+        pool = Workers(model, workers, accumulate)
+        with quiet_overflow(), blas_threads(threads), pool, bar:
             for step in range(first, config.steps):
                 record = steps.take(step, pool)
                 done = step + 1
@@ -75,6 +81,19 @@ def fit(
     finally:
         model.eval()
     return saved.history
+
+
+def accumulation(
+    model: Transformer,
+    batches: Batches,
+    config: TrainingConfig,
+    invocation: tuple[int, ...] | None,
+) -> Callable | None:
+    """What `Workers` computes of its pieces: with prompts from what is kept, where any are."""
+    if invocation is None:
+        return None
+    kept = kept_prompts(model, batches, config.steps, invocation, config.prompt_bytes)
+    return None if kept is None else partial(accumulate_gradients, model, read=kept.read)
 
 
 def _is_due(done: int, every: int) -> bool:

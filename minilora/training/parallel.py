@@ -13,18 +13,22 @@ import multiprocessing
 import os
 import pickle
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 import numpy as np
 
+from minilora.autograd import Tensor
 from minilora.backend import get_array_module, keep_freed_memory, to_floats
 from minilora.limits import require_count
 from minilora.machine import usable_cores
 from minilora.nn import Module, Parameter, Transformer
-from minilora.nn.rows import Rows, seeing
+from minilora.nn.reading import read_past
+from minilora.nn.rows import Rows, rows_of, seeing
+from minilora.nn.transformer import Past
 
 MOST_WORKERS = 64
 """Processes at most: a mistyped number would fork until the memory is gone."""
@@ -36,13 +40,23 @@ CACHE_LINE = 64
 class Piece:
     """Rows of one step's batch, with the seed of the dropout masks drawn on them.
 
-    rows: which rows of the batch these are; None where they are the whole of it.
+    rows: which rows of the batch these are; None where they are the whole of it. prompts: of each
+    row what comes before its ids, where that is read without gradients; None where nothing does.
+    examples: the numbers of the examples that the rows are, beside prompts.
     """
 
     ids: np.ndarray
     labels: np.ndarray
     seed: tuple[int, ...]
     rows: Rows | None = None
+    prompts: tuple[np.ndarray, ...] | None = None
+    examples: np.ndarray | None = None
+
+    @property
+    def positions(self) -> int:
+        """How many are read, padding included."""
+        read = self.prompts or ()
+        return self.ids.size + len(read) * max(map(len, read), default=0)
 
 
 def recommended_workers() -> int:
@@ -58,7 +72,27 @@ def seed_dropout(model: Module, seed: tuple[int, ...]) -> None:
             module.dropout_rng = np.random.default_rng([*seed, i])
 
 
-def accumulate_gradients(model: Transformer, pieces: Sequence[Piece], normalizer: float) -> float:
+Read = Callable[[Transformer, Piece], Past]
+"""What reads the prompts of a piece."""
+
+
+def read_prompts(model: Transformer, piece: Piece) -> Past:
+    """Keys and values of a piece's prompts, read now."""
+    return read_past(model, piece.prompts)
+
+
+def piece_loss(model: Transformer, piece: Piece, normalizer: float, past: Past | None) -> Tensor:
+    """The loss of a piece; past: its prompts as they were read, None for a piece without."""
+    rows = piece.rows
+    if past is not None:
+        rows = (rows_of(len(piece.ids)) if rows is None else rows).all_acting(True)
+    with seeing(rows):
+        return model.loss(piece.ids, piece.labels, normalizer, past)
+
+
+def accumulate_gradients(
+    model: Transformer, pieces: Sequence[Piece], normalizer: float, read: Read = read_prompts
+) -> float:
     """Forward and backward of one piece after another; gradients add up, losses are summed.
 
     Depth first: a piece's arrays are gone before the next begins, so memory is that of one piece.
@@ -67,8 +101,8 @@ def accumulate_gradients(model: Transformer, pieces: Sequence[Piece], normalizer
     losses, total = [], 0.0
     for piece in pieces:
         seed_dropout(model, piece.seed)
-        with seeing(piece.rows):
-            loss = model.loss(piece.ids, piece.labels, normalizer)
+        past = None if piece.prompts is None else read(model, piece)
+        loss = piece_loss(model, piece, normalizer, past)
         loss.backward()
         losses.append(loss.data)
     for value in to_floats(losses):
@@ -104,14 +138,26 @@ class Workers:
     and takes the step; the trainable parameters are in shared memory too, so all see the new ones.
     At the end their values go back to ordinary arrays. With count 1 nothing is forked.
 
+    accumulate: (pieces, normalizer) -> the summed loss, or an array of several losses, with the
+    gradients added to `grad` of the parameters; by default `accumulate_gradients` of the model.
+    parameters: those that it trains; by default all of the model's that ask for gradients.
+
     Raises ValueError for a count below 1 or beyond MOST_WORKERS, or above 1 on a GPU or where the
     system can't fork.
     """
 
-    def __init__(self, model: Transformer, count: int) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        count: int,
+        accumulate: Callable[[Sequence[Piece], float], float | np.ndarray] | None = None,
+        parameters: Sequence[Parameter] | None = None,
+    ) -> None:
         require_count("workers", count, 1, MOST_WORKERS)
         self.model, self.count = model, count
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.accumulate = accumulate or partial(accumulate_gradients, model)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.parameters = trained if parameters is None else list(parameters)
         on_host = all(get_array_module(p.data) is np for p in self.parameters)
         if count > 1 and not (on_host and hasattr(os, "fork")):
             raise ValueError(f"got {count} workers, expected 1 on a GPU or where fork is missing")
@@ -176,7 +222,7 @@ class Workers:
             except (EOFError, OSError):  # The parent is gone, or has no more work.
                 os._exit(0)
             try:
-                answer: float | Exception = self._own_gradients(pieces, normalizer)
+                answer: float | np.ndarray | Exception = self._own_gradients(pieces, normalizer)
                 for parameter, array in zip(self.parameters, gradients, strict=True):
                     array[...] = 0.0 if parameter.grad is None else parameter.grad
             except Exception as error:  # The parent raises it.
@@ -186,12 +232,13 @@ class Workers:
             except OSError:  # Nobody waits for it any more.
                 os._exit(1)
 
-    def _own_gradients(self, pieces: Sequence[Piece], normalizer: float) -> float:
+    def _own_gradients(self, pieces: Sequence[Piece], normalizer: float) -> float | np.ndarray:
         """Gradients of these pieces in `grad`, computed in this process; the summed loss."""
-        self.model.zero_grad()
-        return accumulate_gradients(self.model, pieces, normalizer)
+        for parameter in self.parameters:
+            parameter.zero_grad()
+        return self.accumulate(pieces, normalizer)
 
-    def gradients(self, pieces: Sequence[Piece], normalizer: float) -> float:
+    def gradients(self, pieces: Sequence[Piece], normalizer: float) -> float | np.ndarray:
         """Leave the summed gradient of all pieces in `grad`; the summed loss.
 
         Each process gets an equal run of the pieces, in their order. Raises what a worker raised,
@@ -209,7 +256,7 @@ class Workers:
         for child, answer in zip(self.children, answers, strict=True):
             if isinstance(answer, Exception):
                 raise answer
-            total += answer
+            total = total + answer
             self._add(child.gradients)
         return total
 
@@ -222,7 +269,7 @@ class Workers:
                 parameter.grad += array
 
 
-def _answer_of(child: _Child) -> float | Exception:
+def _answer_of(child: _Child) -> float | np.ndarray | Exception:
     """The loss that a child sends back, or what went wrong in it."""
     try:
         return child.pipe.recv()

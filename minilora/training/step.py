@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from minilora.training.batches import Batch, Batches
 from minilora.training.config import TrainingConfig
 from minilora.training.optim import Optimizer, clip_grad_norm_, schedule
 from minilora.training.parallel import Piece, Workers
+from minilora.training.prompts import split_at_invocation
 
 PIECE_TOKENS = 1024
 """Positions worked on at a time. Each piece costs Python's share of a step once more, and a large
@@ -47,8 +49,16 @@ def split_batch(batch: Batch, pieces: int, seed: tuple[int, ...]) -> list[Piece]
 class Steps:
     """The steps of a run: each takes the next batch and updates the optimizer's parameters."""
 
-    def __init__(self, batches: Batches, config: TrainingConfig, optimizer: Optimizer) -> None:
+    def __init__(
+        self,
+        batches: Batches,
+        config: TrainingConfig,
+        optimizer: Optimizer,
+        invocation: tuple[int, ...] | None = None,
+    ) -> None:
+        """invocation: where rows are cut, for an activated adapter."""
         self.batches, self.config, self.optimizer = batches, config, optimizer
+        self.invocation = invocation
         self.rate = schedule(
             config.schedule, config.lr, config.steps, config.warmup, config.final_lr
         )
@@ -58,13 +68,27 @@ class Steps:
 
         Raises DivergedError, before the update, for a loss or gradient that is not finite.
         """
-        began, config = time.perf_counter(), self.config
-        batch = self.batches.batch(step)
+        began = time.perf_counter()
+        batch, pieces = self.cut(step, pool.count)
+        loss = pool.gradients(pieces, float(batch.tokens))
+        return self.update(step, batch, pieces, loss, began)
+
+    def cut(self, step: int, workers: int) -> tuple[Batch, list[Piece]]:
+        """The batch of a step, and its pieces. Raises ValueError for a batch without labels."""
+        batch, config = self.batches.batch(step), self.config
         if batch.tokens == 0:
             raise ValueError(f"step {step}: the batch {batch.indices.tolist()} has no label")
-        each = config.micro_batches or pieces_a_worker(batch.ids.size, pool.count)
-        pieces = split_batch(batch, pool.count * each, (config.seed, step))
-        loss = pool.gradients(pieces, float(batch.tokens))
+        each = config.micro_batches or pieces_a_worker(batch.ids.size, workers)
+        count, seed = workers * each, (config.seed, step)
+        if self.invocation is None:
+            return batch, split_batch(batch, count, seed)
+        return batch, split_at_invocation(batch, count, seed, self.invocation)
+
+    def update(
+        self, step: int, batch: Batch, pieces: Sequence[Piece], loss: float, began: float
+    ) -> dict:
+        """Clip the gradients and change the parameters by them; the step's record, as in `take`."""
+        config = self.config
         norm = clip_grad_norm_(self.optimizer.parameters.values(), config.clip_norm or math.inf)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise DivergedError(
@@ -78,7 +102,7 @@ class Steps:
             "loss": loss,
             "lr": lr,
             "grad_norm": norm,
-            "tokens": sum(piece.ids.size for piece in pieces),
+            "tokens": sum(piece.positions for piece in pieces),
             "seconds": round(time.perf_counter() - began, 4),
         }
 
