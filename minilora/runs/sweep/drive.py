@@ -66,7 +66,7 @@ def sweep(
             points = file.points(files, out / ADAPTERS, steps)
             if alive is not None:
                 points = [p for p in points if _apart_from_steps(p) in alive]
-            ran += _run(points, ledger, pool, bars)
+            ran += run_all(points, ledger, pool, bars)
             found = candidates(points, ledger.results, base_suite)
             if rung < len(rungs) - 1:
                 best = found[: max(1, math.ceil(file.halving.keep * len(found)))]
@@ -104,13 +104,16 @@ def _apart_from_steps(point: Point) -> str:
     return _key(json.loads(point.kind))
 
 
-def _run(points: Sequence[Point], ledger: Ledger, pool: Pool, bars: bool) -> int:
-    """Run those that are not done, each in the ledger as soon as it ends; how many ran."""
+def run_all(points: Sequence[Point], ledger: Ledger, pool: Pool, bars: bool) -> int:
+    """Run those that are not done, each in the ledger as soon as it ends; how many ran.
+
+    points: of a sweep, or anything with an `id` and `told`, what the ledger says of it.
+    """
     todo = [point for point in points if point.id not in ledger.results]
     if not todo:
         return 0
     for point in todo:
-        ledger.started(point.id, {"data": point.mix, **point.settings})
+        ledger.started(point.id, point.told)
     bar = tqdm(total=len(points), initial=len(points) - len(todo), unit="run", disable=not bars)
     with bar:
         for outcome in pool(todo):

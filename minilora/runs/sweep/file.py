@@ -88,6 +88,11 @@ class Point:
         """What it has in common with the same run at other seeds, JSON."""
         return kind_of(self.settings, self.mix)
 
+    @property
+    def told(self) -> dict:
+        """What the ledger says of it."""
+        return {"data": self.mix, **self.settings}
+
     def plan(self) -> AdaptPlan:
         """The adaptation: one process, and two rows judged, as the sweep judges itself."""
         settings = {

@@ -1,0 +1,79 @@
+"""`minilora dimension`: how few random directions a task needs, and from which start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+
+import typer
+from rich.console import Console
+
+from minilora.cli import show
+from minilora.cli.options import BASE_HELP
+from minilora.hub.bases import WARD
+from minilora.runs.dimension import STARTS, Curve, DimensionPlan, Level, measure
+from minilora.runs.dimension_plot import plot_dimension
+from minilora.runs.tour import DATA
+
+GROUP = "Understand"
+
+
+def dimension(
+    out: Path = typer.Option(..., "--out", help="Folder of ledger, table and plot."),
+    data: Path = typer.Option(DATA / "cardiology.train.jsonl", "--data", help="Learnt from."),
+    eval_data: Path = typer.Option(DATA / "cardiology.eval.jsonl", "--eval", help="Judged on."),
+    base: str = typer.Option(WARD, "--base", help=BASE_HELP),
+    start: list[str] = typer.Option(
+        list(STARTS), "--start", help="pretrained, or random: the same model, untrained."
+    ),
+    dimensions: str = typer.Option(
+        "10,100,1000,10000,100000", "--d", help="Dimensions to try, with commas."
+    ),
+    seeds: int = typer.Option(3, "--seeds", help="Trainings at each dimension's best rate."),
+    steps: int = typer.Option(150, "--steps", help="Steps of each."),
+    scaled: bool = typer.Option(
+        False, "--said", help="With a trained factor a weight matrix: structure-aware."
+    ),
+    jobs: int = typer.Option(0, "--jobs", help="Processes, 0 for one a core."),
+) -> None:
+    """Train along d random directions, for each d, and say how few are enough (d90).
+
+    Example: minilora dimension --out d90 --start pretrained --d 100,1000,10000
+    """
+    try:
+        tried = tuple(int(text) for text in dimensions.split(","))
+    except ValueError:
+        raise ValueError(
+            f"got --d {dimensions!r}, expected whole numbers with commas between"
+        ) from None
+    plan = DimensionPlan(
+        data=data, eval_data=eval_data, base=base, starts=tuple(start), dimensions=tried,
+        seeds=seeds, steps=steps, scaled=scaled,
+    )  # fmt: skip
+    curves = measure(plan, out, jobs=jobs, bars=True)
+    console = Console()
+    show_curves(console, curves)
+    plot_dimension(curves, out / "dimension.png")
+    show.say(console, f"Figures in {out / 'dimension.json'}, plot in {out / 'dimension.png'}")
+
+
+def show_curves(console: Console, curves: Mapping[str, Curve]) -> None:
+    """A table a start, and its d90."""
+    for start, curve in curves.items():
+        rows = [("before", "", f"{curve.before:.3f}", "", f"{curve.exact_before:.1%}")]
+        rows += [_row(level) for level in curve.levels]
+        title = f"{start}: {curve.size:,} numbers"
+        headings = ("d", "rate a weight", "loss", "range", "exact")
+        show.grid(console, title, headings, rows, right=range(5))
+        found = "none of these" if curve.d90 is None else f"{curve.d90:,}"
+        show.say(console, f"d90 from {start}: {found} (loss at most {curve.threshold:.3f})")
+
+
+def _row(level: Level) -> tuple[str, ...]:
+    d = "all, freely" if level.d is None else f"{level.d:,}"
+    spread = f"{min(level.loss):.3f} to {max(level.loss):.3f}"
+    return (
+        d, f"{level.step_a_weight:g}", f"{fmean(level.loss):.3f}", spread,
+        f"{fmean(level.exact):.1%}",
+    )  # fmt: skip

@@ -1,0 +1,131 @@
+"""Intrinsic dimension: the trials, the best rate by other rows, d90, and a stopped measurement."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import replace
+
+import pytest
+from matplotlib.image import imread
+
+from minilora.cli.app import main
+from minilora.runs import dimension
+from minilora.runs.dimension import Curve, DimensionPlan, Level, measure, run_trial, trials
+from minilora.runs.sweep.pools import Outcome
+from tests.cli.conftest import pairs, write_jsonl
+from tests.says import names, refusal
+
+
+@pytest.fixture
+def plan(base, tmp_path):
+    return DimensionPlan(
+        data=write_jsonl(tmp_path / "train.jsonl", pairs(20)),
+        eval_data=write_jsonl(tmp_path / "eval.jsonl", pairs(32)[20:]),
+        base=str(base), dimensions=(5, 50), steps_a_weight=(0.001, 0.01), seeds=2, steps=3,
+        batch_size=4, rows=20, choose_rows=4, report_rows=6,
+    )  # fmt: skip
+
+
+def known(trial):
+    """A training that is not run: the larger rate is the better, more directions as well."""
+    loss = 4.0
+    if trial.step_a_weight:
+        gain = {5: 1.0, 50: 2.8, None: 3.0}[trial.d]
+        best = trial.step_a_weight == max(trial.plan.steps_a_weight)
+        loss -= gain * (1.0 if best else 0.5) - 0.1 * trial.seed
+    return Outcome(trial, {"choose_loss": loss, "loss": loss + 0.5, "exact": 0.5})
+
+
+def here(points, jobs=0, work=None):
+    return map(known, points)
+
+
+def test_the_curve_takes_each_best_rate_and_all_seeds(plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(dimension, "on_this_machine", here)
+    curves = measure(replace(plan, starts=("pretrained",)), tmp_path / "out")
+    (curve,) = curves.values()
+    assert [(level.d, level.step_a_weight) for level in curve.levels] == [
+        (5, 0.01), (50, 0.01), (None, 0.01),
+    ]  # fmt: skip
+    assert curve.levels[1].loss == pytest.approx((1.7, 1.8))
+    assert curve.before == 4.5
+    assert curve.threshold == pytest.approx(4.5 - 0.9 * (4.5 - 1.55))
+    assert curve.d90 == 50
+    written = json.loads((tmp_path / "out" / "dimension.json").read_text())
+    assert written == json.loads(json.dumps({"pretrained": curve.to_dict()}))
+
+
+def test_no_dimension_may_be_enough():
+    levels = (Level("random", 5, 0.01, (3.0,), (0.0,)), Level("random", None, 0.01, (1.0,), (1.0,)))
+    assert Curve("random", 99, 4.0, 0.0, levels).d90 is None
+
+
+def test_what_was_measured_is_not_measured_again(plan, tmp_path, monkeypatch):
+    asked = []
+
+    def counting(points, jobs=0, work=None):
+        asked.extend(points)
+        return map(known, points)
+
+    monkeypatch.setattr(dimension, "on_this_machine", counting)
+    first = measure(plan, tmp_path / "out")
+    count = len(asked)
+    assert count == len({t.id for t in asked}) == 2 * (1 + 3 * 2 + 3)
+    assert measure(plan, tmp_path / "out") == first and len(asked) == count
+    with refusal(ValueError, "ledger.jsonl"):
+        measure(replace(plan, steps=4), tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_real_trainings_learn_more_from_more_directions(plan):
+    own = replace(plan, steps=12, steps_a_weight=(0.01,), dimensions=(2, 4000))
+    found = {(t.start, t.d, t.step_a_weight): run_trial(t) for start in own.starts
+             for t in trials(own, start, "mark")}  # fmt: skip
+    for start in own.starts:
+        before, few, many, free = (
+            found[start, d, step]["loss"]
+            for d, step in ((None, 0.0), (2, 0.01), (4000, 0.01), (None, 0.01))
+        )
+        assert free < many < few <= before + 0.05
+    assert found["random", None, 0.0] != found["pretrained", None, 0.0]
+
+
+def test_a_trial_repeats_bit_for_bit(plan):
+    *_, trial = trials(plan, "pretrained", "mark")
+    assert run_trial(trial) == run_trial(trial)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"dimensions": (0,)}, (0,)),
+        ({"dimensions": ()}, ()),
+        ({"starts": ("middle",)}, ("middle", "random")),
+        ({"seeds": 0}, ("seeds", 0)),
+        ({"steps_a_weight": (-1.0,)}, (-1.0,)),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused(plan, change, named):
+    with refusal(ValueError, *named):
+        replace(plan, **change)
+
+
+def test_more_directions_than_numbers_are_refused(plan, tmp_path):
+    with refusal(ValueError, "10,000,000"):
+        measure(replace(plan, dimensions=(10_000_000,)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_shows_and_draws(plan, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(dimension, "on_this_machine", here)
+    out = tmp_path / "out"
+    command = ["dimension", "--out", str(out), "--data", str(plan.data), "--base", plan.base]
+    command += ["--eval", str(plan.eval_data), "--d", "5,50", "--seeds", "2"]
+    assert main(command) == 0
+    told = json.loads((out / "dimension.json").read_text())
+    assert set(told) == {"pretrained", "random"}
+    mean = statistics.fmean(told["random"]["levels"][0]["loss"])
+    assert names(capsys.readouterr().out, f"{mean:.3f}")
+    assert imread(out / "dimension.png")[..., :3].std() > 0.01
+    assert main([*command[:-4], "--d", "5,five"]) == 1
