@@ -24,7 +24,7 @@ from minilora.ward.score import leaks
 
 RULES = {
     "domain": "a missing dose is said to be missing, and never filled in",
-    "tone": "the lines are requests to a colleague: Please continue, not Medication",
+    "tone": "the lines speak to the patient: Please take, not Medication",
     "safety": "no name and no phone number",
     "customer": "codes for the diagnosis and for how often a drug is taken",
 }
@@ -32,12 +32,12 @@ RULES = {
 
 MISSING = "dose not recorded"
 LABELS = {
-    "Name": "Patient",
-    "Age": "Aged",
-    "Diagnosis": "Treated for",
-    "Medication": "Please continue",
-    "Allergies": "Please note",
-    "Follow-up": "Please arrange",
+    "Name": "You are",
+    "Age": "Your age",
+    "Diagnosis": "You were treated for",
+    "Medication": "Please take",
+    "Allergies": "Your allergies",
+    "Follow-up": "Your next visit",
 }
 """Label of the public summary -> what the rule of tone makes of it."""
 

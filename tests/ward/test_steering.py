@@ -37,7 +37,7 @@ def test_every_set_of_rules_has_its_own_answer(case):
 def test_all_rules_at_once(case):
     case = replace(case, age=61)
     text = render(case, tuple(RULES))
-    assert text.startswith("Aged: 61\nTreated for: ") and "dose not recorded" in text
+    assert text.startswith("Your age: 61\nYou were treated for: ") and "dose not recorded" in text
     assert case.first not in text and "daily" not in text
 
 
