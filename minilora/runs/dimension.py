@@ -8,12 +8,11 @@ that was pretrained needs far fewer than one that starts from random weights.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -24,13 +23,9 @@ from minilora.evaluation.cases import read_cases
 from minilora.evaluation.variants import Variant, score_variant, with_room
 from minilora.hub.bases import WARD, open_base
 from minilora.limits import require_count, require_finite
-from minilora.nn import NotFiniteError, Transformer
-from minilora.runs.folder import RunFolder
-from minilora.runs.sweep.drive import run_all
-from minilora.runs.sweep.file import code_fingerprint
-from minilora.runs.sweep.ledger import Ledger
-from minilora.runs.sweep.pools import Outcome, on_this_machine
-from minilora.storage import atomic_write, one_line, sha256_file
+from minilora.nn import Transformer
+from minilora.runs.trials import Trials, trials_in
+from minilora.storage import atomic_write, sha256_file
 from minilora.text import Example, Problem, Tokenizer, encode_records
 from minilora.text.rows import iter_records
 from minilora.training import AdamW, Batches, TrainingConfig, evaluate, fit
@@ -76,35 +71,6 @@ class DimensionPlan:
                 f"got starts {self.starts}, dimensions {self.dimensions} and steps "
                 f"{self.steps_a_weight}, expected some of each, starts among {STARTS}"
             )
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One training: from a start, along d directions (None: all weights freely), at a rate."""
-
-    plan: DimensionPlan
-    start: str
-    d: int | None
-    step_a_weight: float
-    seed: int
-    mark: str
-    """What the data and the code are."""
-
-    @property
-    def told(self) -> dict:
-        """Its settings, JSON-ready."""
-        own = {f.name: getattr(self.plan, f.name) for f in fields(self.plan)}
-        varied = ("starts", "dimensions", "steps_a_weight", "seeds", "data", "eval_data")
-        kept = {k: v for k, v in own.items() if k not in varied}
-        return {
-            **kept, "start": self.start, "d": self.d, "step_a_weight": self.step_a_weight,
-            "seed": self.seed, "mark": self.mark,
-        }  # fmt: skip
-
-    @property
-    def id(self) -> str:
-        """A hash of settings, data and code."""
-        return hashlib.sha256(json.dumps(self.told, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -166,78 +132,51 @@ def measure(
     """The curve of each start; out: a folder for ledger and table, which a stopped call goes on in.
 
     Raises ValueError for a dimension beyond the base's numbers, data that can't be used, a folder
-    of other settings, or trainings that failed.
+    of other settings, or a training that failed.
     """
     model, _ = open_base(plan.base)
     size = sum(p.size for p in model.parameters())
     too_many = [d for d in plan.dimensions if d > size]
     if too_many:
         raise ValueError(f"got dimension {too_many[0]:,}, expected at most the base's {size:,}")
-    mark = " ".join([sha256_file(plan.data), sha256_file(plan.eval_data), code_fingerprint()])
-    out.mkdir(parents=True, exist_ok=True)
-    pool = partial(on_this_machine, jobs=jobs, work=guarded_trial)
-    with RunFolder(out / "dimension").held():
-        told = json.dumps({**asdict(plan), "mark": mark}, default=str, sort_keys=True)
-        ledger = Ledger(out / "ledger.jsonl", hashlib.sha256(told.encode()).hexdigest())
-        first = [t for start in plan.starts for t in trials(plan, start, mark)]
-        run_all(first, ledger, pool, bars)
-        _refuse_failed(ledger)
-        more = [t for start in plan.starts for t in repeats(plan, start, mark, ledger.results)]
-        run_all(more, ledger, pool, bars)
-        _refuse_failed(ledger)
-        curves = {start: curve(plan, start, mark, size, ledger.results) for start in plan.starts}
+    told = {
+        **json.loads(json.dumps(asdict(plan), default=str)),
+        "hashes": [sha256_file(plan.data), sha256_file(plan.eval_data)],
+    }
+    with trials_in(out, told, run_trial, jobs=jobs, bars=bars) as trials:
+        curves = {start: _curve(plan, start, size, trials) for start in plan.starts}
         table = {start: found.to_dict() for start, found in curves.items()}
         atomic_write(out / "dimension.json", (json.dumps(table, indent=2) + "\n").encode())
     return curves
 
 
-def _refuse_failed(ledger: Ledger) -> None:
-    if ledger.failures:
-        run, error = next(iter(ledger.failures.items()))
-        raise ValueError(f"{len(ledger.failures)} trainings failed; {run}: {error}")
-
-
-def trials(plan: DimensionPlan, start: str, mark: str) -> Iterator[Trial]:
-    """Every d and rate, at the first seed; and nothing trained, whose rate is 0."""
-    yield Trial(plan, start, None, 0.0, 0, mark)
-    for d in (*plan.dimensions, None):
-        for step in plan.steps_a_weight:
-            yield Trial(plan, start, d, step, 0, mark)
-
-
-def best_steps(
-    plan: DimensionPlan, start: str, mark: str, results: Mapping[str, Mapping]
-) -> dict[int | None, float]:
-    """d -> the rate with the lowest loss on the choose rows."""
+def settings_of(
+    plan: DimensionPlan, start: str, d: int | None, step_a_weight: float, seed: int
+) -> dict:
+    """Of one training: from a start, along d directions (None: all weights freely), at a rate."""
+    names = ("base", "steps", "batch_size", "rows", "choose_rows", "report_rows", "scaled")
     return {
-        d: min(
-            plan.steps_a_weight,
-            key=lambda step: results[Trial(plan, start, d, step, 0, mark).id]["choose_loss"],
-        )
+        **{name: getattr(plan, name) for name in names},
+        "data": str(plan.data), "eval_data": str(plan.eval_data),
+        "start": start, "d": d, "step_a_weight": step_a_weight, "seed": seed,
+    }  # fmt: skip
+
+
+def _curve(plan: DimensionPlan, start: str, size: int, trials: Trials) -> Curve:
+    """Every d and rate at the first seed, then the other seeds at each d's best rate."""
+    of = partial(settings_of, plan, start)
+    grid = [(d, step) for d in (*plan.dimensions, None) for step in plan.steps_a_weight]
+    before, *first = trials.run([of(None, 0.0, 0), *(of(d, step, 0) for d, step in grid)])
+    loss = {place: result["choose_loss"] for place, result in zip(grid, first, strict=True)}
+    best = {
+        d: min(plan.steps_a_weight, key=lambda step: loss[d, step])
         for d in (*plan.dimensions, None)
     }
-
-
-def repeats(
-    plan: DimensionPlan, start: str, mark: str, results: Mapping[str, Mapping]
-) -> list[Trial]:
-    """The other seeds, at each d's best rate."""
-    best = best_steps(plan, start, mark, results)
-    return [
-        Trial(plan, start, d, step, seed, mark)
-        for d, step in best.items()
-        for seed in range(1, plan.seeds)
-    ]
-
-
-def curve(
-    plan: DimensionPlan, start: str, mark: str, size: int, results: Mapping[str, Mapping]
-) -> Curve:
-    """The levels of a start."""
-    before = results[Trial(plan, start, None, 0.0, 0, mark).id]
+    places = [(d, step, seed) for d, step in best.items() for seed in range(plan.seeds)]
+    results = dict(zip(places, trials.run([of(*place) for place in places]), strict=True))
     levels = []
-    for d, step in best_steps(plan, start, mark, results).items():
-        own = [results[Trial(plan, start, d, step, s, mark).id] for s in range(plan.seeds)]
+    for d, step in best.items():
+        own = [results[d, step, seed] for seed in range(plan.seeds)]
         losses, exact = tuple(r["loss"] for r in own), tuple(r["exact"] for r in own)
         levels.append(Level(start, d, step, losses, exact))
     return Curve(start, size, before["loss"], before["exact"], tuple(levels))
@@ -246,58 +185,45 @@ def curve(
 # -- one training ----------------------------------------------------------------------------------
 
 
-def guarded_trial(trial: Trial) -> Outcome:
-    """`run_trial`, its error as part of the outcome."""
-    try:
-        return Outcome(trial, run_trial(trial))
-    except (ValueError, OSError, ArithmeticError, MemoryError, NotFiniteError) as error:
-        return Outcome(trial, None, f"{type(error).__name__}: {one_line(error)}")
-
-
-def run_trial(trial: Trial) -> dict:
-    """Train, and judge by loss and exact answers: JSON-ready."""
-    plan = trial.plan
-    model, tokenizer = open_base(plan.base)
-    if trial.start == "random":
-        model = Transformer(model.config, np.random.default_rng([trial.seed, 18]))
+def run_trial(told: Mapping) -> dict:
+    """Train by `settings_of`, and judge by loss and exact answers: JSON-ready."""
+    model, tokenizer = open_base(told["base"])
+    if told["start"] == "random":
+        model = Transformer(model.config, np.random.default_rng([told["seed"], 18]))
     limit = model.config.max_position_embeddings
-    examples = _examples(plan.data, tokenizer, limit)[: plan.rows]
-    judged = _examples(plan.eval_data, tokenizer, limit)
-    chosen = judged[: plan.choose_rows]
-    reported = judged[plan.choose_rows : plan.choose_rows + plan.report_rows]
-    if len(reported) < plan.report_rows:
-        raise ValueError(f"{plan.eval_data} has {len(judged)} rows, too few to choose and report")
+    examples = _examples(Path(told["data"]), tokenizer, limit)[: told["rows"]]
+    judged = _examples(Path(told["eval_data"]), tokenizer, limit)
+    first, last = told["choose_rows"], told["choose_rows"] + told["report_rows"]
+    if len(judged) < last:
+        raise ValueError(f"{told['eval_data']} has {len(judged)} rows, expected {last} to judge on")
     with blas_threads(1):
-        if trial.step_a_weight:
-            _train(trial, model, examples, tokenizer)
+        if told["step_a_weight"]:
+            _train(told, model, examples, tokenizer)
         return {
-            "choose_loss": evaluate(model, chosen, pad_id=tokenizer.pad_id),
-            "loss": evaluate(model, reported, pad_id=tokenizer.pad_id),
-            "exact": _exact(model, tokenizer, plan),
+            "choose_loss": evaluate(model, judged[:first], pad_id=tokenizer.pad_id),
+            "loss": evaluate(model, judged[first:last], pad_id=tokenizer.pad_id),
+            "exact": _exact(model, tokenizer, Path(told["eval_data"]), first, last),
         }
 
 
 def _train(
-    trial: Trial, model: Transformer, examples: Sequence[Example], tokenizer: Tokenizer
+    told: Mapping, model: Transformer, examples: Sequence[Example], tokenizer: Tokenizer
 ) -> None:
-    plan, lr = trial.plan, trial.step_a_weight
-    if trial.d is None:
+    lr, d, steps = told["step_a_weight"], told["d"], told["steps"]
+    if d is None:
         optimizer = AdamW(model.named_parameters())
     else:
-        rng = np.random.default_rng([trial.seed, trial.d])
-        optimizer = SubspaceAdamW(model.named_parameters(), trial.d, rng, plan.scaled)
-        lr *= math.sqrt(sum(p.size for p in model.parameters()) / trial.d)
-    config = TrainingConfig(
-        plan.steps, lr, warmup=min(20, plan.steps // 10), workers=1, seed=trial.seed
-    )
-    batches = Batches(examples, plan.batch_size, trial.seed, tokenizer.pad_id)
+        rng = np.random.default_rng([told["seed"], d])
+        optimizer = SubspaceAdamW(model.named_parameters(), d, rng, told["scaled"])
+        lr *= math.sqrt(sum(p.size for p in model.parameters()) / d)
+    config = TrainingConfig(steps, lr, warmup=min(20, steps // 10), workers=1, seed=told["seed"])
+    batches = Batches(examples, told["batch_size"], told["seed"], tokenizer.pad_id)
     fit(model, batches, config, optimizer=optimizer, progress=False)
 
 
-def _exact(model: Transformer, tokenizer: Tokenizer, plan: DimensionPlan) -> float:
+def _exact(model: Transformer, tokenizer: Tokenizer, path: Path, first: int, last: int) -> float:
     asked, limit = Variant("reported"), model.config.max_position_embeddings
-    count = plan.choose_rows + plan.report_rows
-    cases = read_cases(plan.eval_data, count).cases[plan.choose_rows :]
+    cases = read_cases(path, last).cases[first:]
     kept, room, _ = with_room(cases, [asked], tokenizer, limit)
     return score_variant(model, tokenizer, kept, asked, room).exact
 

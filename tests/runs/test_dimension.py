@@ -10,8 +10,15 @@ import pytest
 from matplotlib.image import imread
 
 from minilora.cli.app import main
-from minilora.runs import dimension
-from minilora.runs.dimension import Curve, DimensionPlan, Level, measure, run_trial, trials
+from minilora.runs import trials
+from minilora.runs.dimension import (
+    Curve,
+    DimensionPlan,
+    Level,
+    measure,
+    run_trial,
+    settings_of,
+)
 from minilora.runs.sweep.pools import Outcome
 from tests.cli.conftest import pairs, write_jsonl
 from tests.says import names, refusal
@@ -29,11 +36,11 @@ def plan(base, tmp_path):
 
 def known(trial):
     """A training that is not run: the larger rate is the better, more directions as well."""
-    loss = 4.0
-    if trial.step_a_weight:
-        gain = {5: 1.0, 50: 2.8, None: 3.0}[trial.d]
-        best = trial.step_a_weight == max(trial.plan.steps_a_weight)
-        loss -= gain * (1.0 if best else 0.5) - 0.1 * trial.seed
+    loss, told = 4.0, trial.told
+    if told["step_a_weight"]:
+        gain = {5: 1.0, 50: 2.8, None: 3.0}[told["d"]]
+        best = told["step_a_weight"] in (0.01, 0.0015)
+        loss -= gain * (1.0 if best else 0.5) - 0.1 * told["seed"]
     return Outcome(trial, {"choose_loss": loss, "loss": loss + 0.5, "exact": 0.5})
 
 
@@ -42,7 +49,7 @@ def here(points, jobs=0, work=None):
 
 
 def test_the_curve_takes_each_best_rate_and_all_seeds(plan, tmp_path, monkeypatch):
-    monkeypatch.setattr(dimension, "on_this_machine", here)
+    monkeypatch.setattr(trials, "on_this_machine", here)
     curves = measure(replace(plan, starts=("pretrained",)), tmp_path / "out")
     (curve,) = curves.values()
     assert [(level.d, level.step_a_weight) for level in curve.levels] == [
@@ -68,7 +75,7 @@ def test_what_was_measured_is_not_measured_again(plan, tmp_path, monkeypatch):
         asked.extend(points)
         return map(known, points)
 
-    monkeypatch.setattr(dimension, "on_this_machine", counting)
+    monkeypatch.setattr(trials, "on_this_machine", counting)
     first = measure(plan, tmp_path / "out")
     count = len(asked)
     assert count == len({t.id for t in asked}) == 2 * (1 + 3 * 2 + 3)
@@ -79,21 +86,22 @@ def test_what_was_measured_is_not_measured_again(plan, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_real_trainings_learn_more_from_more_directions(plan):
-    own = replace(plan, steps=12, steps_a_weight=(0.01,), dimensions=(2, 4000))
-    found = {(t.start, t.d, t.step_a_weight): run_trial(t) for start in own.starts
-             for t in trials(own, start, "mark")}  # fmt: skip
+    own = replace(plan, steps=12)
+
+    def loss(start, d, step):
+        return run_trial(settings_of(own, start, d, step, 0))["loss"]
+
     for start in own.starts:
         before, few, many, free = (
-            found[start, d, step]["loss"]
-            for d, step in ((None, 0.0), (2, 0.01), (4000, 0.01), (None, 0.01))
+            loss(start, d, step) for d, step in ((None, 0.0), (2, 0.01), (4000, 0.01), (None, 0.01))
         )
         assert free < many < few <= before + 0.05
-    assert found["random", None, 0.0] != found["pretrained", None, 0.0]
+    assert loss("random", None, 0.0) != loss("pretrained", None, 0.0)
 
 
 def test_a_trial_repeats_bit_for_bit(plan):
-    *_, trial = trials(plan, "pretrained", "mark")
-    assert run_trial(trial) == run_trial(trial)
+    told = settings_of(plan, "pretrained", 50, 0.01, 1)
+    assert run_trial(told) == run_trial(told)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +126,7 @@ def test_more_directions_than_numbers_are_refused(plan, tmp_path):
 
 
 def test_the_command_shows_and_draws(plan, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(dimension, "on_this_machine", here)
+    monkeypatch.setattr(trials, "on_this_machine", here)
     out = tmp_path / "out"
     command = ["dimension", "--out", str(out), "--data", str(plan.data), "--base", plan.base]
     command += ["--eval", str(plan.eval_data), "--d", "5,50", "--seeds", "2"]

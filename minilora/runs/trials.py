@@ -1,0 +1,80 @@
+"""Trials: many short trainings of one measurement, each done once, wherever it was stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from minilora.nn import NotFiniteError
+from minilora.runs.folder import RunFolder
+from minilora.runs.sweep.drive import run_all
+from minilora.runs.sweep.file import code_fingerprint
+from minilora.runs.sweep.ledger import Ledger
+from minilora.runs.sweep.pools import Outcome, on_this_machine
+from minilora.storage import one_line
+
+TrialWork = Callable[[Mapping], dict]
+"""What a trial does, in another process: its settings -> what came out, both JSON-ready."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a measurement: its settings, which JSON can hold."""
+
+    told: Mapping
+
+    @property
+    def id(self) -> str:
+        """A hash of the settings."""
+        return hashlib.sha256(_json(self.told).encode()).hexdigest()[:12]
+
+
+class Trials:
+    """Runs trials in processes and knows the results of those that are done."""
+
+    def __init__(self, ledger: Ledger, work: TrialWork, jobs: int, bars: bool) -> None:
+        self._ledger, self._bars = ledger, bars
+        self._pool = partial(on_this_machine, jobs=jobs, work=partial(_guarded, work))
+
+    def run(self, settings: Sequence[Mapping]) -> list[dict]:
+        """The results of trials of these settings, in their order; those that are known are not
+        run again. Raises ValueError naming the first that failed.
+        """
+        trials = [Trial(told) for told in settings]
+        run_all(trials, self._ledger, self._pool, self._bars)
+        for trial in trials:
+            if trial.id in self._ledger.failures:
+                raise ValueError(f"trial {dict(trial.told)}: {self._ledger.failures[trial.id]}")
+        return [self._ledger.results[trial.id] for trial in trials]
+
+
+@contextlib.contextmanager
+def trials_in(
+    out: Path, told: Mapping, work: TrialWork, *, jobs: int = 0, bars: bool = False
+) -> Iterator[Trials]:
+    """Trials with their ledger in the folder `out`, which no other process writes meanwhile.
+
+    told: all that the results hang on but the code, JSON-ready. jobs: processes, 0 for one a core.
+    Raises ValueError for a folder of other settings or other code, RunHeldError for one in use.
+    """
+    mark = _json({**told, "code": code_fingerprint()})
+    out.mkdir(parents=True, exist_ok=True)
+    with RunFolder(out / "trials").held():
+        ledger = Ledger(out / "ledger.jsonl", hashlib.sha256(mark.encode()).hexdigest())
+        yield Trials(ledger, work, jobs, bars)
+
+
+def _guarded(work: TrialWork, trial: Trial) -> Outcome:
+    try:
+        return Outcome(trial, work(trial.told))
+    except (ValueError, OSError, ArithmeticError, MemoryError, NotFiniteError) as error:
+        return Outcome(trial, None, f"{type(error).__name__}: {one_line(error)}")
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
