@@ -175,7 +175,7 @@ def measure(
         out = work / name
         if not out.exists():
             run(AdaptPlan(data=trained_on, eval_data=held, out=out, seed=seed, workers=1,
-                          keep_checkpoints=True))  # fmt: skip
+                          keep_checkpoints=True, gate=False))  # fmt: skip
         return out
 
     clean, _ = fresh.scores(adapted(f"clean{seed}", source))
@@ -217,8 +217,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="adapters and data go here")
     parser.add_argument("--out", type=Path, required=True, help="folder of the JSON files")
     options = parser.parse_args()
-    for kind in options.kind:
-        for seed in options.seed:
+    for seed in options.seed:
+        for kind in options.kind:
             told = measure(
                 kind, seed, options.share, options.rows, options.ward, options.work,
                 options.checkpoints,
