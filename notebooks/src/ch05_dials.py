@@ -5,9 +5,10 @@
 #
 # **Time.** about 3.5 hours, exercises included.
 #
-# **What you will be able to do.** Say what rank and alpha do and what they cannot do; turn a budget
-# into a rank; choose a rank by evidence, and see what a trained sheet used of it; predict Adam's
-# first step; explain why alpha and the learning rate are one dial for Adam, and where they are not.
+# **What you will be able to do.** Say what rank and alpha do and what they cannot do; find the
+# best sheet of a given rank without training; choose a rank by evidence, and see what a trained
+# sheet used of it; predict Adam's first step; explain why alpha and the learning rate are one dial
+# for Adam, and where they are not.
 #
 # **The story.** Leo sets rank 1, because it is the thinnest. Maya sets rank 64, to be safe. Neither
 # is content, so both turn alpha until the curve looks better, and then each believes that alpha is
@@ -57,23 +58,25 @@ style()
 # %% exercise 5.1
 
 # %%
-adapted = answer("5.1")
+sheet_spread = answer("5.1")
 rng = np.random.default_rng(0)
 ranks = np.array([1, 2, 4, 8, 16, 32, 64])
-x, W = rng.standard_normal((50, 64)), np.zeros((64, 64))
-loudness = {"α": [], "α / √r": [], "α / r": []}
+x = rng.standard_normal((50, 64))
+measured = {"α / √r": [], "α / r": []}
 for r in ranks:
     A, B = rng.standard_normal((r, 64)) / 8, rng.standard_normal((64, r)) / 8
-    size = np.abs(adapted(x, W, A, B, 1.0, False)).mean() * r  # with s = 1
-    for name, s in (("α", 1), ("α / √r", r**-0.5), ("α / r", 1 / r)):
-        loudness[name].append(s * size)
+    spread = np.std(x @ A.T @ B.T)
+    measured["α / √r"].append(spread / r**0.5)
+    measured["α / r"].append(spread / r)
 
 # %%
 _, axis = plt.subplots()
-for (name, sizes), mark in zip(loudness.items(), "^so", strict=True):
-    axis.plot(ranks, np.array(sizes) / sizes[0], mark + "-", label=f"s = {name}")
+for (name, sizes), mark in zip(measured.items(), "so", strict=True):
+    wanted = [sheet_spread(64, r, 1 / 8, 1 / 8, 1.0, name == "α / √r") for r in ranks]
+    line = axis.plot(ranks, wanted, label=f"s = {name}: your formula")[0]
+    axis.plot(ranks, sizes, mark, color=line.get_color(), label="and drawn numbers")
 axis.set(xscale="log", yscale="log", xticks=ranks, xlabel="rank r")
-axis.set(ylabel="size of the sheet's answer\n(rank 1 = 1)")
+axis.set(ylabel="spread of the sheet's answer, α = 1")
 axis.set_xticklabels(ranks)
 axis.minorticks_off()
 axis.legend()
@@ -92,8 +95,6 @@ plt.show()
 # Rank is capacity: a sheet of rank $r$ can change what a layer does in $r$ directions, and costs
 # $r\,(\text{out} + \text{in})$ numbers.
 
-# %% exercise 5.2
-
 # %%
 from minilora.hub import load_pretrained
 from minilora.lora import LoRAConfig, attach, lora_layers, trainable_parameters
@@ -102,11 +103,11 @@ model, tokenizer = load_pretrained(data_folder("ward-base"))
 base_size = sum(p.size for p in model.parameters())
 attach(model, LoRAConfig(r=1, target_modules="all-linear"), rng)
 shapes = [(layer.out_features, layer.in_features) for layer in lora_layers(model).values()]
-rank_for_budget = answer("5.2")
-print(f"{len(shapes)} matrices; {trainable_parameters(model):,} numbers for each rank")
+price = sum(out + inside for out, inside in shapes)
+assert price == trainable_parameters(model)
+print(f"{len(shapes)} matrices; {price:,} numbers for each rank")
 for share in (0.01, 0.05, 0.2, 0.5):
-    budget = int(share * base_size)
-    print(f"{100 * share:2.0f} % of the model buys rank {rank_for_budget(shapes, budget)}")
+    print(f"{100 * share:2.0f} % of the model buys rank {int(share * base_size) // price}")
 
 # %% [markdown]
 # > **Claim.** Around all 28 matrices of the ward's base, rank 64 costs more than half as many
@@ -134,14 +135,17 @@ for share in (0.01, 0.05, 0.2, 0.5):
 # \end{gathered}$$
 #
 # The first term is fixed. The second asks for the best approximation of rank $r$ to
-# $X\hat\Delta^\top$, which is its cut SVD. With $V_r$ its first $r$ right singular vectors,
-#
-# $$\Delta_r = V_r V_r^\top \hat\Delta .$$
-#
+# $X\hat\Delta^\top$, which is its cut SVD. Note what is cut: the *answers* of the fit, not the fit
+# itself. Which update gives the cut answers?
+
+# %% exercise 5.2
+
+# %% [markdown]
 # No steps, no learning rate, no seed of $A$: the best that any sheet of rank $r$ can do on these
 # examples.
 
 # %%
+best_sheet = answer("5.2")
 OUT, IN, NOISE = 28, 40, 0.35
 
 
@@ -154,13 +158,6 @@ def layer_task(seed, n):
     target = U @ (sigma[:, None] * V)
     X = rng.standard_normal((n, IN))
     return target, X, X @ target.T + NOISE * rng.standard_normal((n, OUT))
-
-
-def best_sheet(X, Y, r):
-    """The update of rank r that fits Y = X Δ^T best."""
-    fitted = np.linalg.lstsq(X, Y, rcond=None)[0]
-    V = np.linalg.svd(X @ fitted, full_matrices=False)[2][:r].T
-    return V @ V.T @ fitted.T
 
 
 def off(update, target):

@@ -1,8 +1,8 @@
-"""Exercises 5.2 and 5.4: what a rank costs, and what a trained sheet used of it."""
+"""Exercises 5.2 and 5.4: the best sheet of a rank, and what a trained sheet used of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -10,109 +10,98 @@ from minilora.course.exercises import exercise, mistake
 from minilora.course.judge import Judge
 
 
-def check_rank_for_budget(fn: Callable, judge: Judge) -> None:
-    cases = (  # shapes, and the rank that the spare numbers just do not reach
-        ([(41, 29), (29, 67), (101, 29)], 5),
-        ([(128, 128), (384, 128), (128, 384), (128, 96)], 11),
-        ([(4096, 4096)], 8),
-        ([(43, 31), (37, 53)], 0),
-    )
-    asked = []
-    for shapes, r in cases:
-        one, next_one = _held(shapes, r), _held(shapes, r + 1)
-        # Closer to the next rank, so that rounding up or to the nearest is seen.
-        asked.append((shapes, one + int(0.7 * (next_one - one)), r))
-    # Money for more than the thinnest matrix can hold: no sheet is thicker than its short side,
-    # be that its height or its width. And money for a rank to the last number.
-    for shapes, r in (([(19, 23), (7, 31)], 7), ([(23, 17), (37, 5), (9, 13)], 5)):
-        asked += [(shapes, _held(shapes, r) * 3 + 5, r), (shapes, _held(shapes, 3), 3)]
-    judge.numbers([_rank_case(judge, fn, *case) for case in asked])
+def check_best_sheet(fn: Callable, judge: Judge) -> None:
+    for like in ((23, 7, 5, 2), (31, 4, 9, 3)):
+        n, inside, outside, r = judge.sizes(*like)
+        r = min(r, min(inside, outside) - 1)
+        # Some inputs are ten times as large as others, so that it matters where the error counts.
+        x = judge.normal(n, inside) * np.geomspace(0.3, 3.0, inside)
+        y = x @ judge.normal(outside, inside).T + 2.0 * judge.normal(n, outside)
+        got = judge.call(fn, X=x, Y=y, r=r)
+        judge.true(
+            np.shape(got) != y.shape, "that is what the layer says; return the update (out, in)."
+        )
+        turned, triangle = np.linalg.qr(x)  # |Y - X D^T| and |Q^T Y - R D^T| differ by a constant
+        want = np.linalg.solve(triangle, _cut(turned.T @ y, r)).T
+        fitted = np.linalg.lstsq(x, y, rcond=None)[0]
+        of_y = np.linalg.svd(y, full_matrices=False)[2][:r].T
+        last = np.linalg.svd(x @ fitted, full_matrices=False)[2][-r:].T
+        judge.close(
+            f"the update of rank {r}",
+            got,
+            want,
+            instead={
+                f"that is the fit without a limit: its rank is {min(inside, outside)}.": fitted.T,
+                "you cut the update itself. That is nearest in its numbers, and what counts is the "
+                "answers: cut X times the fit, where large inputs count for more.": _cut(
+                    fitted, r
+                ).T,
+                "you took the directions of Y, and noise is in them as well; take those of X times "
+                "the fit.": of_y @ of_y.T @ fitted.T,
+                "these are the weakest directions; numpy sorts the strongest first.": last
+                @ last.T
+                @ fitted.T,
+            },
+        )
 
 
-def _held(shapes: Sequence[tuple[int, int]], r: int) -> int:
-    """Numbers in all strips, counted."""
-    return sum(np.empty((o, r)).size + np.empty((r, i)).size for o, i in shapes)
-
-
-def _rank_case(
-    judge: Judge, fn: Callable, shapes: list, budget: int, r: int
-) -> tuple[str, object, int, dict[str, float]]:
-    """For `Judge.numbers`: the call's name, its answer, the right one, and what mistakes answer."""
-    got = judge.call(fn, shapes=list(shapes), budget=budget)
-    price, capped = _held(shapes, 1), "no sheet is thicker than its matrix's short side"
-    cap, outs, ins = min(map(min, shapes)), *map(list, zip(*shapes, strict=True))
-    others = {
-        "that many do not fit: round down.": min(-(-budget // price), cap),
-        "a budget that is just enough is enough.": min((budget - 1) // price, cap),
-        "where not even rank 1 fits, return 0.": max(1, min(budget // price, cap)),
-        "the budget is for all matrices together; you spent it on one.": min(
-            budget // _held(shapes[:1], 1), cap
-        ),
-        "out * in is the matrix; a sheet costs out + in for each of its ranks.": min(
-            budget // sum(o * i for o, i in shapes), cap
-        ),
-        "you paid for B alone.": min(budget // sum(outs), cap),
-        "you paid for A alone.": min(budget // sum(ins), cap),
-        f"the budget reaches further, but {capped}.": budget // price,
-        f"{capped}, and that can be its width; you looked at heights.": min(budget // price, *outs),
-        f"{capped}, and that can be its height; you looked at widths.": min(budget // price, *ins),
-    }
-    return f"the rank for {budget:,} numbers around {shapes}", got, r, others
+def _cut(matrix: np.ndarray, r: int) -> np.ndarray:
+    """The best approximation of rank r."""
+    u, s, vt = np.linalg.svd(matrix, full_matrices=False)
+    return (u[:, :r] * s[:r]) @ vt[:r]
 
 
 @exercise(
     "5.2",
-    "From a budget to a rank",
-    minutes=8,
-    difficulty=1,
-    importance=2,
-    check=check_rank_for_budget,
+    "The best sheet for these examples",
+    minutes=12,
+    difficulty=3,
+    importance=1,
+    check=check_best_sheet,
     statement=r"""
-    Write `rank_for_budget(shapes, budget)`: the largest $r$, the same for every matrix, whose
-    strips hold at most `budget` numbers together. `shapes` is a list of `(out, in)`.
-
-    $$r \sum_{\text{matrices}} (\text{out} + \text{in}) \le \text{budget}$$
-
-    A sheet thicker than the short side of its matrix is wasted, so $r$ is also at most the
-    shortest side of all. Where not even rank 1 fits, return 0.
+    Write `best_sheet(X, Y, r)`: the update $\Delta$ (out, in) of rank $r$ with the smallest
+    $\|Y - X \Delta^\top\|$, for `X` (n, in) and `Y` (n, out) with more examples than inputs. There
+    is no training in it: fit without a limit, find the $r$ directions among the *answers* that
+    hold most of $X \hat\Delta^\top$, and keep of $\hat\Delta$ what goes there.
     """,
     hints=(
-        "What does one more rank cost? One more column for every B and one more row for every A.",
-        "Divide the budget by that price and round down: budget // price.",
-        "Then compare with the shortest side: min(min(shape) for shape in shapes).",
+        "fitted = np.linalg.lstsq(X, Y, rcond=None)[0] is the fit without a limit, transposed: "
+        "(in, out).",
+        "The answers of the fit are X @ fitted, (n, out). The first r rows of the vt of its svd "
+        "are the directions; put them side by side as V, (out, r).",
+        "V @ V.T keeps of a vector of length out what lies in these directions, so the update is "
+        "V @ V.T @ fitted.T.",
     ),
     wrong=(
-        mistake("rounds up", "round down", change=("budget // price", "-(-budget // price)")),
+        mistake("no limit", "without a limit", change=("V @ V.T @ fitted.T", "fitted.T")),
         mistake(
-            "the product", "out * in is the matrix", change=("out + inside", "max(1, out * inside)")
+            "the update cut",
+            "you cut the update itself",
+            body="""
+            fitted = np.linalg.lstsq(X, Y, rcond=None)[0]
+            u, s, vt = np.linalg.svd(fitted.T, full_matrices=False)
+            return (u[:, :r] * s[:r]) @ vt[:r]
+            """,
         ),
-        mistake("B alone", "paid for B alone", change=("out + inside", "out")),
-        mistake("A alone", "paid for A alone", change=("out + inside", "inside")),
+        mistake("directions of Y", "the directions of Y", change=("X @ fitted,", "Y,")),
+        mistake("weakest", "weakest directions", change=("[:r].T", "[-r:].T")),
         mistake(
-            "first matrix only", "you spent it on one", change=("in shapes)", "in shapes[:1])")
-        ),
-        mistake(
-            "heights alone",
-            "looked at heights",
-            change=("min(map(min, shapes))", "min(out for out, _ in shapes)"),
-        ),
-        mistake(
-            "rank 1 at least",
-            "even rank 1",
-            change=("min(budget // price, shortest)", "max(1, min(budget // price, shortest))"),
+            "transposed",
+            "but transposed",
+            change=("return V @ V.T @ fitted.T", "return fitted @ V @ V.T"),
         ),
         mistake(
-            "no cap",
-            "the budget reaches further",
-            change=("min(budget // price, shortest)", "budget // price"),
+            "answers",
+            "what the layer says",
+            change=("return V @ V.T @ fitted.T", "return X @ fitted @ V @ V.T"),
         ),
     ),
 )
-def rank_for_budget(shapes: list[tuple[int, int]], budget: int) -> int:
-    """Largest common rank whose strips hold at most `budget` numbers; 0 where none fits."""
-    price = sum(out + inside for out, inside in shapes)
-    shortest = min(map(min, shapes))
-    return min(budget // price, shortest)
+def best_sheet(X: np.ndarray, Y: np.ndarray, r: int) -> np.ndarray:
+    """The update (out, in) of rank r that fits Y = X Δ^T best."""
+    fitted = np.linalg.lstsq(X, Y, rcond=None)[0]
+    V = np.linalg.svd(X @ fitted, full_matrices=False)[2][:r].T
+    return V @ V.T @ fitted.T
 
 
 def check_update_spectrum(fn: Callable, judge: Judge) -> None:

@@ -1,4 +1,4 @@
-"""Exercise 5.1: the volume of a sheet under two rules."""
+"""Exercise 5.1: how loud a random sheet is under two rules for the volume."""
 
 from __future__ import annotations
 
@@ -11,86 +11,121 @@ from minilora.course.exercises import exercise, mistake
 from minilora.course.judge import Judge
 
 
-def check_adapted(fn: Callable, judge: Judge) -> None:
-    for rows, inside, outside, r, alpha in ((7, 11, 6, 3, 8.5), (5, 9, 13, 4, 0.7)):
-        x, w = judge.normal(rows, inside), judge.normal(outside, inside)
-        a, b = judge.normal(r, inside), judge.normal(outside, r)
-        for use_rslora in (False, True):
-            got = judge.call(fn, x=x, W=w, A=a, B=b, alpha=alpha, use_rslora=use_rslora)
-            _judge_output(judge, got, (x, w, a, b), alpha, use_rslora)
+def check_sheet_spread(fn: Callable, judge: Judge) -> None:
+    shapes = judge.rng.permutation(((3, 2), (5, 2), (2, 3), (2, 4), (4, 2)))[:3].tolist()
+    cases = []
+    for inside, r in shapes:
+        a, b, alpha = judge.rng.uniform(0.2, 0.8), judge.rng.uniform(1.2, 3), 2.3 * r + 0.7
+        for rs in (False, True):
+            got = judge.call(fn, inside=inside, r=r, a=a, b=b, alpha=alpha, use_rslora=rs)
+            s = alpha / (math.sqrt(r) if rs else r)
+            name = f"for {inside} inputs, r {r} and use_rslora {rs}, the spread"
+            instead = _other_spreads(inside, r, a, b, alpha, rs)
+            cases.append((name, got, s * a * b * _spread_of_signs(inside, r), instead))
+    judge.numbers(cases)
 
 
-def _judge_output(judge: Judge, got: object, parts: tuple, alpha: float, rs: bool) -> None:
-    x, w, a, b = parts
-    r, plain = len(a), x @ w.T
-    sheet = np.stack([w * 0 + np.outer(b[:, i], a[i]) for i in range(r)]).sum(axis=0)
-    change = x @ sheet.T
-    root = math.sqrt(r)
-    scaling = alpha / root if rs else alpha / r
+def _spread_of_signs(inside: int, r: int) -> float:
+    """Spread of an entry of x A^T B^T over all ways to choose the signs in x, A and B."""
+    count = inside + r * inside + r
+    signs = (np.arange(2**count)[:, None] >> np.arange(count) & 1) * 2.0 - 1.0
+    x, b = signs[:, :inside], signs[:, -r:]
+    a = signs[:, inside:-r].reshape(-1, r, inside)
+    return float(((a @ x[:, :, None])[:, :, 0] * b).sum(axis=1).std())
 
-    def loud(s: float) -> np.ndarray:
-        return plain + s * change
 
-    which = "with use_rslora" if rs else "without use_rslora"
-    other = "alpha / r" if rs else "alpha / sqrt(r)"
-    instead = {
-        f"that is {other}, the other rule's volume.": loud(alpha / r if rs else alpha / root),
-        "alpha is not divided by anything.": loud(alpha),
-        "alpha went under the root with r; only r belongs there.": loud(math.sqrt(alpha / r)),
-        "you took the rows of B for r; r is the side that A and B share.": loud(
-            alpha / (math.sqrt(len(b)) if rs else len(b))
+def _other_spreads(
+    inside: int, r: int, a: float, b: float, alpha: float, rs: bool
+) -> dict[str, float]:
+    """What mistakes give, by what to say about them."""
+    s, terms, ab = alpha / (math.sqrt(r) if rs else r), math.sqrt(inside * r), a * b
+    return {
+        "of independent terms the squares of the spreads add up, not the spreads: take the root of "
+        "the number of terms.": s * ab * inside * r,
+        "that is the variance; the spread is its root.": (s * ab * terms) ** 2,
+        "the sum over the inputs is missing: every row of A adds up `inside` products.": (
+            s * ab * math.sqrt(r)
         ),
-        "you took the columns of A for r; r is the side that A and B share.": loud(
-            alpha / (math.sqrt(len(w.T)) if rs else len(w.T))
+        "the sum over the rank is missing: every row of B adds up r products.": (
+            s * ab * math.sqrt(inside)
         ),
-        "that is the sheet's part alone; the frozen W still answers too.": scaling * change,
-        "W was scaled with the sheet; only the sheet has a volume.": scaling * (plain + change),
+        "inputs and rank were added; every input meets every row of A, so there are inside * r "
+        "terms.": s * ab * math.sqrt(inside + r),
+        "the spread of a product is the product of the spreads; you added them.": (
+            s * terms * (a + b)
+        ),
+        "the two rules are exchanged.": alpha / (r if rs else math.sqrt(r)) * ab * terms,
+        "alpha is not divided by anything.": alpha * ab * terms,
+        **(_only_rslora if rs else _only_lora)(ab * terms, alpha, r),
+        "the volume s is missing.": ab * terms,
+        "the spreads a and b are missing.": s * terms,
     }
-    judge.close(f"the output {which}", got, loud(scaling), instead=instead)
+
+
+def _only_rslora(size: float, alpha: float, r: int) -> dict[str, float]:
+    return {
+        "that is alpha / r, and rsLoRA divides by the root.": alpha / r * size,
+        "rsLoRA divides by the root; alpha is not divided by anything there.": alpha * size,
+        "alpha went under the root with r; only r belongs there.": math.sqrt(alpha / r) * size,
+    }
+
+
+def _only_lora(size: float, alpha: float, r: int) -> dict[str, float]:
+    return {
+        "that is alpha / sqrt(r), and LoRA divides by r itself.": alpha / math.sqrt(r) * size,
+        "LoRA divides by r; alpha is not divided by anything there.": alpha * size,
+    }
 
 
 @exercise(
     "5.1",
-    "Two rules for the volume",
-    minutes=6,
-    difficulty=1,
+    "How loud is a random sheet?",
+    minutes=10,
+    difficulty=2,
     importance=2,
-    check=check_adapted,
+    check=check_sheet_spread,
     statement=r"""
-    Write `adapted(x, W, A, B, alpha, use_rslora)`: what a layer with a sheet answers,
+    The numbers in `x`, `A` (r, in) and `B` (out, r) are drawn independently, with mean 0 and with
+    spreads (standard deviations) of 1, `a` and `b`. How large is an entry of
+    $s\, x A^\top B^\top$, where $s = \alpha / r$ for LoRA and $s = \alpha / \sqrt r$ for rsLoRA?
 
-    $$y = x W^\top + s\, x A^\top B^\top, \qquad s = \frac{\alpha}{r}
-    \ \text{ (LoRA)} \quad\text{or}\quad s = \frac{\alpha}{\sqrt r}\ \text{ (rsLoRA)},$$
-
-    for `x` (rows, in), `W` (out, in), `A` (r, in), `B` (out, r). Read $r$ off the strips.
+    Two facts do it. A product of independent numbers with mean 0 has the product of their spreads.
+    In a sum of such terms the *squares* of the spreads add up. Write
+    `sheet_spread(inside, r, a, b, alpha, use_rslora)`: the spread of one entry, where `inside` is
+    the number of inputs. Draw nothing; the answer is a formula.
     """,
     hints=(
-        "r is the side that A and B share: A.shape[0], or B.shape[1].",
-        "Choose s first, with an if on use_rslora; the rest is the same for both rules.",
-        "s = alpha / r or alpha / np.sqrt(r); then x @ W.T + s * (x @ A.T @ B.T).",
+        "One entry is the sum of x_i A_ki B_k over all inputs i and all k up to r. How many terms "
+        "is that, and what is the spread of one?",
+        "There are inside * r terms of spread 1 * a * b, so the sum has a * b * sqrt(inside * r).",
+        "Multiply that by s, which is alpha / np.sqrt(r) where use_rslora and else alpha / r.",
     ),
     wrong=(
-        mistake("no division", "not divided by anything", change=("alpha / r", "alpha")),
-        mistake("one rule for both", "the other rule's volume", change=("np.sqrt(r)", "r")),
+        mistake("no root", "not the spreads", change=("np.sqrt(inside * r)", "inside * r")),
+        mistake("no inputs", "over the inputs", change=("np.sqrt(inside * r)", "np.sqrt(r)")),
+        mistake("no rank", "over the rank", change=("np.sqrt(inside * r)", "np.sqrt(inside)")),
+        mistake("added", "were added; every", change=("(inside * r)", "(inside + r)")),
+        mistake("spreads added", "you added them", change=("a * b *", "(a + b) *")),
+        mistake("exchanged", "are exchanged", change=("if use_rslora", "if not use_rslora")),
+        mistake("one rule for both", "that is alpha / r, and", change=("np.sqrt(r) if", "r if")),
+        mistake("no division", "LoRA divides by r; alpha", change=("else alpha / r", "else alpha")),
+        mistake(
+            "variance",
+            "that is the variance",
+            body="""
+            s = alpha / np.sqrt(r) if use_rslora else alpha / r
+            return (s * a * b) ** 2 * inside * r
+            """,
+        ),
         mistake(
             "alpha under the root",
-            "alpha went under the root",
+            "alpha went under",
             change=("alpha / np.sqrt(r)", "np.sqrt(alpha / r)"),
         ),
-        mistake("rows of B", "rows of B for r", change=("A.shape[0]", "B.shape[0]")),
-        mistake("columns of A", "columns of A for r", change=("A.shape[0]", "A.shape[1]")),
-        mistake("no W", "the frozen W still answers", change=("x @ W.T + ", "")),
-        mistake(
-            "W scaled too",
-            "W was scaled with the sheet",
-            change=("x @ W.T + s * (x @ A.T @ B.T)", "s * (x @ W.T + x @ A.T @ B.T)"),
-        ),
+        mistake("no volume", "the volume s", change=("return s * a", "return a")),
     ),
 )
-def adapted(
-    x: np.ndarray, W: np.ndarray, A: np.ndarray, B: np.ndarray, alpha: float, use_rslora: bool
-) -> np.ndarray:
-    """x W^T + s x A^T B^T with s = alpha / r, or alpha / sqrt(r) where use_rslora."""
-    r = A.shape[0]
+def sheet_spread(inside: int, r: int, a: float, b: float, alpha: float, use_rslora: bool) -> float:
+    """Spread of an entry of s x A^T B^T for random x, A and B of spreads 1, a and b."""
     s = alpha / np.sqrt(r) if use_rslora else alpha / r
-    return x @ W.T + s * (x @ A.T @ B.T)
+    return s * a * b * np.sqrt(inside * r)
