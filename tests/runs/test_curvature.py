@@ -1,0 +1,86 @@
+"""Curvature and rates: the table from known trials, a real one, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from matplotlib.image import imread
+
+from minilora.cli.app import main
+from minilora.runs import trials
+from minilora.runs.curvature import (
+    CurvaturePlan,
+    Shape,
+    measure,
+    rank_correlation,
+    run_trial,
+    settings_of,
+)
+from minilora.runs.sweep.pools import Outcome
+from tests.cli.conftest import pairs, write_jsonl
+from tests.says import names, refusal
+
+SHAPES = (Shape(1, 4), Shape(2, 4), Shape(2, 8, True, "all-linear"))
+
+
+@pytest.fixture
+def plan(base, tmp_path):
+    return CurvaturePlan(
+        data=write_jsonl(tmp_path / "train.jsonl", pairs(24)), base=str(base), shapes=SHAPES,
+        rates=(0.01, 0.02, 0.04, 0.08), seeds=2, steps=2, batch_size=4, rows=16, choose_rows=4,
+        curved_rows=4,
+    )  # fmt: skip
+
+
+def obeying(points, jobs=0, work=None):
+    """Trials in which the best rate is one over the eigenvalue, which the rank decides."""
+    for point in points:
+        eigenvalue = 100.0 / (point.told["shape"]["r"] * (1 + point.told["shape"]["use_rslora"]))
+        off = abs(point.told["rate"] * eigenvalue - 1.0)
+        yield Outcome(point, {"eigenvalue": eigenvalue, "loss": 1.0 + off})
+
+
+def test_a_rate_that_follows_has_one_product(plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "on_this_machine", obeying)
+    found = measure(plan, tmp_path / "out")
+    assert [c.best_rate for c in found] == [(0.01,) * 2, (0.02,) * 2, (0.04,) * 2]
+    assert [c.product for c in found] == pytest.approx([1.0, 1.0, 1.0])
+    assert rank_correlation(found)[0] == pytest.approx(-1.0)
+    written = json.loads((tmp_path / "out" / "curvature.json").read_text())
+    assert written["correlation"] == pytest.approx(-1.0)
+    assert [s["name"] for s in written["shapes"]] == [shape.name for shape in SHAPES]
+
+
+def test_real_trials(plan):
+    steep = run_trial(settings_of(plan, SHAPES[2], 0.0, 0))
+    assert steep["eigenvalue"] == steep["value"] != 0
+    assert steep["residual"] < abs(steep["eigenvalue"])
+    assert run_trial(settings_of(plan, SHAPES[2], 0.0, 0)) == steep
+    losses = [run_trial(settings_of(plan, SHAPES[0], rate, 0))["loss"] for rate in (1e-9, 0.05)]
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"shapes": SHAPES[:2]}, (2, 3)),
+        ({"rates": (0.1,)}, (1, 2)),
+        ({"rates": (0.1, 0.0)}, (0.0,)),
+        ({"seeds": 0}, ("seeds", 0)),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused(plan, change, named):
+    with refusal(ValueError, *named):
+        replace(plan, **change)
+
+
+def test_the_command_shows_and_draws(plan, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(trials, "on_this_machine", obeying)
+    out = tmp_path / "out"
+    command = ["curvature", "--out", str(out), "--data", str(plan.data), "--base", plan.base]
+    assert main([*command, "--seeds", "1"]) == 0
+    told = json.loads((out / "curvature.json").read_text())
+    assert names(capsys.readouterr().out, f"{told['correlation']:.2f}")
+    assert imread(out / "curvature.png")[..., :3].std() > 0.01
