@@ -433,6 +433,18 @@ def test_the_least_recently_used_is_left_to_disk(tmp_path):
     assert bank.resident == ("one", "rooted", "plain")
 
 
+def test_what_is_in_use_stays_in_memory(tmp_path):
+    model = a_model()
+    folders = folders_for(model, tmp_path)
+    bank = AdapterBank(model, most_resident=2)
+    for name, folder in folders.items():
+        bank.add(name, folder)
+    bank.use("wide")
+    for name in ("one", "plain"):  # "wide" is the one that was named longest ago
+        with bank.rows([name]):
+            assert bank.resident == ("wide", name)
+
+
 def test_more_adapters_in_a_batch_than_may_lie_in_memory_are_refused(tmp_path):
     model = a_model()
     folders = folders_for(model, tmp_path)
