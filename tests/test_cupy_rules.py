@@ -90,7 +90,10 @@ HOST_CALLS = {
         "unique",
         "zeros",
     },
+    "serving/mixing.py: <module>": {"zeros"},
     "serving/mixing.py: Mix": {"array"},
+    "serving/mixing.py: acting_on": {"ones"},
+    "serving/mixing.py: BankLinear": {"ones"},
     "serving/mixing.py: _Grouping": {"array", "where"},
     # An Adapter's arrays are on the host.
     "lora/adapter.py: _own_copy": {"array"},

@@ -39,10 +39,11 @@ class AdapterBank:
         with bank.rows(["cardiology", "__base__"]):  # for a batch of two
             generate(model, prompts, 64)
 
-    The adapters may differ in ranks, alphas, targets, rsLoRA and patterns. The model stays the
-    caller's, and goes through the same calls; its Linears, which keep their parameters, add what is
-    chosen. Nothing of the base is copied, hashed or written at a swap: it is marked once, here, and
-    every adapter is held against that mark when it is added.
+    The adapters may differ in ranks, alphas, targets, rsLoRA and patterns, and may be activated:
+    such a one acts from its invocation on. The model stays the caller's, and goes through the same
+    calls; its Linears, which keep their parameters, add what is chosen. Nothing of the base is
+    copied, hashed or written at a swap: it is marked once, here, and every adapter is held against
+    that mark when it is added.
 
     model: a plain one, on its device already. It is frozen while the bank is on it. base:
     `mark_base` of the model where it is known, or where its tokenizer is to be compared too.
@@ -91,7 +92,8 @@ class AdapterBank:
         return sum(
             array.nbytes
             for one in self._entries.values()
-            for factors in (one.loaded or {}).values()
+            if one.loaded is not None
+            for factors in one.loaded.factors.values()
             for array in factors[:2]
         )
 
@@ -105,8 +107,7 @@ class AdapterBank:
 
         All is checked before anything changes. Raises BaseMismatchError, AdapterError and
         TargetError as `attach` does for one that does not fit the base; ValueError for a name that
-        is taken, for a value where `most_resident` values are held already, or for an activated
-        adapter.
+        is taken, or for a value where `most_resident` values are held already.
         """
         self._require_open("add")
         if not isinstance(name, str) or not name or name == BASE or name in self._entries:
@@ -121,11 +122,6 @@ class AdapterBank:
             raise ValueError(
                 f"add got {name!r} as a value where {values} are held already and most_resident is "
                 f"{self.most_resident}; expected a folder, from which it can be read again"
-            )
-        if adapter.config.invocation is not None:
-            raise ValueError(
-                f"add got {name!r}, an activated adapter (invocation {adapter.config.invocation}); "
-                "expected a plain one: a bank's layers act at every position"
             )
         fitting_config(self.model, adapter, "", self.base)
         loaded = self._loaded(adapter)
@@ -216,13 +212,13 @@ class AdapterBank:
 
     def _loaded(self, adapter: Adapter) -> Loaded:
         """The adapter's arrays beside the base: its own where device and dtype are the base's."""
-        loaded = {}
+        factors = {}
         for name in adapter.modules:
             weight = self._linears[name].weight
             xp = get_array_module(weight.data)
             arrays = (xp.asarray(x, dtype=weight.dtype) for x in adapter.factors(name))
-            loaded[name] = Factors(*arrays, adapter.scaling(name))
-        return loaded
+            factors[name] = Factors(*arrays, adapter.scaling(name))
+        return Loaded(factors, adapter.config.invocation)
 
     def _read_again(self, name: str, entry: _Entry) -> Adapter:
         adapter = Adapter.read(entry.folder)

@@ -5,8 +5,9 @@ Rows of one adapter lie together, so that a layer is two batched products (Chen 
 
     y[rows of k] = x[rows of k] W^T + s_k (x[rows of k] A_k^T) B_k^T
 
-How rows are grouped is worked out once for the rows of a batch, and the factors that its groups
-need are put side by side once a layer, ranks filled up with zeros. All layers and steps share both.
+An activated adapter's x is 0 before its invocation. How rows are grouped is worked out once for the
+rows of a batch, and the factors that its groups need are put side by side once a layer, ranks
+filled up with zeros. All layers and steps share both.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from minilora.autograd import Tensor, is_grad_enabled
 from minilora.autograd import functional as F
 from minilora.backend import Array, get_array_module
 from minilora.nn import Linear
-from minilora.nn.decode import times
+from minilora.nn.decode import product_through, times
 from minilora.nn.rows import Picked, Rows, rows_seen
 
 CALL = 4
@@ -38,8 +39,14 @@ class Factors(NamedTuple):
     scaling: float
 
 
-Loaded = Mapping[str, Factors]
-"""An adapter beside its base: module -> its factors."""
+class Loaded(NamedTuple):
+    """An adapter beside its base: module -> its factors, and from which tokens on it acts.
+
+    invocation: as in LoRAConfig; None for an adapter that acts at every position.
+    """
+
+    factors: Mapping[str, Factors]
+    invocation: tuple[int, ...] | None = None
 
 
 class Groups(NamedTuple):
@@ -53,6 +60,10 @@ class Groups(NamedTuple):
     take: np.ndarray | None
     rows: np.ndarray | None
     place: np.ndarray | None
+
+
+EVERY = Groups(np.zeros(1, dtype=np.int64), None, None, None)
+"""One group of every row, however many there are."""
 
 
 def group(adapter_of: np.ndarray, positions: int = 1) -> Groups:
@@ -103,9 +114,15 @@ class Update:
             None if part is None else xp.asarray(part) for part in groups[1:]
         )
 
-    def add(self, x: Array, y: Array) -> None:
-        """Add to y (N, ..., out) what the rows' adapters make of x (N, ..., in), in place."""
+    def add(self, x: Array, y: Array, acting: Array | bool = True) -> None:
+        """Add to y (N, ..., out) what the rows' adapters make of x (N, ..., in), in place.
+
+        acting: 1 where they act and 0 elsewhere (N, ..., 1), or one for all.
+        """
+        if acting is False:
+            return
         xp = get_array_module(x)
+        x = x if acting is True else x * acting
         laid = x if self.take is None else x.take(self.take, axis=0)
         change = xp.matmul(xp.matmul(laid.reshape(len(self.a), -1, x.shape[-1]), self.a), self.b)
         change = change.reshape(*laid.shape[:-1], y.shape[-1])
@@ -124,6 +141,26 @@ class Mix:
         """adapter_of: for each row of the batch a number among the adapters, -1 for the base."""
         self.adapters, self.adapter_of = list(adapters), np.array(adapter_of, dtype=np.int64)
         self._groupings: dict[int, _Grouping] = {}
+        own = [one.invocation for one in self.adapters] + [None]  # the last is the base
+        self._waiting = {
+            tokens: np.array([tokens == other for other in own])
+            for tokens in dict.fromkeys(own)
+            if tokens is not None
+        }
+        self._acting: tuple[Rows | Picked | None, Array | bool] = None, True
+
+    def acting(self, rows: Rows | Picked, x: Array) -> Array | bool:
+        """Where the adapters of these rows act on x (N, ..., in): 1 or 0 (N, ..., 1), or for all.
+
+        One that waits for an invocation acts from its row's last one on.
+        """
+        if not self._waiting:
+            return True
+        if self._acting[0] is not rows:
+            used = self.adapter_of[rows.of]
+            own = {tokens: waits[used] for tokens, waits in self._waiting.items()}
+            self._acting = rows, acting_on(x, rows, own)
+        return self._acting[1]
 
     def update(self, module: str, rows: Rows | Picked | None, x: Array) -> Update | None:
         """What is added to the module's output for x; None where no row's adapter has it.
@@ -143,6 +180,21 @@ class Mix:
         return grouping.update(module, self.adapters)
 
 
+def acting_on(
+    x: Array, rows: Rows | Picked, waiting: Mapping[tuple[int, ...], np.ndarray]
+) -> Array | bool:
+    """As `Mix.acting`; waiting: invocation -> which of the rows (N,) wait for it."""
+    time = 1 if x.ndim == 2 else x.shape[1]
+    acts = np.ones((len(rows.of), time), dtype=bool)
+    for tokens, own in waiting.items():
+        if own.any():
+            where = rows.acting(tokens, time)
+            acts[own] = where if isinstance(where, bool) else where.reshape(acts.shape)[own]
+    if acts.all() or not acts.any():
+        return bool(acts.all())
+    return get_array_module(x).asarray(acts.reshape(*x.shape[:-1], 1), dtype=x.dtype)
+
+
 class _Grouping:
     """Groups of some rows of a batch, for each set of adapters that have a module, and its parts.
 
@@ -158,9 +210,9 @@ class _Grouping:
     def update(self, module: str, adapters: Sequence[Loaded]) -> Update | None:
         """As `Mix.update`."""
         if module not in self._updates:
-            has = np.array([module in one for one in adapters] + [False])  # the last is the base
+            has = np.array([module in one.factors for one in adapters] + [False])  # and the base
             groups = self._grouped(has)
-            factors = () if groups is None else [adapters[k][module] for k in groups.of]
+            factors = () if groups is None else [adapters[k].factors[module] for k in groups.of]
             self._updates[module] = Update(groups, factors) if len(factors) else None
         return self._updates[module]
 
@@ -192,58 +244,77 @@ class BankLinear(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out)."""
-        mix, alone = self.chosen.mix, self.chosen.alone
-        if mix is not None:
-            return self._mixed(x, mix.update(self.name, rows_seen(), x.data))
-        if alone is None or self.name not in alone:
-            return F.linear(x, self.weight, self.bias)
-        A, B, scaling = alone[self.name]
-        return F.lora_linear(x, self.weight, Tensor(A), Tensor(B), scaling, self.bias)
-
-    def _mixed(self, x: Tensor, update: Update | None) -> Tensor:
-        y = F.linear(x, self.weight, self.bias)
-        if update is None:
-            return y
-        if is_grad_enabled() and x.requires_grad:
-            raise ValueError(
-                "got an input that asks for a gradient, expected none: a batch of several adapters "
-                "is for answers"
-            )
-        update.add(x.data, y.data)
+        one = self._alone()
+        if one is not None and self.chosen.alone.invocation is None:
+            A, B, scaling = one
+            return F.lora_linear(x, self.weight, Tensor(A), Tensor(B), scaling, self.bias)
+        y, add = F.linear(x, self.weight, self.bias), self._addition()
+        if add is not None:
+            if is_grad_enabled() and x.requires_grad:
+                raise ValueError(
+                    "got an input that asks for a gradient, expected none: mixed and activated "
+                    "adapters are in a bank for answers"
+                )
+            add(x.data, y.data)
         return y
+
+    def _alone(self) -> Factors | None:
+        """The factors of the adapter that every row uses, where it has this module."""
+        alone = self.chosen.alone if self.chosen.mix is None else None
+        return None if alone is None else alone.factors.get(self.name)
+
+    def _addition(self) -> Callable[[Array, Array], None] | None:
+        """(x, y), which adds to y (N, ..., out) what is chosen; None where that is nothing."""
+        mix, name, of, update = self.chosen.mix, self.name, None, None
+        if mix is not None:
+
+            def add(x: Array, y: Array) -> None:
+                nonlocal of, update
+                rows = rows_seen()
+                if of is None or rows.of is not of:
+                    update = mix.update(name, rows, x)
+                    of = rows.of
+                if update is not None:
+                    update.add(x, y, mix.acting(rows, x))
+
+            return add
+        one = self._alone()
+        if one is None:
+            return None
+        every, tokens = Update(EVERY, [one]), self.chosen.alone.invocation
+
+        def add_to_all(x: Array, y: Array) -> None:
+            rows = rows_seen()
+            every.add(x, y, acting_on(x, rows, {tokens: np.ones(len(rows.of), dtype=bool)}))
+
+        return add_to_all
 
     def matrix(self) -> Array | None:
         """W, or W + ΔW of the adapter that is used alone; None where it is no single matrix."""
-        held = super().matrix()
+        held, one = super().matrix(), self._alone()
         if held is None or self.chosen.mix is not None:
             return None
-        one = (self.chosen.alone or {}).get(self.name)
-        return held if one is None else held + (one.B * one.scaling) @ one.A
+        if one is None:
+            return held
+        if self.chosen.alone.invocation is not None:
+            return None
+        return held + (one.B * one.scaling) @ one.A
 
     def row_product(self) -> Callable[[Array, Array], Array]:
         """(h, out) -> out, in which the outputs for one position of each row h (B, in) go.
 
         One adapter for all rows is one product with W + ΔW. Of a mix, W's product comes first.
         """
-        mix, held = self.chosen.mix, super().matrix()
-        matrix = held if mix is not None else self.matrix()
-        whole = self._through_forward if matrix is None else times(matrix)
-        if mix is None or matrix is None:
-            return whole
-        name, of, update = self.name, None, None
+        held, matrix = super().matrix(), self.matrix()
+        if matrix is not None:
+            return times(matrix)
+        if held is None:
+            return product_through(self)
+        base, add = times(held), self._addition()
 
         def mixed(h: Array, out: Array) -> Array:
-            nonlocal of, update
-            whole(h, out)
-            rows = rows_seen()
-            if rows.of is not of:
-                of, update = rows.of, mix.update(name, rows, h)
-            if update is not None:
-                update.add(h, out)
+            base(h, out)
+            add(h, out)
             return out
 
         return mixed
-
-    def _through_forward(self, h: Array, out: Array) -> Array:
-        out[...] = self(Tensor(h)).data
-        return out

@@ -130,17 +130,19 @@ def tiny_adapted(device: str, tied: bool = True) -> Attachment:
 def bank_answers(device: str, use_cache: bool = True) -> list:
     """A mixed batch's logits and answers from a bank on a device, then those of a swap."""
     bank = AdapterBank(tiny_model(device).eval())
-    for seed, targets in enumerate((("q_proj", "v_proj"), "all-linear")):
+    kinds = (("q_proj", "v_proj"), None), ("all-linear", None), ("all-linear", (3,))
+    for seed, (targets, invocation) in enumerate(kinds):
         rng = np.random.default_rng(seed)
-        handle = attach(tiny_model("cpu"), replace(LORA, r=2 + seed, target_modules=targets), rng)
+        own = replace(LORA, r=2 + seed, target_modules=targets, invocation=invocation)
+        handle = attach(tiny_model("cpu"), own, rng)
         for layer in handle.layers.values():
             layer.lora_B.data[...] = rng.normal(0, 0.3, layer.lora_B.shape)
         bank.add(f"{seed}", handle.adapter())
-    prompts, ids = [[1, 2], [3, 4, 5, 6], [7], [8, 1, 2]], np.array([[1, 2, 3], [4, 5, 6]] * 2)
-    with bank.rows(["1", "0", BASE, "1"]):
+    prompts, ids = [[1, 2], [4, 3, 5, 6], [7], [8, 1, 2]], np.array([[1, 2, 3], [4, 5, 6]] * 2)
+    with bank.rows(["0", "2", BASE, "1"]):
         mixed = to_numpy(bank.model(ids).data)
         answers = generate(bank.model, prompts, 7, use_cache=use_cache, stop_ids=[4])
-    bank.use("1")
+    bank.use("2")
     return [mixed, answers, to_numpy(bank.model(ids).data), generate(bank.model, prompts, 7)]
 
 

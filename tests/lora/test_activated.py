@@ -21,7 +21,6 @@ from minilora.lora.peft_format import AdapterError
 from minilora.nn import generate, store_base
 from minilora.nn.generate import new_caches
 from minilora.nn.rows import NEVER, last_place
-from minilora.serving import AdapterBank
 from tests import tiny as tiny_models
 from tests.lora.conftest import make_model, randomise
 from tests.says import refusal
@@ -177,13 +176,6 @@ def test_compositions_keep_a_shared_invocation_and_refuse_different_ones():
     assert joined.config.invocation == INVOCATION
     with refusal(ValueError, "invocation"):
         combine([one, other], [0.5, 0.5])
-
-
-def test_a_bank_refuses_one():
-    bank = AdapterBank(make_model())
-    with refusal(ValueError, "activated"):
-        bank.add("a", adapted().adapter())
-    assert bank.names == ()
 
 
 def test_positions_after_unknown_ones_are_refused():
