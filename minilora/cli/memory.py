@@ -1,0 +1,52 @@
+"""`minilora memory`: how many random facts an adapter holds, in bits a trained number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+
+import typer
+from rich.console import Console
+
+from minilora.cli import show
+from minilora.cli.options import BASE_HELP
+from minilora.hub.bases import WARD
+from minilora.runs.memory_law import MemoryPlan, exponent, measure, most_held
+from minilora.runs.memory_plot import plot_memory
+
+GROUP = "Understand"
+
+
+def memory(
+    out: Path = typer.Option(..., "--out", help="Folder of ledger, table and plot."),
+    base: str = typer.Option(WARD, "--base", help=BASE_HELP),
+    ranks: str = typer.Option("1,2,4,8", "--r", help="Ranks to try, with commas."),
+    passes: int = typer.Option(200, "--passes", help="Over the facts, for each adapter."),
+    seeds: int = typer.Option(3, "--seeds", help="Sets of facts that are reported."),
+    jobs: int = typer.Option(0, "--jobs", help="Processes, 0 for one a core."),
+) -> None:
+    """Teach adapters random facts, more and more, and measure how many bits they hold.
+
+    Example: minilora memory --out memory --r 1,2 --seeds 1
+    """
+    try:
+        tried = tuple(int(text) for text in ranks.split(","))
+    except ValueError:
+        raise ValueError(f"got --r {ranks!r}, expected whole numbers with commas between") from None
+    plan = MemoryPlan(base=base, ranks=tried, passes=passes, seeds=seeds)
+    found = measure(plan, out, jobs=jobs, bars=True)
+    console, best = Console(), set(most_held(found).values())
+    rows = [
+        (
+            f"{held.r}", f"{held.trained:,}", f"{held.facts:,}", f"{fmean(held.recall):.1%}",
+            f"{fmean(held.probability):.1%}",
+            f"{held.bits_a_number:.2f}{' ←' if held in best else ''}",
+        )
+        for held in found
+    ]  # fmt: skip
+    headings = ("r", "numbers", "facts", "recall", "probability", "bits a number")
+    title = f"Facts of {plan.bits_a_fact:.0f} bits, {seeds} sets of them"
+    show.grid(console, title, headings, rows, right=range(6))
+    show.say(console, f"The most that was held grows as r to the {exponent(found):.2f}")
+    plot_memory(found, out / "memory.png")
+    show.say(console, f"Figures in {out / 'memory.json'}, plot in {out / 'memory.png'}")

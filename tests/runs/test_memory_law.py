@@ -1,0 +1,97 @@
+"""The memory of adapters: facts, what is known of them, and the table."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from minilora.autograd import IGNORE
+from minilora.cli.app import main
+from minilora.runs import trials
+from minilora.runs.memory_law import (
+    KEY,
+    VALUE,
+    Held,
+    MemoryPlan,
+    exponent,
+    measure,
+    most_held,
+    random_facts,
+    run_trial,
+    settings_of,
+)
+from minilora.runs.sweep.pools import Outcome
+from tests.says import names, refusal
+
+
+def test_facts_are_distinct_keys_with_random_values():
+    symbols = np.array([5, 9, 11, 40, 41, 42, 43, 44])
+    facts = random_facts(60, symbols, np.random.default_rng(0))
+    keys = {tuple(fact.ids[:KEY]) for fact in facts}
+    assert len(facts) == len(keys) == 60
+    for fact in facts:
+        assert len(fact.ids) == KEY + VALUE - 1
+        assert (fact.labels[: KEY - 1] == IGNORE).all()
+        assert set(fact.labels[KEY - 1 :]) <= set(symbols) and set(fact.ids) <= set(symbols)
+        assert np.array_equal(fact.labels[KEY - 1 : -1], fact.ids[KEY:])
+    with refusal(ValueError, 600):
+        random_facts(600, symbols, np.random.default_rng(0))
+
+
+def test_an_untrained_adapter_holds_about_nothing_and_a_trained_one_something(base):
+    plan = MemoryPlan(base=str(base), ranks=(2,), symbols=16, fewest_steps=1, passes=1)
+    idle = run_trial(settings_of(plan, 2, 1.0, 1e-9, 1))
+    plan = replace(plan, fewest_steps=150)
+    taught = run_trial(settings_of(plan, 2, 1.0, 0.03, 1))
+    assert idle["facts"] == taught["facts"] == plan.facts(idle["trained"], 1.0)
+    assert taught["bits"] > max(idle["bits"], 0) and taught["probability"] > idle["probability"]
+    assert taught["bits"] <= taught["facts"] * VALUE * 4
+    assert run_trial(settings_of(plan, 2, 1.0, 0.03, 1)) == taught
+
+
+def law(points, jobs=0, work=None):
+    """Adapters that hold 1.5 bits a number and no more; the middle rate is the best."""
+    plan = MemoryPlan()
+    for point in points:
+        trained = 2048 * point.told["r"]
+        facts = plan.facts(trained, point.told["load"])
+        bits = min(facts * plan.bits_a_fact, 1.5 * trained)
+        bits *= 1.0 if point.told["rate"] == 0.015 else 0.5
+        share = bits / (facts * plan.bits_a_fact)
+        told = {"trained": trained, "facts": facts, "recall": share, "probability": share}
+        yield Outcome(point, {**told, "bits": bits})
+
+
+def test_the_most_held_and_its_law(tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "on_this_machine", law)
+    found = measure(MemoryPlan(), tmp_path / "out")
+    assert len(found) == 4 * 3 and all(len(held.bits) == 3 for held in found)
+    assert [held.bits_a_number for held in most_held(found).values()] == pytest.approx([1.5] * 4)
+    assert exponent(found) == pytest.approx(1.0)
+    written = json.loads((tmp_path / "out" / "memory.json").read_text())
+    assert written["bits_a_fact"] == 32 and len(written["held"]) == 12
+    assert math.isnan(exponent([Held(1, 2, 3, (4.0,), (1.0,), (1.0,))]))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"ranks": ()}, ()), ({"ranks": (0,)}, (0,)), ({"symbols": 1}, (1,)),
+     ({"loads": (0.0,)}, (0.0,)), ({"seeds": 0}, ("seeds", 0))],
+)  # fmt: skip
+def test_a_plan_that_makes_no_sense_is_refused(change, named):
+    with refusal(ValueError, *named):
+        replace(MemoryPlan(), **change)
+
+
+def test_the_command_shows_and_draws(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(trials, "on_this_machine", law)
+    out = tmp_path / "out"
+    assert main(["memory", "--out", str(out), "--r", "1,4", "--seeds", "2"]) == 0
+    assert names(capsys.readouterr().out, "1.50", "2,048", "8,192")
+    assert imread(out / "memory.png")[..., :3].std() > 0.01
+    assert main(["memory", "--out", str(out), "--r", "one"]) == 1
