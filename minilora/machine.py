@@ -57,6 +57,18 @@ def cpu_name() -> str:
     return names[0] if names else platform.machine()
 
 
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself; False where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return False
+    flags = {
+        flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()
+    }
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
 # ------------------------------------------------------------------------------------------ memory
 
 

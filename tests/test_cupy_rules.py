@@ -57,6 +57,7 @@ HOST_CALLS = {
     "nn/generate.py: _left_padded": {"array", "zeros"},
     "nn/generate.py: _last_logits": {"arange"},
     "nn/generate.py: _read": {"concatenate"},
+    "nn/generate.py: read_ahead": {"minimum"},
     "nn/generate.py: _Batch": {"concatenate"},
     "nn/reading.py: read_past": {"arange", "array", "maximum", "zeros"},
     "nn/generate.py: next_logits": {"concatenate"},

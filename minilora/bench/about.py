@@ -49,6 +49,11 @@ def about(with_torch: bool, missing: Sequence[str], torch_logits: str) -> dict[s
         "faster of sdpa and eager attention, denormals flushed; generation: a bare loop with a "
         "cache made once (torch), or the model with DynamicCache (transformers)",
         "torch's logits": LOGITS[torch_logits],
+        "torch in bfloat16": "torch-bf16: forward under its autocast, logits where labels are"
+        if machine.has_bfloat16()
+        else "left out: this processor has no bfloat16 products",
+        "activated": "an adapter that acts on the labelled positions alone; what is before them is "
+        "read without gradients in every step, or (kept) was read in the step before",
         "spoilt": f"turns with more than {FOREIGN:.0%} of a core used by other processes; their "
         "pairs are dropped, and more are run (up to three times as many)",
         "memory +": "most above the loaded model, of all processes of a side (steps: with AdamW's "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from minilora.bench.race import SETTLE, WARM_STEPS
 from minilora.bench.workloads import JOBS, NEW_TOKENS, PROMPT, Job, Workload, runs
+from minilora.machine import has_bfloat16
 from minilora.nn import Transformer
 
 TEXTBOOK = ("S", "M")
@@ -14,10 +15,18 @@ TEXTBOOK = ("S", "M")
 FLOPS = 8e10
 """A second and core, of whole steps: only to say beforehand how long a race takes."""
 SLOWER = {"textbook": 4.0, "full": 1.4}
+ACTIVATED = ["activated", "activated-kept"]
+"""Steps of an activated adapter, which race where rows have a part without labels."""
 BANKS = ("bank-1", "bank-8", "bank-64")
 PEFTS = ("peft", "peft-1", "peft-8", "peft-64")
 """Sides of a decoding step: a batch of so many adapters; "peft" has one for all, as "minilora"."""
-START = {"torch": 9.0, "torch-labelled": 9.0, "transformers": 9.0, **dict.fromkeys(PEFTS, 15.0)}
+START = {
+    "torch": 9.0,
+    "torch-labelled": 9.0,
+    "torch-bf16": 9.0,
+    "transformers": 9.0,
+    **dict.fromkeys(PEFTS, 15.0),
+}
 """Seconds from the start of a process to its first step; of sides on NumPy `NUMPY_START`."""
 NUMPY_START, PROBES = 1.5, 12
 
@@ -38,6 +47,8 @@ def racing_sides(
     elif job.kind == "step":
         everywhere = workload.labels == workload.time  # then both ways are one
         kinds += torches[:1] if everywhere else torches
+        kinds += ["torch-bf16"] if torches and has_bfloat16() else []
+        kinds += ACTIVATED if job.targets and not everywhere else []
         kinds += ["textbook"] if workload.name in TEXTBOOK else []
         kinds += ["full"] if job.name == "lora-qv" and runs(workload, JOBS["full"]) else []
     elif torches:

@@ -25,8 +25,11 @@ from minilora.bench.workloads import Job, Workload, write_weights
 SETTLE = 0.1
 """Seconds between turns: BLAS and OpenMP threads spin for some tens of milliseconds after work."""
 WARM_STEPS = 3
-OTHER_LOSS = ("matmul", "full", "float16", "q4", "nf4")
-"""Sides that compute no loss, or that of another model: without adapter, or with another base."""
+OTHER_LOSS = (
+    "matmul", "full", "float16", "q4", "nf4", "activated", "activated-kept", "torch-bf16",
+)  # fmt: skip
+"""Sides that compute no loss, or another: without adapter, with another base or other numbers, or
+with an adapter that acts on a part of the row."""
 
 
 @dataclass(frozen=True)

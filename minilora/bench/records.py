@@ -19,10 +19,11 @@ from minilora.bench.workloads import Job, Workload
 from minilora.storage import atomic_write, read_json
 
 KINDS = (
-    "minilora", "torch", "torch-labelled", "transformers", "textbook", "matmul", "full",
+    "minilora", "torch", "torch-labelled", "torch-bf16", "transformers", "textbook", "matmul",
+    "full", "activated", "activated-kept",
     "bank-1", "bank-8", "bank-64", "peft", "peft-1", "peft-8", "peft-64",
 )  # fmt: skip
-UNDER = ("matmul", "full")
+UNDER = ("matmul", "full", "activated", "activated-kept")
 """Kinds of which ratios say ours over theirs; of all others they say theirs over ours."""
 BESIDE = {f"peft-{count}": f"bank-{count}" for count in (1, 8, 64)}
 """Kinds that do the work of another kind than "minilora", to which their ratio is."""

@@ -38,17 +38,22 @@ def minilora(spec: dict, turns: Turns) -> None:
     """Our side. A training step is `fit` itself, stopped between steps by its own callback.
 
     Its n cores are n workers of one BLAS thread in a step; the kind "blas" has one worker of n, and
-    the kinds "float16", "q4" and "nf4" hold the base so.
+    the kinds "float16", "q4" and "nf4" hold the base so. "activated" acts on the labelled positions
+    alone: what is before them is read without gradients, in every step; "activated-kept" has read
+    it in the step before.
     """
     workload, job = w.Workload.from_dict(spec["workload"]), w.JOBS[spec["job"]]
     dtype = spec["kind"] if spec["kind"] in BASE_DTYPES else "float32"
-    model, rows = w.load_model(workload, job, spec["folder"], dtype), workload.examples()
+    begins = spec["kind"].startswith("activated")
+    model = w.load_model(workload, job, spec["folder"], dtype, activated=begins)
+    rows = workload.examples(w.INVOCATION if begins else ())
     held = sum(p.data.nbytes for p in model.parameters() if not p.requires_grad)
     batch = max(1, 768 // workload.time)
     turns.begin(lambda: evaluate(model, rows, batch_size=batch), {"held": held})
     if job.kind == "step":
         workers = 1 if spec["kind"] == "blas" else spec["threads"]
-        train(model, rows, workers, lambda step: turns.step_done() or {})
+        kept = 1 << 32 if spec["kind"] == "activated-kept" else 0
+        train(model, rows, workers, lambda step: turns.step_done() or {}, prompt_bytes=kept)
         return
     ids, prompts = workload.batch()[0], workload.prompts(job.rows).tolist()
     with blas_threads(spec["threads"]), no_grad():
@@ -66,6 +71,7 @@ def train(
     workers: int,
     on_step: Callable[[int], dict],
     steps: int = STEPS,
+    prompt_bytes: int = 0,
 ) -> None:
     """`fit` on one batch, over and over, with the settings that torch's side has too."""
     config = TrainingConfig(
@@ -76,6 +82,7 @@ def train(
         clip_norm=w.CLIP_NORM,
         workers=workers,
         eval_every=1,
+        prompt_bytes=prompt_bytes,
     )
     fit(model, Batches(rows, len(rows), seed=0), config, on_eval=on_step, progress=False)
 
@@ -170,9 +177,10 @@ def bank(spec: dict, turns: Turns) -> None:
 
 KINDS = {
     "minilora": minilora, "blas": minilora, "full": full, "textbook": textbook, "matmul": matmul,
-    "float16": minilora, "q4": minilora, "nf4": minilora,
+    "float16": minilora, "q4": minilora, "nf4": minilora, "activated": minilora,
+    "activated-kept": minilora,
 }  # fmt: skip
-IN_TORCH = ("torch", "torch-labelled", "transformers")
+IN_TORCH = ("torch", "torch-labelled", "torch-bf16", "transformers")
 
 
 def side_of(spec: dict) -> Callable[[dict, Turns], None]:

@@ -13,7 +13,10 @@ from minilora.bench.records import best_title
 SLACK = 1.1
 """Two jobs that share a core lose a little more than half each."""
 TORCHES = ("torch", "torch-labelled")
-NAMES = {"torch-labelled": "torch, logits at labels only"}
+NAMES = {
+    "torch-labelled": "torch, logits at labels only",
+    "torch-bf16": "torch, bfloat16 autocast",
+}
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,9 @@ def speed_lines(records: Sequence[dict]) -> Iterator[SpeedLine]:
     """One line for a race and each of torch's kinds in it, each side at its best setting."""
     for cell in races(records):
         ratios = cell["ratios"]
-        peers = [kind for kind in (*TORCHES, "transformers") if kind in cell["best"]] or [""]
+        peers = [
+            kind for kind in (*TORCHES, "torch-bf16", "transformers") if kind in cell["best"]
+        ] or [""]
         for peer in peers:
             yield SpeedLine(
                 workload=cell["workload"]["name"],

@@ -4,9 +4,10 @@ The one file of the library that imports torch, but for torch_bank.py. It runs i
 own: in one process, the threads that NumPy's BLAS and torch's OpenMP leave spinning spoil each
 other's times.
 
-Three kinds of side: "torch" makes logits at every position, as transformers' own loss does, and
-"torch-labelled" only where labels are; in generation "torch" is a bare loop over torch's
-functions with a cache allocated once, and "transformers" calls the model with its DynamicCache.
+Four kinds of side: "torch" makes logits at every position, as transformers' own loss does, and
+"torch-labelled" only where labels are, as "torch-bf16" does under bfloat16 autocast; in generation
+"torch" is a bare loop over torch's functions with a cache allocated once, and "transformers" calls
+the model with its DynamicCache.
 """
 
 from __future__ import annotations
@@ -58,10 +59,14 @@ def build(workload: w.Workload, job: w.Job, folder: str) -> torch.nn.Module:
 
 
 def loss_of(
-    model: torch.nn.Module, ids: torch.Tensor, labels: torch.Tensor, kept: int
+    model: torch.nn.Module, ids: torch.Tensor, labels: torch.Tensor, kept: int, half: bool = False
 ) -> torch.Tensor:
-    """Mean cross-entropy in nats a label; logits at each row's last `kept` positions (0: all)."""
-    logits = model(input_ids=ids, use_cache=False, logits_to_keep=kept).logits
+    """Mean cross-entropy in nats a label; logits at each row's last `kept` positions (0: all).
+
+    half: whether torch's autocast makes products in bfloat16.
+    """
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=kept).logits.float()
     targets = labels[:, -kept:] if kept else labels
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
 
@@ -70,8 +75,15 @@ class Work:
     """The job on tensors: `once` is a turn of it, `probe` the same without changing weights."""
 
     def __init__(
-        self, workload: w.Workload, job: w.Job, folder: str, kept: int, bare: bool = True
+        self,
+        workload: w.Workload,
+        job: w.Job,
+        folder: str,
+        kept: int,
+        bare: bool = True,
+        half: bool = False,
     ) -> None:
+        self.half = half
         self.model, self.job, self.kept = build(workload, job, folder), job, kept
         ids, labels = workload.batch()
         self.ids = torch.from_numpy(ids.astype(np.int64))
@@ -98,7 +110,7 @@ class Work:
     def probe(self) -> None:
         """A turn without an update."""
         if self.job.kind == "step":
-            loss_of(self.model, self.ids, self.labels, self.kept).backward()
+            loss_of(self.model, self.ids, self.labels, self.kept, self.half).backward()
             self.optimizer.zero_grad(set_to_none=True)
         else:
             self.once()
@@ -106,7 +118,7 @@ class Work:
     def once(self) -> None:
         """A turn of the job."""
         if self.job.kind == "step":
-            loss_of(self.model, self.ids, self.labels, self.kept).backward()
+            loss_of(self.model, self.ids, self.labels, self.kept, self.half).backward()
             torch.nn.utils.clip_grad_norm_(self.trained, w.CLIP_NORM)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -237,8 +249,9 @@ def run(spec: dict, turns: Turns) -> None:
     torch.set_num_threads(spec["threads"])
     torch.set_flush_denormal(True)  # no number near zero may slow it down
     workload, job, kind = w.Workload.from_dict(spec["workload"]), w.JOBS[spec["job"]], spec["kind"]
-    kept = workload.labels if kind == "torch-labelled" else 0
-    work = Work(workload, job, spec["folder"], kept, bare=kind != "transformers")
+    half = kind == "torch-bf16"
+    kept = workload.labels % workload.time if kind == "torch-labelled" or half else 0
+    work = Work(workload, job, spec["folder"], kept, bare=kind != "transformers", half=half)
     how = "sdpa, bare loop" if work.decoder else best_attention(work.model, work.probe)
     turns.begin(work.loss, {"attention": how, "version": versions()})
     while True:

@@ -20,6 +20,8 @@ LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM = 3e-4, 0.01, 1.0
 """torch's own defaults for AdamW but the rate: small, so that hundreds of steps on one batch do
 not bring the loss near zero, where gradients turn denormal and slow."""
 PROMPT, NEW_TOKENS = 16, 64
+INVOCATION = (5,)
+"""Of an activated adapter."""
 WEIGHTS = "weights.safetensors"
 
 
@@ -41,9 +43,13 @@ class Workload:
         labels[:, : self.time - self.labels] = IGNORE
         return ids, labels
 
-    def examples(self) -> list[Example]:
-        """The batch as examples, for `fit`."""
-        return [Example(ids, labels) for ids, labels in zip(*self.batch(), strict=True)]
+    def examples(self, invocation: tuple[int, ...] = ()) -> list[Example]:
+        """The batch as examples, for `fit`; these tokens stand where the labels begin."""
+        ids, labels = self.batch()
+        begins = self.time - self.labels
+        if invocation:
+            ids[:, begins - len(invocation) + 1 : begins + 1] = invocation
+        return [Example(one, wanted) for one, wanted in zip(ids, labels, strict=True)]
 
     def prompts(self, count: int) -> np.ndarray:
         """Random prompts (count, PROMPT)."""
@@ -143,9 +149,10 @@ def runs(workload: Workload, job: Job) -> bool:
     return not (workload.name == "R" and job.name == "full")
 
 
-def lora_config(job: Job) -> LoRAConfig:
+def lora_config(job: Job, activated: bool = False) -> LoRAConfig:
     """The job's adapter."""
-    return LoRAConfig(r=RANK, lora_alpha=ALPHA, target_modules=job.targets)
+    invocation = INVOCATION if activated else None
+    return LoRAConfig(r=RANK, lora_alpha=ALPHA, target_modules=job.targets, invocation=invocation)
 
 
 def adapters_in(kind: str) -> int:
@@ -198,18 +205,23 @@ def read_weights(folder: Path | str) -> tuple[dict[str, np.ndarray], dict[str, n
 
 
 def load_model(
-    workload: Workload, job: Job, folder: Path | str, base_dtype: str = "float32"
+    workload: Workload,
+    job: Job,
+    folder: Path | str,
+    base_dtype: str = "float32",
+    activated: bool = False,
 ) -> Transformer:
     """minilora's model with the written weights, adapted where the job says so.
 
-    base_dtype: how the base is held, one of BASE_DTYPES.
+    base_dtype: how the base is held, one of BASE_DTYPES. activated: whether the adapter waits for
+    INVOCATION.
     """
     base, adapter = read_weights(folder)
     model = Transformer(workload.config, None)
     model.load_state_dict(base)
     store_base(model, base_dtype)
     if job.targets:
-        attach(model, lora_config(job), np.random.default_rng(1))
+        attach(model, lora_config(job, activated), np.random.default_rng(1))
         for name, layer in lora_layers(model).items():
             layer.lora_A.data[...] = adapter[f"{name}.lora_A"]
             layer.lora_B.data[...] = adapter[f"{name}.lora_B"]

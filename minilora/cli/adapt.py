@@ -55,6 +55,11 @@ TARGETS_HELP = (
 
 KEEP_HELP = "Leave all checkpoints in OUT.run, for `minilora why` and `minilora verify`."
 
+ACTIVATED_HELP = (
+    "Act from the tokens on that open the assistant's turn: prompts stay the base's, and one "
+    "reading of a prompt serves every such adapter."
+)
+
 
 def adapt(
     data: Path = typer.Option(..., "--data", help=DATA_HELP),
@@ -70,6 +75,7 @@ def adapt(
     targets: str = typer.Option(None, "--targets", help=TARGETS_HELP),
     dropout: float = typer.Option(0.0, "--dropout", help="Dropout before A."),
     rslora: bool = typer.Option(False, "--rslora", help="Scale by alpha / sqrt(r)."),
+    activated: bool = typer.Option(False, "--activated", help=ACTIVATED_HELP),
     steps: int = typer.Option(None, "--steps", help=STEPS_HELP),
     batch_size: int = typer.Option(None, "--batch-size", help=BATCH_HELP),
     lr: float = typer.Option(None, "--lr", help=LR_HELP),
@@ -98,6 +104,7 @@ def adapt(
         target_modules=None if targets is None else target_names(targets),
         lora_dropout=dropout,
         use_rslora=rslora,
+        activated=activated,
         steps=steps,
         batch_size=batch_size,
         lr=lr,

@@ -19,7 +19,7 @@ from minilora.cli.options import (
     utf8,
 )
 from minilora.hub.bases import open_base, public_name
-from minilora.hub.several import BASE, base_dtype_of_all, base_of_all, in_turn
+from minilora.hub.several import BASE, base_dtype_of_all, base_of_all, in_turn, read_for_all
 from minilora.lora import mark_base
 from minilora.nn import generate as continue_prompts
 from minilora.serving.asked import answer_asked, bank_of, read_asked
@@ -85,6 +85,7 @@ def generate(
         raise ValueError(f"got a prompt of {len(ids)} tokens, expected fewer than {limit}")
     count = min(MOST_TOKENS, room) if max_new_tokens is None else max_new_tokens
     with blas_threads(recommended_blas_threads(model.config.hidden_size)):
+        reading = read_for_all(model, chosen, [ids])
         for number, one in enumerate(in_turn(model, tokenizer, chosen, name)):
             output = Output(tokenizer, count, heading(one.name, number) if len(chosen) > 1 else "")
             continue_prompts(
@@ -96,6 +97,7 @@ def generate(
                 rng=np.random.default_rng(seed),
                 stop_ids=stop_ids(model, tokenizer),
                 on_token=lambda token, output=output: output.add(int(token[0])),
+                reading=reading,
             )
             output.end()
 

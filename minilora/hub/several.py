@@ -10,6 +10,7 @@ from minilora.hub.bases import base_dtype_of, base_of, find_base, public_name
 from minilora.lora import Adapter, attach, mark_base
 from minilora.lora.exchange import wearing
 from minilora.nn import Transformer
+from minilora.nn.generate import Reading, read_ahead, shared_columns
 from minilora.text import Tokenizer
 
 BASE = "__base__"
@@ -59,6 +60,22 @@ def base_dtype_of_all(dtype: str | None, chosen: Sequence[NamedAdapter]) -> str:
             "expected adapters of one base"
         )
     return next(iter(kept), "float32")
+
+
+def read_for_all(
+    model: Transformer, chosen: Sequence[NamedAdapter], prompts: Sequence[Sequence[int]]
+) -> Reading | None:
+    """The prompts as the plain model reads them up to where the first of these adapters acts.
+
+    Each of them can go on from it (`generate(..., reading=...)`). None where there is nothing to
+    share: one adapter alone, a plain one among them, or one that acts from the first token on.
+    """
+    folders = [one.folder for one in chosen if one.folder is not None]
+    invocations = [Adapter.read(folder).config.invocation for folder in folders]
+    if len(chosen) < 2 or not invocations or None in invocations:
+        return None
+    columns = shared_columns(prompts, invocations)
+    return read_ahead(model, prompts, columns) if columns > 0 else None
 
 
 def in_turn(

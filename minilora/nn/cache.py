@@ -42,6 +42,15 @@ class LayerCache:
         view.keys, view.values, view.length = self.keys[rows], self.values[rows], length
         return view
 
+    def longer(self, length: int) -> LayerCache:
+        """A copy of what is held, with room for `length` positions."""
+        batch, heads, _, dim = self.keys.shape
+        copied = LayerCache(batch, length, heads, dim, self.keys)
+        for mine, its in ((self.keys, copied.keys), (self.values, copied.values)):
+            its[:, :, : self.length] = mine[:, :, : self.length]
+        copied.length = self.length
+        return copied
+
     def keep(self, rows: Array) -> None:
         """Forget all rows but these (indices)."""
         self.keys, self.values = self.keys[rows], self.values[rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from minilora.limits import require_count, require_finite
 from minilora.nn.cache import LayerCache
 from minilora.nn.decode import Decoding
 from minilora.nn.finite import quiet_overflow, require_finite_logits
-from minilora.nn.rows import rows_of, seeing
+from minilora.nn.rows import Said, rows_of, seeing
 from minilora.nn.transformer import Transformer
 
 KEPT_SHARE = 0.75
@@ -87,16 +88,22 @@ def _last_logits(model: Transformer, ids: Array, start: Array | None, caches: li
 
 
 def _read(
-    model: Transformer, ids: np.ndarray, start: np.ndarray, padding: Array | None, caches: list
+    model: Transformer,
+    ids: np.ndarray,
+    start: np.ndarray,
+    padding: Array | None,
+    caches: list,
+    done: int = 0,
 ) -> Array:
     """Logits (B, V) after each prompt, with its keys and values in the caches.
 
-    A few prompts at a time, without the columns that are padding in all of them.
+    A few prompts at a time, without the columns that are padding in all of them. done: columns
+    whose keys and values are in the caches already.
     """
     logits, time = [], ids.shape[1]
-    few, whole = max(1, PREFILL_TOKENS // time), rows_of(len(ids))
+    few, whole = max(1, PREFILL_TOKENS // (time - done)), rows_of(len(ids))
     for i in range(0, len(ids), few):
-        rows, first = slice(i, i + few), int(start[i : i + few].min())
+        rows, first = slice(i, i + few), done or int(start[i : i + few].min())
         parts = [cache.part(rows, first) for cache in caches]
         padding_of_rows = None if padding is None else padding[rows]
         with seeing(whole.cut(rows)):
@@ -124,11 +131,63 @@ def next_logits(model: Transformer, rows: Sequence[Sequence[int]]) -> np.ndarray
     return np.concatenate(logits)
 
 
+def shared_columns(prompts: Sequence[Sequence[int]], invocations: Sequence[Sequence[int]]) -> int:
+    """How many columns of these prompts, padded on the left, come before every invocation.
+
+    At least the last token of a prompt is left, from which its answer begins.
+    """
+    ids, start = _left_padded(prompts)
+    said = Said(ids, start)
+    firsts = [said.since(tuple(tokens)) + start for tokens in invocations]
+    return int(min(ids.shape[1] - 1, *(first.min() for first in firsts)))
+
+
 def new_caches(model: Transformer, batch: int, length: int) -> list[LayerCache]:
     """Empty caches of every layer, for `batch` rows of up to `length` positions."""
     config, like = model.config, model.head_weight.data
     shape = (batch, length, config.num_key_value_heads, config.head_dim)
     return [LayerCache(*shape, like) for _ in range(config.num_hidden_layers)]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Prompts that were read up to a column, from which any number of generations can go on.
+
+    ids (B, T): the prompts, padded on the left; caches: keys and values of their first `columns`.
+    """
+
+    ids: np.ndarray
+    caches: list[LayerCache]
+
+    @property
+    def columns(self) -> int:
+        """How many columns of the padded prompts have been read."""
+        return self.caches[0].length
+
+    def caches_for(self, ids: np.ndarray, room: int) -> list[LayerCache]:
+        """Copies to go on with, with room for so many new tokens. Raises ValueError for others."""
+        if ids.shape != self.ids.shape or (ids != self.ids).any():
+            raise ValueError(
+                f"got other prompts than the {len(self.ids)} that were read, expected the same"
+            )
+        return [cache.longer(ids.shape[1] + room) for cache in self.caches]
+
+
+def read_ahead(model: Transformer, prompts: Sequence[Sequence[int]], columns: int) -> Reading:
+    """Read the first `columns` of these prompts, padded on the left, with the model as it is now.
+
+    For adapters that act after them: the base reads once, each adapter goes on by itself. Raises
+    ValueError for an empty prompt, or columns that leave no token of a prompt for its answer.
+    """
+    _check(prompts, 1, model.config.max_position_embeddings, (0.0, 1.0, None))
+    ids, start = _left_padded(prompts)
+    require_count("columns", columns, 1, ids.shape[1] - 1)
+    xp = get_array_module(model.head_weight.data)
+    padding = xp.asarray(start) if start.any() else None
+    caches = new_caches(model, len(ids), columns)
+    with no_grad(), quiet_overflow(), seeing(rows_of(len(ids)).saying(ids, start)):
+        _read(model, ids[:, :columns], np.minimum(start, columns - 1), padding, caches)
+    return Reading(ids, caches)
 
 
 class _Batch:
@@ -139,7 +198,12 @@ class _Batch:
     """
 
     def __init__(
-        self, model: Transformer, prompts: Sequence[Sequence[int]], room: int, use_cache: bool
+        self,
+        model: Transformer,
+        prompts: Sequence[Sequence[int]],
+        room: int,
+        use_cache: bool,
+        reading: Reading | None = None,
     ) -> None:
         self.model, self.prompt_of = model, list(range(len(prompts)))
         self.ids, start = _left_padded(prompts)
@@ -150,8 +214,12 @@ class _Batch:
         self.decoding = None
         with seeing(self.rows):
             if use_cache:
-                caches = new_caches(model, len(prompts), self.ids.shape[1] + room)
-                self.logits = _read(model, self.ids, start, self.padding, caches)
+                done = 0 if reading is None else reading.columns
+                if reading is None:
+                    caches = new_caches(model, len(prompts), self.ids.shape[1] + room)
+                else:
+                    caches = reading.caches_for(self.ids, room)
+                self.logits = _read(model, self.ids, start, self.padding, caches, done)
                 self.decoding = Decoding(model, caches, self.padding)
             else:
                 self.logits = _last_logits(model, self.ids, self.padding, None)
@@ -186,13 +254,16 @@ def generate(
     stop_ids: Collection[int] = (),
     use_cache: bool = True,
     on_token: Callable[[list[int]], None] | None = None,
+    reading: Reading | None = None,
 ) -> list[list[int]]:
     """Continue each prompt (token ids) until a stop token or `max_new_tokens`.
 
     Returns the new tokens only, without the stop token. With the cache each step feeds one token
     a row; without it the whole row is read again, for the same tokens. `on_token(ids)` is called
-    with the latest token of each prompt, for streaming. Raises ValueError for empty or over-long
-    prompts and settings out of range, NotFiniteError where a logit is not a finite number.
+    with the latest token of each prompt, for streaming. reading: of these prompts by `read_ahead`,
+    from which to go on, where what is on the model now acts after it. Raises ValueError for empty
+    or over-long prompts and settings out of range, NotFiniteError where a logit is not a finite
+    number.
     """
     limit = model.config.max_position_embeddings
     _check(prompts, max_new_tokens, limit, (temperature, top_p, rng))
@@ -203,7 +274,7 @@ def generate(
     model.generations += 1
     try:
         with no_grad(), quiet_overflow():
-            batch = _Batch(model, prompts, max_new_tokens, use_cache)
+            batch = _Batch(model, prompts, max_new_tokens, use_cache, reading)
             unended = list(range(len(prompts)))  # rows of the batch whose answers go on
             for steps_left in reversed(range(max_new_tokens)):
                 logits = require_finite_logits(batch.logits)

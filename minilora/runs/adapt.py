@@ -23,7 +23,7 @@ from minilora.lora import (
 from minilora.lora.peft_format import CONFIG, SIDECAR, TENSORS
 from minilora.nn import Transformer, bytes_by_format
 from minilora.runs import defaults
-from minilora.runs.data import WARD_DATA, File, UnusableDataError, read_file
+from minilora.runs.data import WARD_DATA, File, UnusableDataError, one_answer_a_row, read_file
 from minilora.runs.decide import Decided, decide
 from minilora.runs.driver import Job, OpenPlan, Trained
 from minilora.runs.folder import require_free
@@ -34,6 +34,7 @@ from minilora.runs.replay import Replay, file_replay, require_replay, ward_repla
 from minilora.runs.samples import Sample, answer_samples, pick_samples
 from minilora.text import Problem, Tokenizer
 from minilora.text.answers import prompt_ids
+from minilora.text.examples import opening_ids
 from minilora.training import TrainingConfig
 from minilora.training.made_by import made_by
 
@@ -47,11 +48,13 @@ class AdaptPlan(OpenPlan):
 
     as_text: whether `data` and `eval_data` are plain text, whatever they look like. eval_data:
     judged on; None for a tenth of `data`, held out. eval_rows: how many of these are judged.
-    target_modules: names, or "all-linear". max_length: tokens of an example. replay: share of what
-    is trained on that is of the base's own tasks; replay_data: rows of these, the ward's where it
-    is None. gate: whether base and adapter are compared on the house's rows and on those of
-    `suite`, which the base could answer; None for the ward's own on ward-base. None for max_length,
-    target_modules, steps, batch_size and lr: chosen from the data and the base, see `defaults`.
+    target_modules: names, or "all-linear". activated: whether the adapter acts from the tokens on
+    that open the assistant's turn, and leaves the prompt to the base. max_length: tokens of an
+    example. replay: share of what is trained on that is of the base's own tasks; replay_data: rows
+    of these, the ward's where it is None. gate: whether base and adapter are compared on the
+    house's rows and on those of `suite`, which the base could answer; None for the ward's own on
+    ward-base. None for max_length, target_modules, steps, batch_size and lr: chosen from the data
+    and the base, see `defaults`.
     """
 
     data: Path
@@ -66,6 +69,7 @@ class AdaptPlan(OpenPlan):
     target_modules: tuple[str, ...] | str | None = None
     lora_dropout: float = 0.0
     use_rslora: bool = False
+    activated: bool = False
     max_length: int | None = None
     replay: float = 0.0
     replay_data: Path | None = None
@@ -83,12 +87,15 @@ class AdaptPlan(OpenPlan):
             if number is not None and number < 1:
                 raise ValueError(f"got {name} {number}, expected at least 1")
 
-    def lora(self, width: int) -> LoRAConfig:
+    def lora(self, width: int, invocation: tuple[int, ...] | None = None) -> LoRAConfig:
         """The adapter's config on a base of this width, which may choose the targets."""
         targets = self.target_modules
         if targets is None:
             targets = defaults.default_targets(width)
-        return LoRAConfig(self.r, self.lora_alpha, targets, self.lora_dropout, self.use_rslora)
+        return LoRAConfig(
+            self.r, self.lora_alpha, targets, self.lora_dropout, self.use_rslora,
+            invocation=invocation,
+        )  # fmt: skip
 
     def check(self) -> None:
         """Raise ValueError for an `out` that holds anything but an adapter of minilora's."""
@@ -99,10 +106,12 @@ class AdaptPlan(OpenPlan):
         """Read base and data, fill in the defaults, attach the adapter."""
         model, tokenizer = open_base(self.base, self.base_dtype, self.device)
         length = self.longest(model)
-        data = read_reported(self.data, tokenizer, length, self.as_text, reporter)
+        invocation = opening_ids(tokenizer) if self.activated else None
+        how = (tokenizer, length, self.as_text, reporter, invocation)
+        data = read_reported(self.data, *how)
         eval_data, house_lines = None, []
         if self.eval_data is not None:
-            eval_data = read_reported(self.eval_data, tokenizer, length, self.as_text, reporter)
+            eval_data = read_reported(self.eval_data, *how)
             house_lines, unscorable = read_house(self.eval_data, self.as_text)
             eval_data = without(eval_data, unscorable, reporter)
         replay = self.open_replay(tokenizer, length, reporter)
@@ -116,7 +125,7 @@ class AdaptPlan(OpenPlan):
         judge = Judge(
             tokenizer, decided.held_out[:rows], houses, kept=kept, room=room, bars=reporter.bars
         )
-        lora = self.lora(model.config.hidden_size)
+        lora = self.lora(model.config.hidden_size, invocation)
         settings = self.settings(lora, decided, base_fingerprint(model), length)
         held = bytes_by_format(model)
         # Attached before judging, as that checks the targets; B = 0 leaves every output as it was.
@@ -145,7 +154,9 @@ class AdaptPlan(OpenPlan):
             return None
         if self.replay_data is None:
             return ward_replay(self.replay, tokenizer, length)
-        file = read_reported(self.replay_data, tokenizer, length, self.as_text, reporter)
+        invocation = opening_ids(tokenizer) if self.activated else None
+        how = (tokenizer, length, self.as_text, reporter, invocation)
+        file = read_reported(self.replay_data, *how)
         return file_replay(self.replay, file)
 
     def open_suite(
@@ -192,11 +203,21 @@ class AdaptPlan(OpenPlan):
 
 
 def read_reported(
-    path: Path, tokenizer: Tokenizer, length: int, as_text: bool, reporter: Reporter
+    path: Path,
+    tokenizer: Tokenizer,
+    length: int,
+    as_text: bool,
+    reporter: Reporter,
+    invocation: tuple[int, ...] | None = None,
 ) -> File:
-    """A data file; what in it can't be used goes to the reporter, also where too much can't."""
+    """A data file; what in it can't be used goes to the reporter, also where too much can't.
+
+    invocation: of an activated adapter, which learns each answer of a chat as a row of its own.
+    """
     try:
         file = read_file(path, tokenizer, length, as_text, reporter.bars)
+        if invocation is not None:
+            file = one_answer_a_row(file, invocation)
     except UnusableDataError as error:
         reporter.left_out(error.path, error.problems)
         raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,11 @@ from tqdm import tqdm
 from minilora.hub.bases import WARD_BASE
 from minilora.storage import sha256_file
 from minilora.text import Example, Problem, Record, Tokenizer
-from minilora.text.examples import encode_rows, encode_text
+from minilora.text.examples import encode_rows, encode_text, one_answer_each
 from minilora.text.formats import Format, format_of
 from minilora.text.packed import PackedExamples
 from minilora.text.rows import OnRead, read_rows, read_text
+from minilora.training.prompts import answer_begins
 
 WARD_DATA = WARD_BASE.parent / "ward"
 SMALLEST_TO_SPLIT = 20
@@ -157,6 +158,32 @@ def _encoded(
             yield row
 
     yield from encode_rows(tokenizer, rows(), max_length)
+
+
+def one_answer_a_row(file: File, invocation: tuple[int, ...]) -> File:
+    """The file for an activated adapter: each answer of a chat is a row with all before it.
+
+    Rows that such an adapter can't learn become problems. Raises UnusableDataError where none is
+    left.
+    """
+    problems = file.problems
+
+    def good() -> Iterator[Example]:
+        for example in file.examples:
+            try:
+                rows = one_answer_each(example)
+                for row in rows:
+                    answer_begins(row.ids, row.labels, invocation)
+            except ValueError as error:
+                problems.add(Problem(example.source, str(error)))
+                continue
+            yield from rows
+
+    examples = PackedExamples.pack(good())
+    if not examples:
+        message = f"{file.path}: got no row for an activated adapter; the first is {problems[0]}"
+        raise UnusableDataError(message, file.path, problems)
+    return replace(file, examples=examples)
 
 
 # -- evaluation ------------------------------------------------------------------------------------

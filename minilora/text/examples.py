@@ -60,6 +60,23 @@ def encode_record(tokenizer: Tokenizer, record: Record) -> Example:
     return example_from_segments(segments, record.source)
 
 
+def opening_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The tokens with which the chat template opens the assistant's turn.
+
+    Raises ValueError for a template that has none.
+    """
+    said = [{"role": "user", "content": "x"}]
+    asked = tokenizer.apply_chat_template(said, add_generation_prompt=True)
+    without = tokenizer.apply_chat_template(said, add_generation_prompt=False)
+    opening = asked.removeprefix(without)
+    if not opening or opening == asked:
+        raise ValueError(
+            "got a chat template that opens no turn of the assistant's, expected one with a "
+            "generation prompt: from there on an activated adapter acts"
+        )
+    return tuple(tokenizer.encode(opening))
+
+
 def one_answer_each(example: Example) -> list[Example]:
     """An example for each answer of a chat, with all that comes before it and its labels alone.
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from minilora.bench import about, growth, workloads
+from minilora.bench import about, cells, growth, workloads
 from minilora.bench.cells import racing_sides
 from minilora.cli import bench_runs
 from minilora.cli.app import main
@@ -36,11 +36,12 @@ def test_a_race_without_torch(tmp_path, capsys):
     assert found["about"]["dtype"] == "float32"
     step, generation = found["results"]
     numpy_sides = {"minilora@1", "minilora@2", "matmul@1", "matmul@2"}
-    more = {f"{kind}@{count}" for kind in ("textbook", "full") for count in (1, 2)}
+    others = ("textbook", "full", "activated", "activated-kept")
+    more = {f"{kind}@{count}" for kind in others for count in (1, 2)}
     assert step["sides"].keys() == numpy_sides | more
     assert generation["sides"].keys() == numpy_sides
     assert step["job"] == "lora-qv" and step["workload"]["config"]["hidden_size"] == 16
-    assert step["best"].keys() == {"minilora", "matmul", "textbook", "full"}
+    assert step["best"].keys() == {"minilora", "matmul", *others}
     side = step["sides"]["minilora@2"]
     assert side.keys() >= {"seconds", "tokens_per_second", "cpu_seconds", "turns", "memory"}
     assert side["turns"][0].keys() == {"wall", "cpu", "foreign"}
@@ -50,6 +51,7 @@ def test_a_race_without_torch(tmp_path, capsys):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     ratios = step["ratios"]
     assert {"minilora@1 / matmul@1", "textbook@1 / minilora@1, CPU"} < ratios.keys()
+    assert "minilora / activated, best" in ratios
     assert {"minilora / full, best", "textbook / minilora, best"} < ratios.keys()
     for title, ratio in ratios.items():
         assert ratio.keys() == {"median", "low", "high", "pairs", "dropped", "over", "under"}
@@ -177,7 +179,13 @@ def test_torch_races_where_it_is_installed(monkeypatch):
     def raced(workload, job, torches):
         return {kind for kind, _ in racing_sides(workload, jobs[job], [1, 2], torches)}
 
-    assert raced(ward, "lora-qv", both) == {"minilora", "matmul", "full", *both}
+    monkeypatch.setattr(cells, "has_bfloat16", lambda: True)
+    activated = {"activated", "activated-kept"}
+    kinds = {"minilora", "matmul", "full", "torch-bf16", *both, *activated}
+    assert raced(ward, "lora-qv", both) == kinds
+    monkeypatch.setattr(cells, "has_bfloat16", lambda: False)
+    assert raced(ward, "lora-qv", both) == kinds - {"torch-bf16"}
+    assert raced(ward, "full", ()) == {"minilora", "matmul"}
     every = replace(small, labels=small.time)  # all positions are labelled: one side is enough
     assert raced(every, "full", both) == {"minilora", "matmul", "textbook", "torch"}
     assert raced(ward, "generate-1", both) == {"minilora", "matmul", "torch", "transformers"}

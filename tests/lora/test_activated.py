@@ -17,9 +17,10 @@ from minilora.lora import (
     combine,
     merged_state,
 )
+from minilora.lora.exchange import wearing
 from minilora.lora.peft_format import AdapterError
 from minilora.nn import generate, store_base
-from minilora.nn.generate import new_caches
+from minilora.nn.generate import new_caches, read_ahead, shared_columns
 from minilora.nn.rows import NEVER, last_place
 from tests import tiny as tiny_models
 from tests.lora.conftest import make_model, randomise
@@ -196,3 +197,33 @@ def test_over_a_stored_base_rows_are_those_alone():
     assert generate(handle.model, prompts, 6) == [
         generate(handle.model, [p], 6)[0] for p in prompts
     ]
+
+
+def test_several_adapters_go_on_from_one_reading_with_the_tokens_of_runs_of_their_own():
+    prompts = [ROWS[0].tolist(), ROWS[1, :6].tolist(), [9, 3, 4, 1, 2]]
+    rng = np.random.default_rng(5)
+    configs = [config(), LoRAConfig(2, 9, ("q_proj", "v_proj"), invocation=(1,)), None]
+    adapters = []
+    for i, one in enumerate(configs[:2]):
+        handle = randomise(attach(make_model(), one, rng), seed=i)
+        adapters.append(handle.adapter(base_name="tiny"))
+    model = make_model()
+    columns = shared_columns(prompts, [INVOCATION, (1,)])
+    assert columns == min(0 + 4, 1 + 2, 2 + 2)
+    reading = read_ahead(model, prompts, columns)
+    held = [cache.keys.copy() for cache in reading.caches]
+    answers = []
+    for adapter in [*adapters, None]:
+        with wearing(model, adapter, None):
+            alone = generate(model, prompts, 15)
+            assert generate(model, prompts, 15, reading=reading) == alone
+            answers.append(alone)
+    assert answers[0] != answers[1] != answers[2] != answers[0]
+    for cache, keys in zip(reading.caches, held, strict=True):
+        assert cache.keys.tobytes() == keys.tobytes() and cache.length == columns
+    with refusal(ValueError, "other prompts"):
+        generate(model, prompts[:2], 15, reading=reading)
+    for wrong in (0, len(ROWS[0])):
+        with refusal(ValueError, "columns"):
+            read_ahead(model, prompts, wrong)
+    assert shared_columns([[9, 9]], [INVOCATION]) == 1
