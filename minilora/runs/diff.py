@@ -110,7 +110,10 @@ class Answered:
 
 @dataclass(frozen=True)
 class Diff:
-    """What a diff found. settings: key -> (of a, of b), where they differ."""
+    """What a diff found. settings: key -> (of a, of b), where they differ.
+
+    both_adapters: whether neither side is the base, so that a module is exchanged and not left out.
+    """
 
     plan: DiffPlan
     names: tuple[str, str]
@@ -118,6 +121,7 @@ class Diff:
     settings: Mapping[str, tuple]
     modules: Sequence[ModuleDiff]
     answered: Answered | None
+    both_adapters: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict:
@@ -125,6 +129,7 @@ class Diff:
         told: dict = {
             "a": self.names[0],
             "b": self.names[1],
+            "both_adapters": self.both_adapters,
             "base": self.base,
             "settings": {key: list(pair) for key, pair in self.settings.items()},
             "modules": [one.to_dict() for one in self.modules],
@@ -176,7 +181,7 @@ def diff(plan: DiffPlan, reporter: Reporter | None = None) -> Diff:
     if plan.data is not None:
         answered = _ask(plan, sides, name, reporter, clock)
     names = (sides[0].name, sides[1].name)
-    result = Diff(plan, names, name, settings, modules, answered, clock.laps)
+    result = Diff(plan, names, name, settings, modules, answered, None not in (a, b), clock.laps)
     if plan.json_file is not None:
         text = json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n"
         atomic_write(plan.json_file, text.encode())

@@ -78,7 +78,7 @@ mark.a { background: var(--a); color: inherit; } mark.b { background: var(--b); 
 <table><tr><th>they part after {{ c.parting.shared }} tokens</th>
 <th class="n">in {{ d.a }}</th><th class="n">in {{ d.b }}</th></tr>
 {% for side in ("a", "b") %}{% set t = c.parting[side] %}
-<tr><td><mark class="{{ side }}">{{ t.text|tojson if t.text else "end of the answer" }}</mark></td>
+<tr><td><mark class="{{ side }}">{{ t.text|quoted if t.text else "end of the answer" }}</mark></td>
 <td class="n">{{ "%.4f"|format(t.in_a) }}</td><td class="n">{{ "%.4f"|format(t.in_b) }}</td></tr>
 {% endfor %}</table>
 {% if c.cause %}<p>{{ because(c.cause, d) }}</p>
@@ -95,6 +95,7 @@ mark.a { background: var(--a); color: inherit; } mark.b { background: var(--b); 
 def page(told: Mapping) -> str:
     """The page of a diff, as `Diff.to_dict` tells it."""
     environment = Environment(autoescape=True, undefined=StrictUndefined)
+    environment.filters["quoted"] = repr
     environment.filters["num"] = lambda x: "-" if x is None else f"{x:.3f}"
     marked = environment.from_string(
         '<pre>{{ before }}<mark class="{{ side }}">{{ after }}</mark></pre>'
@@ -153,8 +154,7 @@ def because(cause: Mapping, told: Mapping) -> str:
     modules = cause["modules"]
     if not modules:
         return "No set of modules was found that brings the other token back."
-    swapped = "base" not in (told["a"], told["b"])
-    word, own = ("With", f" of {told['a']}") if swapped else ("Without", "")
+    word, own = ("With", f" of {told['a']}") if told["both_adapters"] else ("Without", "")
     if len(modules) == 1:
         others = len(cause["single"]) - 1
         more = f" ({others} other{'s'[: others > 1]} would do it alone)" if others else ""

@@ -149,6 +149,8 @@ SHOWN = 20
 def why(plan: WhyPlan, reporter: Reporter | None = None) -> Why:
     """Rank the training notes by what they have to do with an answer, or with trusted rows.
 
+    Rows that were replayed beside the data are not ranked.
+
     Raises ValueError for data that is not what the adapter was trained on, a row that is not there,
     or what `attach` refuses; and OSError.
     """

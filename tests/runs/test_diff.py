@@ -13,6 +13,7 @@ import pytest
 from minilora.hub.several import BASE
 from minilora.runs import run
 from minilora.runs.diff import DiffPlan, diff
+from minilora.runs.diff_page import because
 from tests.cli.conftest import pairs, write_jsonl
 from tests.says import refusal
 
@@ -118,3 +119,15 @@ def test_what_makes_no_sense_is_refused(diff_plan, tmp_path):
             replace(diff_plan, **{f"{option}_file": tmp_path})
     with refusal(ValueError, "no-such-adapter"):
         diff(replace(diff_plan, b="no-such-adapter"))
+
+
+def test_two_adapters_exchange_modules_and_the_base_leaves_them_out(diff_plan, plan, tmp_path):
+    run(replace(plan, lr=0.3, seed=5, out=tmp_path / "other"))
+    for a, both in ((str(tmp_path / "other"), True), (BASE, False)):
+        told = diff(replace(diff_plan, a=a)).to_dict()
+        assert told["both_adapters"] == both
+        cause = {"modules": ["m.x"], "single": ["m.x", "m.y"]}
+        assert because(cause, told).startswith("With " if both else "Without ")
+        assert "1 other" in because(cause, told)
+        assert because({"modules": [], "single": []}, told).startswith("No set")
+        assert because({"modules": ["m.x", "m.y"], "single": []}, told).startswith("No single")
