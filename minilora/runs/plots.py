@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from minilora.analysis.spectra import ENERGY, Overlap, Spectrum
@@ -123,6 +123,27 @@ def plot_overlaps(path: Path, overlaps: Sequence[Overlap], names: tuple[str, str
     figure.supxlabel(f"j, first directions of {names[1]}", fontsize=9)
     figure.supylabel(f"i, first directions of {names[0]}", fontsize=9)
     figure.colorbar(image, ax=list(panels), label="φ(i, j)")
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    atomic_write(path, buffer.getvalue())
+
+
+def plot_confusion(path: Path, names: Sequence[str], counts: Mapping[tuple[str, str], int]) -> None:
+    """Where notes of each place (rows) were sent (columns), as a PNG; counts: (place, sent)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, used once
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    axes = figure.add_subplot()
+    table = [[counts.get((place, sent), 0) for sent in names] for place in names]
+    axes.imshow(table, cmap="Blues")
+    for i, row in enumerate(table):
+        for j, count in enumerate(row):
+            colour = "white" if count > max(map(max, table)) / 2 else "black"
+            axes.text(j, i, count or "", ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="sent to", ylabel="belongs to", title="Where notes were sent")
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     atomic_write(path, buffer.getvalue())

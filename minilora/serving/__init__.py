@@ -1,5 +1,6 @@
 """Many adapters over one base in one set of memory."""
 
 from minilora.serving.bank import BASE, AdapterBank
+from minilora.serving.router import Choice, LossRouter, LossSettings, RuleRouter
 
-__all__ = ["BASE", "AdapterBank"]
+__all__ = ["BASE", "AdapterBank", "Choice", "LossRouter", "LossSettings", "RuleRouter"]
