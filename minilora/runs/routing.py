@@ -21,6 +21,7 @@ from minilora.runs.folder import require_free
 from minilora.runs.plan import paths_from_texts
 from minilora.runs.plots import plot_confusion
 from minilora.serving import AdapterBank, LossRouter, LossSettings, RuleRouter
+from minilora.serving.asked import bank_of
 from minilora.serving.router import best_threshold
 from minilora.storage import atomic_write
 from minilora.text import Tokenizer
@@ -52,10 +53,8 @@ def open_bank(
         raise ValueError(f"got {bare or 'no adapters'} for a bank, expected folders of adapters")
     kept, name = base_dtype_of_all(dtype, chosen), base_of_all(base, chosen)
     model, tokenizer = open_base(name, kept, device)
-    bank = AdapterBank(model, base=mark_base(model, public_name(name), tokenizer, quick=True))
-    for one in chosen:
-        bank.add(one.name, one.folder)
-    return bank, tokenizer
+    mark = mark_base(model, public_name(name), tokenizer, quick=True)
+    return bank_of(model, chosen, mark), tokenizer
 
 
 def adapters_in(folder: Path) -> list[NamedAdapter]:
