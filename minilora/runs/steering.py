@@ -169,6 +169,8 @@ def steer(plan: SteeringPlan, progress: Callable[[str], None] = lambda _: None) 
     """Train, join and ask; `progress` is told of each part. Writes adapters, result and plot."""
     bench, result = Bench(plan), Steering(plan)
     clock, found = Clock(), {}
+    if not (plan.out / RESULT).exists():  # so that a stopped run's adapters are known as ours
+        atomic_write(plan.out / RESULT, b"{}\n")
     result.base = bench.kept(None, "test")
     jobs = {**{rule: (rule,) for rule in RULES}, JOINT: tuple(RULES)}
     for name, rules in jobs.items():
