@@ -174,8 +174,11 @@ def measure(
     def adapted(name: str, trained_on: Path) -> Path:
         out = work / name
         if not out.exists():
-            run(AdaptPlan(data=trained_on, eval_data=held, out=out, seed=seed, workers=1,
-                          keep_checkpoints=True, gate=False))  # fmt: skip
+            plan = AdaptPlan(
+                data=trained_on, eval_data=held, eval_rows=20, out=out, seed=seed, workers=1,
+                keep_checkpoints=True, gate=False,
+            )  # fmt: skip
+            run(plan)
         return out
 
     clean, _ = fresh.scores(adapted(f"clean{seed}", source))
@@ -211,8 +214,8 @@ def main() -> None:
     parser.add_argument("--kind", nargs="*", default=list(KINDS), choices=KINDS)
     parser.add_argument("--seed", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--share", type=float, default=0.05)
-    parser.add_argument("--rows", type=int, default=1500)
-    parser.add_argument("--checkpoints", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=1200)
+    parser.add_argument("--checkpoints", type=int, default=2)
     parser.add_argument("--ward", type=Path, default=Path("data/ward"))
     parser.add_argument("--work", type=Path, required=True, help="adapters and data go here")
     parser.add_argument("--out", type=Path, required=True, help="folder of the JSON files")

@@ -136,7 +136,7 @@ def verify(plan: VerifyPlan, reporter: Reporter | None = None) -> Verified:
             "checkpoint; expected those that adapt --keep-checkpoints leaves"
         )
     whole = [(None, None)]
-    pairs = whole if plan.segments is None else _stretches(saved, plan.segments)
+    pairs = whole if plan.segments is None else _stretches(saved, plan.segments, config.steps)
     stretches: list[Stretch] = []
     for start, end in pairs:
         try:
@@ -308,12 +308,15 @@ def _examples(
     return examples
 
 
-def _stretches(saved: Sequence[Path], count: int) -> list[tuple[Path | None, Path | None]]:
+def _stretches(
+    saved: Sequence[Path], count: int, steps: int
+) -> list[tuple[Path | None, Path | None]]:
     """`count` stretches of the run in order, the last among them, the others evenly spread.
 
     The first begins where the seed alone decides; the last ends in the adapter.
     """
-    ends = [None, *saved, None]
+    inner = [path for path in saved if int(path.name.removeprefix("step-")) < steps]
+    ends = [None, *inner, None]
     stretches = list(itertools.pairwise(ends))
     places = np.linspace(0, len(stretches) - 1, min(count, len(stretches))).round().astype(int)
     return [stretches[i] for i in (places if count > 1 else [len(stretches) - 1])]
