@@ -20,7 +20,9 @@ PAGE = """<!doctype html>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: left;
-  vertical-align: top; overflow-wrap: anywhere; }
+  vertical-align: top; }
+td { overflow-wrap: anywhere; } td.k { white-space: nowrap; overflow-wrap: normal; }
+div.wide { overflow-x: auto; } h1 { overflow-wrap: anywhere; font-size: 1.5rem; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font: 14px/1.45 monospace; }
 mark.a { background: var(--a); color: inherit; } mark.b { background: var(--b); color: inherit; }
@@ -50,20 +52,23 @@ mark.a { background: var(--a); color: inherit; } mark.b { background: var(--b); 
 <p>Whole answers that are the other side's then: {{ d.causes.whole }}.</p>
 {% endif %}{% endif %}
 <h2>ΔW by module</h2>
-<table><tr><th>module</th><th class="n">‖ΔW‖ {{ d.a }}</th><th class="n">‖ΔW‖ {{ d.b }}</th>
-<th class="n">‖change‖</th><th class="n">cosine</th><th class="n">φ reads</th>
+<p class="soft">A: {{ d.a }}, B: {{ d.b }}. φ: what both read, and write, in common (1 all, 0
+nothing).</p>
+<div class="wide"><table><tr><th>module</th><th class="n">‖A‖</th><th class="n">‖B‖</th>
+<th class="n">‖B - A‖</th><th class="n">cosine</th><th class="n">φ reads</th>
 <th class="n">φ writes</th><th class="n">φ by chance</th></tr>
-{% for m in d.modules %}<tr><td>{{ short(m.module) }}</td><td class="n">{{ m.norms[0]|num }}</td>
+{% for m in d.modules %}<tr><td class="k">{{ short(m.module) }}</td>
+<td class="n">{{ m.norms[0]|num }}</td>
 <td class="n">{{ m.norms[1]|num }}</td><td class="n">{{ m.change|num }}</td>
 <td class="n">{{ m.cosine|num }}</td><td class="n">{{ m.reads|num }}</td>
 <td class="n">{{ m.writes|num }}</td><td class="n">
 {%- if m.chance %}{{ m.chance[0]|num }}, {{ m.chance[1]|num }}{% else %}-{% endif %}</td></tr>
-{% endfor %}</table>
+{% endfor %}</table></div>
 <h2>Settings that differ</h2>
-<table><tr><th></th><th>{{ d.a }}</th><th>{{ d.b }}</th></tr>
-{% for key, pair in d.settings.items() %}<tr><td>{{ key }}</td>
+<div class="wide"><table><tr><th></th><th>{{ d.a }}</th><th>{{ d.b }}</th></tr>
+{% for key, pair in d.settings.items() %}<tr><td class="k">{{ key }}</td>
 {% for value in pair %}<td>{{ "-" if value is none else value }}</td>{% endfor %}</tr>
-{% endfor %}</table>
+{% endfor %}</table></div>
 {% if d.changed %}
 <h2>Answers that changed</h2>
 {% for c in d.changed %}
@@ -82,7 +87,7 @@ mark.a { background: var(--a); color: inherit; } mark.b { background: var(--b); 
 <td class="n">{{ "%.4f"|format(t.in_a) }}</td><td class="n">{{ "%.4f"|format(t.in_b) }}</td></tr>
 {% endfor %}</table>
 {% if c.cause %}<p>{{ because(c.cause, d) }}</p>
-{% if c.cause.modules %}<details><summary>the answer without it</summary>
+{% if c.cause.modules %}<details><summary>the whole answer then</summary>
 <pre>{{ c.cause.answer_without }}</pre></details>{% endif %}{% endif %}
 </article>
 {% endfor %}
