@@ -33,6 +33,13 @@ class LayerCache:
         self.length = stop
         return held[0], held[1]
 
+    def put(self, k: Array, v: Array) -> int:
+        """Store one more position of every row, k and v (B, Hkv, dh); how many are held now."""
+        position = self.length
+        self.keys[:, :, position], self.values[:, :, position] = k, v
+        self.length = position + 1
+        return self.length
+
     def part(self, rows: slice, length: int) -> LayerCache:
         """A view of these rows that says it holds `length` positions.
 

@@ -21,7 +21,7 @@ from minilora.autograd.products import is_stored, take_rows
 from minilora.backend import Array, get_array_module
 from minilora.nn.cache import LayerCache
 from minilora.nn.layers import Linear, RMSNorm
-from minilora.nn.rows import rows_of, seeing
+from minilora.nn.rows import Rows, rows_of, seeing
 from minilora.nn.transformer import Block, Transformer, TransformerConfig
 
 WIDE = 65536
@@ -136,15 +136,14 @@ class _BlockStep:
 
     def attend(self, h: Array, turn: tuple[Array, Array], padding: Array | None) -> Array:
         """The attention branch for h (B, C): (B, C)."""
-        xp, b, position = get_array_module(h), self.buffers, self.cache.length
+        xp, b = get_array_module(h), self.buffers
         self.q(h, b.q)
         self.k(h, b.k)
         self.v(h, b.v)
         xp.multiply(b.halves, turn[0], out=b.turned)
         xp.multiply(b.swapped, turn[1], out=b.other)
         b.turned += b.other
-        self.cache.keys[:, :, position], self.values[:, :, position] = b.turned_k, b.v_heads
-        self.cache.length = length = position + 1
+        length = self.cache.put(b.turned_k, b.v_heads)
         weights = xp.matmul(b.turned_q, self.keys[..., :length])
         if padding is not None:
             weights += padding[..., :length]
@@ -192,16 +191,21 @@ class Decoding:
         self.rows, self.start, self.padding = rows_of(len(like)), start, None
         with seeing(self.rows.placed(caches[0].length, start)):
             self.blocks = [_BlockStep(block) for block in decoder.layers]
-        heads = config.num_attention_heads + config.num_key_value_heads
+        self._set_turns(length)
+        if start is not None:
+            padded = xp.arange(length) < xp.asarray(start)[:, None]
+            self.padding = xp.where(padded, -math.inf, 0.0).astype(like.dtype)[:, None, None]
+        self._lay_out()
+
+    def _set_turns(self, length: int) -> None:
+        """cos and sin of so many positions, with q's scale."""
+        config, like = self.config, self.caches[0].keys
+        xp, heads = get_array_module(like), config.num_attention_heads + config.num_key_value_heads
         tables = F.rope_tables(np.arange(length), config.head_dim, config.rope_theta, heads)
         shape = (length, heads, 2, config.head_dim // 2)
         self.cos, self.sin = (xp.asarray(t.reshape(shape), like.dtype) for t in tables)
         for table in (self.cos, self.sin):
             table[:, : config.num_attention_heads] *= 1.0 / math.sqrt(config.head_dim)
-        if start is not None:
-            padded = xp.arange(length) < xp.asarray(start)[:, None]
-            self.padding = xp.where(padded, -math.inf, 0.0).astype(like.dtype)[:, None, None]
-        self._lay_out()
 
     def _lay_out(self) -> None:
         """Buffers for as many rows as the caches hold."""
@@ -223,11 +227,17 @@ class Decoding:
     def step(self, tokens: Array) -> Array:
         """Token ids (B,) -> logits (B, V) of the tokens after them."""
         position = self.caches[0].length
-        x = self.embed(tokens)
         turn = self.cos[position], self.sin[position]
-        with seeing(self.rows.placed(position, self.start)):
+        return self._through(tokens, turn, self.padding, self.rows.placed(position, self.start))
+
+    def _through(
+        self, tokens: Array, turn: tuple[Array, Array], padding: Array | None, rows: Rows
+    ) -> Array:
+        """Logits (B, V); turn and padding as a block takes them, rows for layers that ask."""
+        x = self.embed(tokens)
+        with seeing(rows):
             for block in self.blocks:
-                block(x, turn, self.padding)
+                block(x, turn, padding)
         h = self.norm(x)
         if self.logits is None:
             return F.linear(Tensor(h), self.head).data

@@ -48,7 +48,8 @@ def sample_token(logits: np.ndarray, temperature: float, top_p: float, rng: obje
     return np.take_along_axis(order, choice, axis=-1)[:, 0]
 
 
-def _check(prompts: Sequence[Sequence[int]], room: int, limit: int, settings: tuple) -> None:
+def check_request(prompts: Sequence[Sequence[int]], room: int, limit: int, settings: tuple) -> None:
+    """Raise ValueError for what `generate` refuses; settings: temperature, top_p and rng."""
     temperature, top_p, rng = settings
     if not prompts or not all(len(p) for p in prompts):
         raise ValueError("generate got an empty prompt, expected at least one token in each")
@@ -79,7 +80,7 @@ def _left_padded(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]
     return ids, np.array([time - len(row) for row in rows])
 
 
-def _last_logits(model: Transformer, ids: Array, start: Array | None, caches: list | None) -> Array:
+def last_logits(model: Transformer, ids: Array, start: Array | None, caches: list | None) -> Array:
     """Logits (B, V) after the last of each row's ids (B, T)."""
     batch, time = ids.shape
     last_of_each = np.arange(time - 1, batch * time, time)
@@ -107,7 +108,7 @@ def _read(
         parts = [cache.part(rows, first) for cache in caches]
         padding_of_rows = None if padding is None else padding[rows]
         with seeing(whole.cut(rows)):
-            logits.append(_last_logits(model, ids[rows, first:], padding_of_rows, parts))
+            logits.append(last_logits(model, ids[rows, first:], padding_of_rows, parts))
     for cache in caches:
         cache.length = time
     return np.concatenate(logits)
@@ -127,7 +128,7 @@ def next_logits(model: Transformer, rows: Sequence[Sequence[int]]) -> np.ndarray
         for i in range(0, len(rows), few):
             ids, start = _left_padded(rows[i : i + few])
             padding = xp.asarray(start) if start.any() else None
-            logits.append(require_finite_logits(_last_logits(model, ids, padding, None)))
+            logits.append(require_finite_logits(last_logits(model, ids, padding, None)))
     return np.concatenate(logits)
 
 
@@ -179,7 +180,7 @@ def read_ahead(model: Transformer, prompts: Sequence[Sequence[int]], columns: in
     For adapters that act after them: the base reads once, each adapter goes on by itself. Raises
     ValueError for an empty prompt, or columns that leave no token of a prompt for its answer.
     """
-    _check(prompts, 1, model.config.max_position_embeddings, (0.0, 1.0, None))
+    check_request(prompts, 1, model.config.max_position_embeddings, (0.0, 1.0, None))
     ids, start = _left_padded(prompts)
     require_count("columns", columns, 1, ids.shape[1] - 1)
     xp = get_array_module(model.head_weight.data)
@@ -222,7 +223,7 @@ class _Batch:
                 self.logits = _read(model, self.ids, start, self.padding, caches, done)
                 self.decoding = Decoding(model, caches, self.padding)
             else:
-                self.logits = _last_logits(model, self.ids, self.padding, None)
+                self.logits = last_logits(model, self.ids, self.padding, None)
 
     def step(self, tokens: np.ndarray) -> None:
         """Read one more token of each row (B,)."""
@@ -231,7 +232,7 @@ class _Batch:
         else:
             self.ids = np.concatenate([self.ids, tokens[:, None]], axis=1)
             with seeing(self.rows):
-                self.logits = _last_logits(self.model, self.ids, self.padding, None)
+                self.logits = last_logits(self.model, self.ids, self.padding, None)
 
     def drop_all_but(self, rows: list[int]) -> None:
         """Go on with these rows alone."""
@@ -266,7 +267,7 @@ def generate(
     number.
     """
     limit = model.config.max_position_embeddings
-    _check(prompts, max_new_tokens, limit, (temperature, top_p, rng))
+    check_request(prompts, max_new_tokens, limit, (temperature, top_p, rng))
     answers: list[list[int]] = [[] for _ in prompts]
     latest, stops = [0] * len(prompts), set(stop_ids)
     was_training = model.training

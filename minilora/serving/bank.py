@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,11 +68,12 @@ class AdapterBank:
         self.model, self.most_resident = model, most_resident
         self.base = mark_base(model, quick=True) if base is None else base
         self._linears = select_linears(model, ALL_LINEAR)
-        self._chosen, self._using = Chosen(), BASE
+        self.chosen, self._using = Chosen(), BASE
         self._entries: OrderedDict[str, _Entry] = OrderedDict()  # the last used comes last
+        self._held: Counter[str] = Counter()  # how often each adapter is in use now
         self._freeze = Freeze(model)
         for name, linear in self._linears.items():
-            model.set_submodule(name, BankLinear(linear, name, self._chosen))
+            model.set_submodule(name, BankLinear(linear, name, self.chosen))
 
     # -- what it holds -----------------------------------------------------------------------
 
@@ -126,17 +127,16 @@ class AdapterBank:
         fitting_config(self.model, adapter, "", self.base)
         loaded = self._loaded(adapter)
         self._entries[name] = _Entry(adapter.config, adapter.fingerprint, folder, adapter, loaded)
-        self._leave_to_disk([self._using])
+        self._leave_to_disk()
 
     def remove(self, name: str) -> None:
         """Forget an adapter. Raises ValueError for one that is not there, or that is in use."""
         self._require_open("remove")
         self._entry(name)
-        if self._chosen.mix is not None or self._using == name:
+        if self._held[name]:
             raise ValueError(
-                f"remove got {name!r} while "
-                + ("a batch of rows is open" if self._chosen.mix is not None else "it is in use")
-                + f"; expected use({BASE!r}) or another first"
+                f"remove got {name!r}, which is in use, expected one that no row uses; "
+                f"use({BASE!r}) or another first"
             )
         del self._entries[name]
 
@@ -153,8 +153,15 @@ class AdapterBank:
         Raises ValueError for a name that is not there, inside `rows`, and while the model is
         generating: the keys and values in its caches are those of the adapter that it began with.
         """
-        self._require_free("use")
-        self._chosen.alone = None if name == BASE else self._load([name], [name])[name]
+        self.require_free("use")
+        before, self._using = self._using, BASE
+        self.let_go(before)
+        try:
+            self.chosen.alone = self.hold(name)
+        except BaseException:
+            self.hold(before)
+            self._using = before
+            raise
         self._using = name
 
     @contextmanager
@@ -165,50 +172,69 @@ class AdapterBank:
         keeps its adapter. Afterwards all rows use again what they did before. Raises ValueError as
         `use` does, and for more different adapters than may lie in memory.
         """
-        self._require_free("rows")
+        self.require_free("rows")
         if isinstance(names, str) or not names:
             raise ValueError(f"rows got {names!r}, expected a name for each row")
         distinct = sorted({name for name in names if name != BASE})
-        held = {*distinct, self._using} - {BASE}
-        if self.most_resident is not None and len(held) > self.most_resident:
-            raise ValueError(
-                f"rows got {len(distinct)} different adapters with {self._using!r} in use, "
-                f"expected at most most_resident = {self.most_resident} together"
-            )
-        loaded = self._load(distinct, held)
-        number = {BASE: -1, **{name: i for i, name in enumerate(distinct)}}
-        self._chosen.mix = Mix([loaded[name] for name in distinct], [number[n] for n in names])
+        held = []
         try:
+            for name in distinct:
+                held.append((name, self.hold(name)))
+            number = {BASE: -1, **{name: i for i, name in enumerate(distinct)}}
+            self.chosen.mix = Mix([loaded for _, loaded in held], [number[n] for n in names])
             yield
         finally:
-            self._chosen.mix = None
+            self.chosen.mix = None
+            for name, _ in held:
+                self.let_go(name)
+
+    def hold(self, name: str) -> Loaded | None:
+        """The adapter in memory, where it stays until `let_go`; None for "__base__".
+
+        Raises ValueError for a name that is not there, or where `most_resident` others are held.
+        """
+        if name == BASE:
+            return None
+        entry = self._entry(name)
+        if not self.has_room_for(name):
+            raise ValueError(
+                f"got {name!r} beside {len(+self._held)} adapters in use, expected at most "
+                f"most_resident = {self.most_resident} at a time"
+            )
+        if entry.loaded is None:
+            adapter = self._read_again(name, entry)
+            entry.adapter, entry.loaded = adapter, self._loaded(adapter)
+        self._held[name] += 1
+        self._entries.move_to_end(name)
+        self._leave_to_disk()
+        return entry.loaded
+
+    def has_room_for(self, name: str) -> bool:
+        """Whether `hold` would find room in memory for the adapter of this name."""
+        held = +self._held
+        return self.most_resident is None or name in held or len(held) < self.most_resident
+
+    def let_go(self, name: str) -> None:
+        """End one `hold` of this name."""
+        if name != BASE:
+            self._held[name] -= 1
 
     def close(self) -> Transformer:
         """Give the base back as it was before the bank, in place; returns the model.
 
         Raises ValueError as `use` does.
         """
-        self._require_free("close")
+        self.require_free("close")
         for name, linear in self._linears.items():
             self.model.set_submodule(name, linear)
         self._freeze.release()
         self._freeze.restore_modes()
         self._freeze = None
         self._entries.clear()
+        self._held.clear()
         return self.model
 
     # -- memory ------------------------------------------------------------------------------
-
-    def _load(self, names: Sequence[str], held: Collection[str]) -> dict[str, Loaded]:
-        """Name -> its adapter, in memory; what is not in `held` may be left to disk for them."""
-        entries = {name: self._entry(name) for name in names}
-        for name, entry in entries.items():
-            if entry.loaded is None:
-                entry.adapter = self._read_again(name, entry)
-                entry.loaded = self._loaded(entry.adapter)
-            self._entries.move_to_end(name)
-        self._leave_to_disk(held)
-        return {name: entry.loaded for name, entry in entries.items()}
 
     def _loaded(self, adapter: Adapter) -> Loaded:
         """The adapter's arrays beside the base: its own where device and dtype are the base's."""
@@ -229,12 +255,13 @@ class AdapterBank:
             )
         return adapter
 
-    def _leave_to_disk(self, held: Collection[str]) -> None:
-        """Let go of those that were used longest ago, but of none in `held`, down to the bound."""
+    def _leave_to_disk(self) -> None:
+        """Forget those that were used longest ago, but of none that is held, down to the bound."""
         if self.most_resident is None:
             return
         resident = self.resident
-        can_go = [n for n in resident if n not in held and self._entries[n].folder is not None]
+        can_go = [name for name in resident if not self._held[name]]
+        can_go = [name for name in can_go if self._entries[name].folder is not None]
         for name in can_go[: max(0, len(resident) - self.most_resident)]:
             self._entries[name].adapter = self._entries[name].loaded = None
 
@@ -252,12 +279,13 @@ class AdapterBank:
         if self._freeze is None:
             raise AttachError(f"{verb} got a bank that is closed, expected one on its model")
 
-    def _require_free(self, verb: str) -> None:
+    def require_free(self, verb: str) -> None:
+        """Raise ValueError inside `rows`, and while the model is generating."""
         self._require_open(verb)
         if self.model.generations:
             raise ValueError(
                 f"{verb} got a model that is generating, expected one that has finished: its "
                 "caches hold what the adapters in use made"
             )
-        if self._chosen.mix is not None:
+        if self.chosen.mix is not None:
             raise ValueError(f"{verb} got a bank inside `rows`, expected one after its end")

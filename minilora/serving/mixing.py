@@ -139,6 +139,10 @@ class Mix:
 
     def __init__(self, adapters: Sequence[Loaded], adapter_of: Sequence[int]) -> None:
         """adapter_of: for each row of the batch a number among the adapters, -1 for the base."""
+        self.assign(adapters, adapter_of)
+
+    def assign(self, adapters: Sequence[Loaded], adapter_of: Sequence[int]) -> None:
+        """Make this the mix of another batch; layers that hold it go on with that."""
         self.adapters, self.adapter_of = list(adapters), np.array(adapter_of, dtype=np.int64)
         self._groupings: dict[int, _Grouping] = {}
         own = [one.invocation for one in self.adapters] + [None]  # the last is the base

@@ -20,7 +20,7 @@ from minilora.gradients.cases import all_cases
 from minilora.gradients.twins import TWINS
 from minilora.lora import Attachment, LoRAConfig, attach
 from minilora.nn import Module, Transformer, generate
-from minilora.serving import BASE, AdapterBank
+from minilora.serving import BASE, AdapterBank, Engine, Request
 from minilora.text import Example
 from minilora.training import AdamW, Batches, History, TrainingConfig, fit
 from tests import tiny
@@ -127,8 +127,8 @@ def tiny_adapted(device: str, tied: bool = True) -> Attachment:
     return handle
 
 
-def bank_answers(device: str, use_cache: bool = True) -> list:
-    """A mixed batch's logits and answers from a bank on a device, then those of a swap."""
+def tiny_bank(device: str) -> AdapterBank:
+    """A bank of three adapters over `tiny_model`, the last of them activated."""
     bank = AdapterBank(tiny_model(device).eval())
     kinds = (("q_proj", "v_proj"), None), ("all-linear", None), ("all-linear", (3,))
     for seed, (targets, invocation) in enumerate(kinds):
@@ -138,6 +138,20 @@ def bank_answers(device: str, use_cache: bool = True) -> list:
         for layer in handle.layers.values():
             layer.lora_B.data[...] = rng.normal(0, 0.3, layer.lora_B.shape)
         bank.add(f"{seed}", handle.adapter())
+    return bank
+
+
+def engine_answers(device: str) -> dict[int, list[int]]:
+    """What requests get that join and leave at different steps."""
+    engine = Engine(tiny_bank(device), most_rows=3)
+    for i, prompt in enumerate(([1, 2], [4, 3, 5, 6], [7], [8, 1, 2], [3, 3])):
+        engine.submit(Request(prompt, ("0", "2", BASE, "1", "2")[i], 3 + i))
+    return engine.run()
+
+
+def bank_answers(device: str, use_cache: bool = True) -> list:
+    """A mixed batch's logits and answers from a bank on a device, then those of a swap."""
+    bank = tiny_bank(device)
     prompts, ids = [[1, 2], [4, 3, 5, 6], [7], [8, 1, 2]], np.array([[1, 2, 3], [4, 5, 6]] * 2)
     with bank.rows(["0", "2", BASE, "1"]):
         mixed = to_numpy(bank.model(ids).data)

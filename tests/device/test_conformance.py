@@ -92,6 +92,11 @@ def test_a_resumed_run_is_the_run(adapted, tmp_path):
         assert array.tobytes() == other.tobytes(), name
 
 
+def test_an_engine():
+    host, device = (c.engine_answers(name) for name in c.DEVICES)
+    assert host == device
+
+
 @pytest.mark.parametrize("use_cache", [False, True])
 def test_a_bank(use_cache):
     c.assert_same_bank(TOLERANCE * 5, use_cache)

@@ -47,6 +47,11 @@ def test_training(adapted, tmp_path):
     assert losses[1] == pytest.approx(losses[0], rel=TRAINED)
 
 
+def test_an_engine():
+    host, device = (c.engine_answers(name) for name in c.DEVICES)
+    assert host == device
+
+
 @pytest.mark.parametrize("use_cache", [False, True])
 def test_a_bank(use_cache):
     c.assert_same_bank(5 * SINGLE, use_cache)
