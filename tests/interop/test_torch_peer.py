@@ -87,3 +87,25 @@ def test_peft_mixes_the_same_adapters():
     record = race_record(race(TINY, w.JOBS["bank"], sides, pairs=1, starts=1, seconds=0.01))
     ratio = record["ratios"][best_title("peft-8")]
     assert (ratio["over"], ratio["under"]) == ("peft-8@1", "bank-8@1")
+
+
+def test_autocast_computes_the_same_loss_in_fewer_digits(tmp_path):
+    job = w.JOBS["lora-qv"]
+    w.write_weights(TINY, job, tmp_path)
+    whole, half = (Work(TINY, job, str(tmp_path), 0, half=half) for half in (False, True))
+    losses = [loss_of(x.model, x.ids, x.labels, 0, x.half).item() for x in (whole, half)]
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.02)
+    half.once()
+    assert all(p.dtype is torch.float32 for p in half.trained)
+
+
+def test_activated_steps_race_beside_plain_ones():
+    kinds = ("minilora", "activated", "activated-kept", "torch-bf16")
+    result = race(
+        TINY, w.JOBS["lora-qv"], [(kind, 1) for kind in kinds], pairs=1, starts=1, seconds=0.01
+    )
+    losses = {kind: result.about[f"{kind}@1"] for kind in kinds}
+    assert losses["activated"]["loss"] == losses["activated-kept"]["loss"]
+    kept, anew = (losses[k]["loss_after"] for k in ("activated-kept", "activated"))
+    assert kept == pytest.approx(anew, rel=1e-4) and kept != losses["activated"]["loss"]
+    assert result.ratio("minilora@1", "activated@1")["pairs"] >= 0
