@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from minilora.course.checking import PASSED, UNWRITTEN, WRONG, run_check
+from minilora.course.comparing import as_array
 from minilora.course.judge import Judge
 from minilora.course.source import find_chapters
 
@@ -75,6 +76,34 @@ def test_a_check_compares_something(entry):
     judge = Judge(3)
     entry.check(entry.reference, judge)
     assert judge.compared > 0
+
+
+def sizes_of(value):
+    """What is left of an argument without its numbers: shapes, lengths and whole numbers."""
+    array = as_array(value)
+    if array is not None:
+        return array.shape
+    if isinstance(value, (list, tuple)):
+        return [sizes_of(part) for part in value]
+    if isinstance(value, dict):
+        return {key: sizes_of(part) for key, part in value.items()}
+    return value if isinstance(value, (int, str)) else type(value)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_another_seed_draws_other_sizes(entry):
+    """An answer that was written for one set of shapes fails with another seed."""
+    seen = set()
+    for seed in range(6):
+        called = []
+
+        def noting(*arguments, called=called):
+            called.append(repr(sizes_of(arguments)))
+            return entry.reference(*arguments)
+
+        assert run_check(entry, noting, seed).passed
+        seen.add(tuple(called))
+    assert len(seen) > 1
 
 
 def test_every_exercise_is_found_by_its_chapter():

@@ -11,7 +11,8 @@ from minilora.course.judge import Judge
 
 
 def check_merge(fn: Callable, judge: Judge) -> None:
-    for out_features, in_features, r, alpha in ((5, 7, 3, 4.5), (6, 4, 2, 7.0)):
+    for like, alpha in (((7, 9, 5), 4.6), ((6, 4, 2), 7.1)):  # at r = 4 its root is half of it
+        out_features, in_features, r = judge.sizes(*like)
         W, A, B = (
             judge.normal(out_features, in_features),
             judge.normal(r, in_features),
@@ -175,9 +176,10 @@ def bottleneck_vjps(
 
 def check_merge_several(fn: Callable, judge: Judge) -> None:
     for ranks in ((2, 2), (3, 3, 3), (4, 1)):
-        W = judge.normal(5, 6)
+        rows, columns = judge.sizes(6, 8)
+        W = judge.normal(rows, columns)
         adapters = [
-            (judge.normal(r, 6), judge.normal(5, r), alpha)
+            (judge.normal(r, columns), judge.normal(rows, r), alpha)
             for r, alpha in zip(ranks, (3.5, 1.3, 6.1), strict=False)
         ]
         deltas = [alpha / len(A) * B @ A for A, B, alpha in adapters]
