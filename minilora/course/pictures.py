@@ -37,14 +37,14 @@ def lora_layer(width: int = 640) -> Schematic:
     w = s.box(60, 110, 190, 100, "W", FROZEN, "out × in, frozen")
     a = s.box(370, 178, 170, 34, "A   (r × in)", TRAINED)
     b = s.box(370, 108, 170, 34, "B   (out × r), starts at 0", TRAINED)
-    total = s.circle(300, 52, "+")
-    y = s.box(215, 8, 170, 26, "y  (out numbers)", DATA)
+    total = s.circle(300, 68, "+")
+    y = s.box(215, 6, 170, 26, "y  (out numbers)", DATA)
     s.arrow(x.left, w.bottom, bend="across")
     s.arrow(x.right, a.bottom, bend="across")
     s.arrow(a.top, b.bottom, "r numbers")
     s.arrow(w.top, total.left, bend="down")
     s.arrow(b.top, total.right, bend="down")
-    s.text(345, 44, "× alpha / r", 12)
+    s.text(345, 60, "× alpha / r", 12)
     s.arrow(total.top, y.bottom)
     return s
 
