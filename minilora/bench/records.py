@@ -70,7 +70,7 @@ def race_record(result: Result) -> dict:
 def _ratios(result: Result) -> dict[str, dict]:
     """Best against best, "other / minilora" at equal cores, and by CPU time at one core.
 
-    Of the matmuls and the full step it is the other way round, "minilora / other".
+    A kind of BESIDE stands beside its own. Of the matmuls and the full step it is the other way round, "minilora / other".
     """
     ratios = {}
 
@@ -84,7 +84,7 @@ def _ratios(result: Result) -> dict[str, dict]:
             add(best_title(kind), kind, (result.best(BESIDE.get(kind, "minilora")), best))
     for name in result.names:
         kind, _, count = name.partition("@")
-        same = f"minilora@{count}"
+        same = f"{BESIDE.get(kind, 'minilora')}@{count}"
         if kind == "minilora" or same not in result.names:
             continue
         title = f"{same} / {name}" if kind in UNDER else f"{name} / {same}"

@@ -87,6 +87,7 @@ def test_peft_mixes_the_same_adapters():
     record = race_record(race(TINY, w.JOBS["bank"], sides, pairs=1, starts=1, seconds=0.01))
     ratio = record["ratios"][best_title("peft-8")]
     assert (ratio["over"], ratio["under"]) == ("peft-8@1", "bank-8@1")
+    assert record["ratios"]["peft-8@1 / bank-8@1, CPU"]["pairs"] == record["rounds"]
 
 
 def test_autocast_computes_the_same_loss_in_fewer_digits(tmp_path):
