@@ -70,7 +70,8 @@ def race_record(result: Result) -> dict:
 def _ratios(result: Result) -> dict[str, dict]:
     """Best against best, "other / minilora" at equal cores, and by CPU time at one core.
 
-    A kind of BESIDE stands beside its own. Of the matmuls and the full step it is the other way round, "minilora / other".
+    A kind of BESIDE stands beside its own. Of the matmuls and the full step it is the other way
+    round, "minilora / other".
     """
     ratios = {}
 

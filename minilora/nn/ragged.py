@@ -93,7 +93,7 @@ class RaggedDecoding(Decoding):
         would be alone.
         """
         count = len(self.lengths)
-        self._make_room(count + 1, len(prompt) + room)
+        self.make_room(count + 1, len(prompt) + room)
         slots = [cache.slot(count) for cache in self.caches]
         logits = last_logits(self.model, np.array([prompt]), None, slots)[0]
         self._have(np.append(self.lengths, len(prompt)))
@@ -116,7 +116,8 @@ class RaggedDecoding(Decoding):
             cache.use(len(lengths))
         self._lay_out()
 
-    def _make_room(self, rows: int, length: int) -> None:
+    def make_room(self, rows: int, length: int) -> None:
+        """Room for so many rows of up to so many positions, made at once where it is foreseen."""
         held, _, columns, _ = self.caches[0].pool[0].shape
         if rows <= held and length <= columns:
             return

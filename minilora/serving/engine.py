@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -223,6 +224,7 @@ class Engine:
     def _join(self) -> list[Event]:
         """Read the prompts of requests that wait, as far as there is room."""
         events, read, before = [], 0, len(self._rows)
+        self._make_room()
         while self._waiting and len(self._rows) < self.most_rows:
             number, request = self._waiting[0]
             more = len(request.prompt)
@@ -249,12 +251,19 @@ class Engine:
             self._mix_anew()
         return events
 
+    def _make_room(self) -> None:
+        """Room for those that may join soon, so that the pool need not grow with each of them."""
+        if self._decoding is None:
+            self.bank.chosen.mix = self._mix
+            self._decoding = RaggedDecoding(self.bank.model)
+        soon = list(islice(self._waiting, self.most_rows - len(self._rows)))
+        if soon:
+            length = max(len(one.prompt) + one.max_new_tokens for _, one in soon)
+            self._decoding.make_room(len(self._rows) + len(soon), length)
+
     def _read(self, request: Request, loaded: Loaded | None) -> np.ndarray:
         """Logits after the prompt, which becomes the decoding's last row."""
         chosen = self.bank.chosen
-        if self._decoding is None:
-            chosen.mix = self._mix
-            self._decoding = RaggedDecoding(self.bank.model)
         chosen.alone, chosen.mix = loaded, None
         return self._decoding.read(request.prompt, request.max_new_tokens)
 
