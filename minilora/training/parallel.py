@@ -32,6 +32,9 @@ from minilora.nn.transformer import Past
 
 MOST_WORKERS = 64
 """Processes at most: a mistyped number would fork until the memory is gone."""
+PIECE_TOKENS = 1024
+"""Positions worked on at a time. Each piece costs Python's share of a step once more, and a large
+one more memory; data/bench/README.md compares sizes."""
 CACHE_LINE = 64
 """Bytes: shared arrays begin at multiples of it, so that no two share one."""
 

@@ -6,6 +6,7 @@ gradients, and where the memory is there, read once for all passes over the data
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Iterable, Sequence
 
@@ -18,10 +19,10 @@ from minilora.nn.reading import read_past
 from minilora.nn.rows import NEVER, last_place, rows_of
 from minilora.nn.transformer import Past
 from minilora.training.batches import Batch, Batches
-from minilora.training.parallel import Piece
+from minilora.training.parallel import PIECE_TOKENS, Piece
 
 READ_TOKENS = 2048
-"""Positions of kept prompts that are read at a time."""
+"""Positions of prompts that are read at a time."""
 
 
 def answer_begins(ids: np.ndarray, labels: np.ndarray, invocation: tuple[int, ...]) -> int:
@@ -48,29 +49,46 @@ def answer_begins(ids: np.ndarray, labels: np.ndarray, invocation: tuple[int, ..
     return place
 
 
-def split_at_invocation(
-    batch: Batch, pieces: int, seed: tuple[int, ...], invocation: tuple[int, ...]
-) -> list[Piece]:
-    """As `step.split_batch`, with every row cut where its invocation begins."""
-    begins, ends = [], []
+def answer_spans(batch: Batch, invocation: tuple[int, ...]) -> list[tuple[int, int]]:
+    """(begin, end) of what is learned in each row: from its invocation to its last label.
+
+    Raises ValueError naming the example, as `answer_begins`.
+    """
+    spans = []
     for ids, labels, number in zip(batch.ids, batch.labels, batch.indices, strict=True):
         try:
-            begins.append(answer_begins(ids, labels, invocation))
+            begin = answer_begins(ids, labels, invocation)
         except ValueError as error:
             raise ValueError(f"example {number}: {error}") from None
-        ends.append(int(np.flatnonzero(labels != IGNORE)[-1]) + 1)
+        spans.append((begin, int(np.flatnonzero(labels != IGNORE)[-1]) + 1))
+    return spans
+
+
+def cut_pieces_a_worker(spans: Sequence[tuple[int, int]], workers: int) -> int:
+    """How many pieces each process makes of its share of rows that are cut at these places.
+
+    Answers count as rows do that are whole; prompts, of which little is held, count half.
+    """
+    answers, prompts = sum(e - b for b, e in spans), sum(b for b, _ in spans)
+    return math.ceil(max(answers / PIECE_TOKENS, prompts / READ_TOKENS) / workers)
+
+
+def split_at_invocation(
+    batch: Batch, pieces: int, seed: tuple[int, ...], spans: Sequence[tuple[int, int]]
+) -> list[Piece]:
+    """As `step.split_batch`, with every row cut at its span."""
     result, whole = [], rows_of(len(batch.ids))
     for i, rows in enumerate(np.array_split(np.arange(len(batch.ids)), pieces)):
         if len(rows) == 0:
             continue
-        time = max(ends[row] - begins[row] for row in rows)
+        own = [(row, *spans[row]) for row in rows]
+        time = max(end - begin for _, begin, end in own)
         ids = np.zeros((len(rows), time), dtype=np.int32)
         labels = np.full((len(rows), time), IGNORE, dtype=np.int32)
-        for at, row in enumerate(rows):
-            span = slice(begins[row], ends[row])
-            ids[at, : ends[row] - begins[row]] = batch.ids[row, span]
-            labels[at, : ends[row] - begins[row]] = batch.labels[row, span]
-        prompts = tuple(batch.ids[row, : begins[row]] for row in rows)
+        for at, (row, begin, end) in enumerate(own):
+            ids[at, : end - begin] = batch.ids[row, begin:end]
+            labels[at, : end - begin] = batch.labels[row, begin:end]
+        prompts = tuple(batch.ids[row, :begin] for row, begin, _ in own)
         piece = Piece(ids, labels, (*seed, i), whole.cut(rows), prompts, batch.indices[rows])
         result.append(piece)
     return result

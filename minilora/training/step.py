@@ -15,12 +15,8 @@ from minilora.nn.rows import rows_of
 from minilora.training.batches import Batch, Batches
 from minilora.training.config import TrainingConfig
 from minilora.training.optim import Optimizer, clip_grad_norm_, schedule
-from minilora.training.parallel import Piece, Workers
-from minilora.training.prompts import split_at_invocation
-
-PIECE_TOKENS = 1024
-"""Positions worked on at a time. Each piece costs Python's share of a step once more, and a large
-one more memory; data/bench/README.md compares sizes."""
+from minilora.training.parallel import PIECE_TOKENS, Piece, Workers
+from minilora.training.prompts import answer_spans, cut_pieces_a_worker, split_at_invocation
 
 
 class DivergedError(NotFiniteError):
@@ -78,11 +74,13 @@ class Steps:
         batch, config = self.batches.batch(step), self.config
         if batch.tokens == 0:
             raise ValueError(f"step {step}: the batch {batch.indices.tolist()} has no label")
-        each = config.micro_batches or pieces_a_worker(batch.ids.size, workers)
-        count, seed = workers * each, (config.seed, step)
+        each, seed = config.micro_batches, (config.seed, step)
         if self.invocation is None:
-            return batch, split_batch(batch, count, seed)
-        return batch, split_at_invocation(batch, count, seed, self.invocation)
+            each = each or pieces_a_worker(batch.ids.size, workers)
+            return batch, split_batch(batch, workers * each, seed)
+        spans = answer_spans(batch, self.invocation)
+        each = each or cut_pieces_a_worker(spans, workers)
+        return batch, split_at_invocation(batch, workers * each, seed, spans)
 
     def update(
         self, step: int, batch: Batch, pieces: Sequence[Piece], loss: float, began: float

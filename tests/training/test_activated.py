@@ -14,7 +14,14 @@ from minilora.text import Example
 from minilora.text.examples import one_answer_each
 from minilora.training import Batches, TrainingConfig, fit
 from minilora.training.parallel import Workers, accumulate_gradients
-from minilora.training.prompts import KeptPrompts, answer_begins, kept_prompts, split_at_invocation
+from minilora.training.prompts import (
+    KeptPrompts,
+    answer_begins,
+    answer_spans,
+    cut_pieces_a_worker,
+    kept_prompts,
+    split_at_invocation,
+)
 from tests import tiny
 from tests.lora.conftest import randomise
 from tests.says import refusal
@@ -44,6 +51,10 @@ def model(targets="all-linear", invocation=INVOCATION, dtype=np.float32, **chang
     return randomise(attach(made, config, np.random.default_rng(2))).model.train()
 
 
+def cut(batch, pieces: int):
+    return split_at_invocation(batch, pieces, (0,), answer_spans(batch, INVOCATION))
+
+
 def gradients(made) -> dict[str, np.ndarray]:
     return {name: p.grad for name, p in made.named_parameters() if p.requires_grad}
 
@@ -54,7 +65,7 @@ def gradients(made) -> dict[str, np.ndarray]:
 def test_cut_rows_give_loss_and_gradients_of_whole_rows(targets, pieces, kept):
     batches = Batches(examples(), 6, seed=0)
     batch = batches.batch(0)
-    whole, cut = (model(targets, dtype=np.float64) for _ in range(2))
+    whole, other = (model(targets, dtype=np.float64) for _ in range(2))
     whole.zero_grad()
     loss = 0.0
     for number in batch.indices:  # one by one: a shorter row's padding is no part of what it says
@@ -62,15 +73,15 @@ def test_cut_rows_give_loss_and_gradients_of_whole_rows(targets, pieces, kept):
         one = whole.loss(example.ids[None], example.labels[None], float(batch.tokens))
         one.backward()
         loss += one.item()
-    parts = split_at_invocation(batch, pieces, (0,), INVOCATION)
+    parts = cut(batch, pieces)
     how = {}
     if kept:
-        how["read"] = KeptPrompts(cut, batches, range(12), INVOCATION).read
-    cut.zero_grad()
-    got = accumulate_gradients(cut, parts, float(batch.tokens), **how)
+        how["read"] = KeptPrompts(other, batches, range(12), INVOCATION).read
+    other.zero_grad()
+    got = accumulate_gradients(other, parts, float(batch.tokens), **how)
     assert got == pytest.approx(loss, rel=1e-6)
     expected = gradients(whole)
-    for name, array in gradients(cut).items():
+    for name, array in gradients(other).items():
         scale = np.abs(expected[name]).max()
         assert scale > 0
         np.testing.assert_allclose(array, expected[name], rtol=0, atol=2e-6 * scale)
@@ -134,7 +145,7 @@ def test_what_is_kept_stays_in_its_bound_and_is_read_once():
     assert kept_prompts(made, batches, 6, INVOCATION, exact - 1) is None
     assert kept_prompts(made, batches, len(batches), INVOCATION, exact) is None  # one pass
     kept = kept_prompts(made, batches, 6, INVOCATION, exact)
-    pieces = split_at_invocation(batches.batch(0), 1, (0,), INVOCATION)
+    pieces = cut(batches.batch(0), 1)
     first = kept.read(made, pieces[0])
     made.load_state_dict(model(dtype=np.float32).state_dict())
     for parameter in made.parameters():
@@ -198,7 +209,7 @@ def test_an_invocation_in_the_answer_does_not_move_the_cut():
 def test_workers_sum_the_gradients_of_all_pieces():
     batches = Batches(examples(), 6, seed=0)
     batch = batches.batch(0)
-    pieces = split_at_invocation(batch, 4, (0,), INVOCATION)
+    pieces = cut(batch, 4)
     one, two = model(), model()
     with Workers(one, 1) as pool:
         loss = pool.gradients(pieces, float(batch.tokens))
@@ -207,3 +218,17 @@ def test_workers_sum_the_gradients_of_all_pieces():
     for name, array in gradients(two).items():
         np.testing.assert_allclose(array, gradients(one)[name], atol=1e-5)
     assert invocation_of(one) == INVOCATION and invocation_of(tiny.model()) is None
+
+
+@pytest.mark.parametrize(
+    ("spans", "workers", "pieces"),
+    [
+        ([(110, 150)] * 32, 2, 1),
+        ([(110, 150)] * 32, 1, 2),
+        ([(10, 510)] * 8, 2, 2),
+        ([(1000, 1010)] * 8, 1, 4),
+        ([(0, 1)], 4, 1),
+    ],
+)
+def test_pieces_are_as_large_as_their_answers_and_prompts_allow(spans, workers, pieces):
+    assert cut_pieces_a_worker(spans, workers) == pieces
