@@ -40,6 +40,11 @@ def best_title(kind: str) -> str:
     return f"{ours} / {kind}, best" if kind in UNDER else f"{kind} / {ours}, best"
 
 
+def cpu_title(kind: str) -> str:
+    """The name of the ratio of processor times at one core."""
+    return f"{kind}@1 / {BESIDE.get(kind, 'minilora')}@1, CPU"
+
+
 def race_record(result: Result) -> dict:
     """One cell of a race."""
     workload, job = result.workload, result.job

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from minilora.bench.records import best_title
+from minilora.bench.records import best_title, cpu_title
 
 SLACK = 1.1
 """Two jobs that share a core lose a little more than half each."""
@@ -183,7 +183,11 @@ def _measured(goal: Goal, cell: dict) -> Iterator[GoalLine]:
     for peer in TORCHES if about_torch else ("",):
         if about_torch and peer not in cell["best"]:
             continue
-        ratio = cell["ratios"].get(best_title(peer if goal.kind == "torch" else goal.kind))
+        kind, by = peer if goal.kind == "torch" else goal.kind, ""
+        ratio = cell["ratios"].get(best_title(kind))
+        if goal.job == "bank" and ratio is not None and ratio["median"] is None:
+            # One thread each: its processor time is what it would take on a core of its own.
+            ratio, by = cell["ratios"].get(cpu_title(kind)), ", processor time"
         if goal.kind == "memory":
             value = memory_ratio(cell, peer)
         elif ratio is None:
@@ -191,5 +195,5 @@ def _measured(goal: Goal, cell: dict) -> Iterator[GoalLine]:
         else:
             value = ratio["median"]
         name = cell["workload"]["name"]
-        measure = goal.measure.format(NAMES.get(peer, peer))
+        measure = goal.measure.format(NAMES.get(peer, peer)) + by
         yield GoalLine(name, cell["job"], measure, goal.at_most, goal.values[name], value, ratio)

@@ -4,7 +4,8 @@ import pytest
 
 from minilora.bench import workloads as w
 from minilora.bench.race import race
-from minilora.bench.records import best_title, race_record
+from minilora.bench.records import best_title, cpu_title, race_record
+from minilora.bench.summary import goal_lines
 
 BANK = w.JOBS["bank"]
 
@@ -26,6 +27,12 @@ def test_our_sides_race_and_are_held_against_one_adapter(tiny):
     for count in (1, 8, 64):
         ratio = record["ratios"][best_title(f"bank-{count}")]
         assert (ratio["over"], ratio["under"]) == (f"bank-{count}@1", "minilora@1")
+        assert ratio["pairs"] + ratio["dropped"] == record["rounds"]
+    record["ratios"][best_title("bank-8")]["median"] = None  # every round was disturbed
+    record["workload"]["name"] = "W"
+    lines = {line.aim: line for line in goal_lines([record])}
+    expected = record["ratios"][cpu_title("bank-8")]["median"]
+    assert lines[1.1].value == expected and "processor" in lines[1.1].measure
     assert {side["loss"] for side in record["sides"].values()} == {
         record["sides"]["minilora@1"]["loss"]
     }
