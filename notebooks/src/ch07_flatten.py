@@ -6,8 +6,9 @@
 # **Time.** about 2.5 hours, exercises included.
 #
 # **What you will be able to do.** Melt an adapter into its base so that it costs nothing, get the
-# base back to the last bit, say what each number format loses on the way, measure what an adapter
-# costs that is not melted in, and tell when to leave it beside the base.
+# base back to the last bit, say what each number format loses on the way and what a merged file
+# holds, measure what an adapter costs that is not melted in, and tell when to leave it beside the
+# base.
 #
 # **The story.** The ward's computer is old, and every note has a nurse waiting for it. Leo says
 # that LoRA is free: you add it into the weights. Maya asks what exactly is free, and when, and what
@@ -57,8 +58,20 @@ style()
 # To put $W + \Delta W$ with $\Delta W = s\,BA$ in the place of $W$ is to *merge*. From then on the
 # layer is an ordinary one: same shape, same file, same speed. Nothing of this holds for an adapter
 # that is not linear. If the strips computed $\tanh(xA^\top)B^\top$, no matrix could do the same.
+# How would one tell, from outside?
 
 # %% exercise 7.1
+
+# %%
+one_matrix = answer("7.1")
+rng = np.random.default_rng(0)
+W, A, B = (rng.standard_normal(shape) for shape in ((5, 7), (2, 7), (5, 2)))
+M = one_matrix(lambda x: x @ W.T + 0.5 * (x @ A.T) @ B.T, 7)
+print("LoRA, and it is W + s B A:", np.allclose(M, W + 0.5 * B @ A))
+try:
+    one_matrix(lambda x: x @ W.T + 0.5 * np.tanh(x @ A.T) @ B.T, 7)
+except ValueError:
+    print("with tanh in between: no matrix does the same")
 
 # %% [markdown]
 # ## Three adapters for one job
@@ -294,20 +307,16 @@ plt.show()
 #
 # ## Two updates in one weight
 #
-# Updates add up, so why not merge two of them?
+# Updates add up, so why not merge two of them? For each layer of the base, add both $\Delta W$.
 
-# %% exercise 7.4
 
 # %%
-merge_several = answer("7.4")
-
-
 def with_both(one, two, volume):
     """The base with two models' adapters merged in, each at this volume."""
     model = fresh()
     for (name, a), b in zip(lora_layers(one).items(), lora_layers(two).values(), strict=True):
-        factors = [(x.lora_A.data, x.lora_B.data, volume * x.config.lora_alpha) for x in (a, b)]
-        model.get_submodule(name).weight.data = merge_several(a.base_weight, factors)
+        both = a.delta_weight() + b.delta_weight()
+        model.get_submodule(name).weight.data = a.base_weight + volume * both
     return model
 
 
@@ -331,6 +340,43 @@ print(f"two at half volume {np.mean(halves):.2g} of the lines exact")
 # Each was trained to do the job alone. Together they do it twice, and overshoot. At half volume
 # they agree again, because they were made for the same base and the same job. What happens to two
 # adapters for different jobs is the subject of chapter 11.
+#
+# One of these files lies on the ward's server, and nobody wrote down at which volume it was made.
+# Nor whether somebody, to be safe, merged an adapter into a file that held it already: no program
+# complains, for a merged file looks like any other. It can still be found out.
+
+# %% exercise 7.4
+
+# %%
+volumes_inside = answer("7.4")
+
+
+def read_volumes(model, candidates):
+    """The volumes of these adapted models' updates in a merged model, one row a layer."""
+    rows = []
+    for name in lora_layers(candidates[0]):
+        parts = [lora_layers(other)[name] for other in candidates]
+        factors = [(x.lora_A.data, x.lora_B.data, x.config.lora_alpha) for x in parts]
+        merged = model.get_submodule(name).weight.data
+        rows.append(volumes_inside(merged, parts[0].base_weight, factors))
+    return np.array(rows)
+
+
+# %% predict
+predict("inside", "The first two adapters at half volume: what will be read of the third?", None)
+
+# %%
+inside = read_volumes(with_both(made[0], made[1], 0.5), made)
+reveal("inside", round(abs(float(inside.mean(axis=0)[2])), 3))
+for seed, column in enumerate(inside.T):
+    print(f"adapter {seed}: volume {round(float(np.mean(column)), 2) + 0.0:.2f}")
+
+# %% [markdown]
+# > **Claim.** From the merged weights alone, each of three adapters' volumes is read in every layer
+# > to better than 0.001.
+#
+# So whoever keeps the base and the adapters can say what a merged file holds. Whoever keeps the
+# file alone cannot.
 #
 # ## There and back a hundred times
 #
@@ -678,6 +724,12 @@ claim(
     np.mean(scores["LoRA all"]) - np.array(whole),
     above=0.15,
     each="pairs",
+)
+claim(
+    "From the merged weights alone, each of three adapters' volumes is read in every layer to "
+    "better than 0.001.",
+    np.abs(inside - (0.5, 0.5, 0.0)).max(),
+    below=0.001,
 )
 claim(
     "After 100 turns of += and -= in float32 more than 10 % of the weights have other bits.",

@@ -1,4 +1,4 @@
-"""Exercises 7.1, 7.2 and 7.4: merging one adapter and several, and a bottleneck."""
+"""Exercises 7.1, 7.2 and 7.4: what can be merged, what was merged, and a bottleneck."""
 
 from __future__ import annotations
 
@@ -7,75 +7,127 @@ from collections.abc import Callable
 import numpy as np
 
 from minilora.course.exercises import exercise, mistake
-from minilora.course.judge import Judge
+from minilora.course.judge import Judge, Mistake
 
 
-def check_merge(fn: Callable, judge: Judge) -> None:
-    for like, alpha in (((7, 9, 5), 4.6), ((6, 4, 2), 7.1)):  # at r = 4 its root is half of it
-        out_features, in_features, r = judge.sizes(*like)
-        W, A, B = (
-            judge.normal(out_features, in_features),
-            judge.normal(r, in_features),
-            judge.normal(out_features, r),
-        )
-        merged = judge.call(fn, W=W, A=A, B=B, alpha=alpha)
-        judge.true(
-            np.shape(merged) == W.shape,
-            f"the merged weight: your shape is {np.shape(merged)}, W's is {W.shape}.",
-        )
-        judge.close(
-            "the merged weight",
-            merged,
-            W + alpha / r * B @ A,
-            instead={
-                "alpha is not divided by r.": W + alpha * B @ A,
-                "the update has no alpha / r.": W + B @ A,
-                "alpha is divided by the square root of r, as in rsLoRA; here it is r itself.": W
-                + alpha / np.sqrt(r) * B @ A,
-                "that is the update alone; W is missing.": alpha / r * B @ A,
-                "the update is added twice.": W + 2 * alpha / r * B @ A,
-            },
-        )
-        x = judge.normal(3, in_features)
-        beside = x @ W.T + alpha / r * (x @ A.T) @ B.T
-        judge.close("x times the merged weight, beside what the adapter computes",
-                    x @ np.asarray(merged).T, beside)  # fmt: skip
+def check_one_matrix(fn: Callable, judge: Judge) -> None:
+    for like, alpha in (((5, 7, 3), 4.5), ((6, 4, 2), 7.1)):
+        outside, inside, r = judge.sizes(*like)
+        W, A, B = judge.normal(outside, inside), judge.normal(r, inside), judge.normal(outside, r)
+        s, bias = alpha / r, judge.normal(outside)
+        got = _of_linear(fn, judge, W, A, B, s)
+        instead = {
+            "the layer does more than W: with its adapter it is W + (alpha / r) B A.": W,
+            "that is one number for each output; probe every input by itself.": (W + s * B @ A).sum(
+                axis=1
+            ),
+        }
+        judge.close("the matrix of a linear layer", got, W + s * B @ A, instead=instead)
+        bent = {
+            "a layer with tanh between its strips": lambda x, W=W, A=A, B=B, s=s: (
+                x @ W.T + s * np.tanh(x @ A.T) @ B.T
+            ),
+            "a layer that adds a bias, so that 0 does not go to 0,": lambda x, W=W, bias=bias: (
+                x @ W.T + bias
+            ),
+            "a layer that cuts off below 0, and so doubles where its input doubles,": (
+                lambda x, A=A, B=B: np.maximum(x @ A.T, 0) @ B.T
+            ),
+            "a layer that is linear on each input alone and on rows of equal numbers": (
+                lambda x, W=W: x @ W.T + x[..., :1] * x[..., 1:2] * (x[..., :1] - x[..., 1:2])
+            ),
+        }
+        for what, layer in bent.items():
+            judge.true(
+                judge.refuses(fn, layer, inside),
+                f"{what} got a matrix, and no matrix does the same. Try yours on inputs that it "
+                "was not made from, such as random rows, and raise ValueError where it differs.",
+            )
+
+
+def _of_linear(
+    fn: Callable, judge: Judge, W: np.ndarray, A: np.ndarray, B: np.ndarray, s: float
+) -> object:
+    """What fn makes of a layer with an adapter; Mistake where it refuses it."""
+    try:
+        return judge.call(fn, layer=lambda x: x @ W.T + s * (x @ A.T) @ B.T, inside=W.shape[1])
+    except ValueError as error:
+        raise Mistake(
+            f"a layer with an adapter is linear, and yours refused it ({error}). Sums in another "
+            "order differ in their last bits: compare with np.allclose."
+        ) from error
 
 
 @exercise(
     "7.1",
-    "Merge",
-    minutes=6,
-    difficulty=1,
-    importance=3,
-    check=check_merge,
+    "One matrix for two",
+    minutes=10,
+    difficulty=2,
+    importance=2,
+    check=check_one_matrix,
     statement=r"""
-    Write `merged_weight(W, A, B, alpha)` for a weight `W` (out, in), with `A` (r, in) and `B`
-    (out, r). Return the one weight that does for every $x$ what base and adapter do together:
+    You are handed a `layer` and cannot look inside: you may call `layer(x)` on rows `x`
+    (n, inside) as often as you like, and get (n, outside). Perhaps there is an adapter in it.
 
-    $$x\, W_{\text{merged}}^\top = x W^\top + \frac{\alpha}{r}\, (x A^\top) B^\top .$$
-
-    Others still hold `W`: make a new array.
+    Write `one_matrix(layer, inside)`: the matrix $M$ (outside, inside) with
+    `layer(x)` $= x M^\top$ for **every** $x$, up to rounding. If there is none, because the layer
+    is not linear, raise `ValueError`.
     """,
     hints=(
-        "Take x out on the left. What is added to W^T is (alpha / r) A^T B^T.",
-        "Transpose: A^T B^T is the transpose of B A, which is (out, in), as W is.",
-        "r is A.shape[0], and the answer is W + (alpha / r) * (B @ A).",
+        "What does x M^T give for a row that is 1 in place i and 0 elsewhere? Row i of M^T.",
+        "All of these rows at once are np.eye(inside), so M = layer(np.eye(inside)).T.",
+        "Draw random rows x and compare layer(x) with x @ M.T by np.allclose; where they differ, "
+        "no matrix does it.",
     ),
     wrong=(
-        mistake("forgot / r", "alpha is not divided by r", change=("alpha / r", "alpha")),
-        mistake("root of r", "square root of r", change=("alpha / r", "alpha / r**0.5")),
-        mistake("no scaling", "has no alpha / r", change=("(alpha / r) * (B @ A)", "B @ A")),
-        mistake("in place", "in place", change=("return W +", "W +=")),
-        mistake("swapped", "shapes do not fit", change=("B @ A", "A @ B")),
-        mistake("update alone", "W is missing", change=("return W +", "return")),
-        mistake("twice", "added twice", change=("(alpha / r)", "2 * (alpha / r)")),
+        mistake(
+            "transposed",
+            "but transposed",
+            change=("return M", "return M.T"),
+        ),
+        mistake(
+            "never refuses", "tanh between its strips got", body="return layer(np.eye(inside)).T"
+        ),
+        mistake(
+            "doubles",
+            "cuts off below 0",
+            body="""
+            x = np.random.default_rng(0).standard_normal((9, inside))
+            if not np.allclose(layer(2 * x), 2 * layer(x)):
+                raise ValueError("not linear")
+            return layer(np.eye(inside)).T
+            """,
+        ),
+        mistake(
+            "one input at a time",
+            "each input alone",
+            body="""
+            M = layer(np.eye(inside)).T
+            x = np.diag(np.linspace(-3, 3, inside))
+            if not np.allclose(layer(x), x @ M.T):
+                raise ValueError("not linear")
+            return M
+            """,
+        ),
+        mistake(
+            "same bits",
+            "in their last bits",
+            change=("not np.allclose(layer(x), x @ M.T)", "(layer(x) != x @ M.T).any()"),
+        ),
+        mistake(
+            "all inputs at once",
+            "every input by itself",
+            change=("return M", "return layer(np.ones((1, inside)))[0]"),
+        ),
     ),
 )
-def merged_weight(W: np.ndarray, A: np.ndarray, B: np.ndarray, alpha: float) -> np.ndarray:
-    """W + (alpha / r) B A, as a new array (out, in)."""
-    r = A.shape[0]
-    return W + (alpha / r) * (B @ A)
+def one_matrix(layer, inside: int) -> np.ndarray:
+    """M (outside, inside) with layer(x) = x M^T for every x; ValueError where there is none."""
+    M = layer(np.eye(inside)).T
+    x = np.random.default_rng(0).standard_normal((20, inside))
+    if not np.allclose(layer(x), x @ M.T):
+        raise ValueError("the layer is not linear, so no matrix does the same")
+    return M
 
 
 def check_bottleneck(fn: Callable, judge: Judge) -> None:
@@ -174,89 +226,101 @@ def bottleneck_vjps(
     return g + gu @ D, gu.T @ h, g.T @ z
 
 
-def check_merge_several(fn: Callable, judge: Judge) -> None:
-    for ranks in ((2, 2), (3, 3, 3), (4, 1)):
-        rows, columns = judge.sizes(6, 8)
-        W = judge.normal(rows, columns)
+def check_volumes_inside(fn: Callable, judge: Judge) -> None:
+    for like, ranks in (((9, 12), (3, 3)), ((8, 11), (4, 1, 2))):
+        W = judge.normal(*judge.sizes(*like))
+        shared = judge.normal(W.shape[0], 1)  # so that the updates are not at right angles
         adapters = [
-            (judge.normal(r, columns), judge.normal(rows, r), alpha)
+            (judge.normal(r, W.shape[1]), judge.normal(W.shape[0], r) + shared, alpha)
             for r, alpha in zip(ranks, (3.5, 1.3, 6.1), strict=False)
         ]
-        deltas = [alpha / len(A) * B @ A for A, B, alpha in adapters]
-        alike = len(set(ranks)) == 1
-        merged = judge.call(fn, W=W, adapters=adapters)
-        instead = {
-            "that holds the last adapter only; keep adding to what you have.": W + deltas[-1],
-            "that holds the first adapter only.": W + deltas[0],
-            "that is the updates' mean; each client ordered a whole one.": W
-            + sum(deltas) / len(deltas),
-            "that is the updates alone; W is missing.": sum(deltas),
-            "alpha is not divided by r.": W + sum(alpha * B @ A for A, B, alpha in adapters),
-            "W is in it once for every adapter; it is there once.": len(deltas) * W + sum(deltas),
-            "every adapter has an alpha and an r of its own.": W
-            + sum(adapters[0][2] / ranks[0] * B @ A for A, B, _ in adapters),
-        }
-        if alike:
-            factors = sum(a / len(A) * B for A, B, a in adapters) @ sum(A for A, _, _ in adapters)
-            instead["you added A's to A's and B's to B's, and their product has cross terms, "
-                    "such as B1 A2, that nobody trained."] = W + factors  # fmt: skip
-        judge.close("the merged weight", merged, W + sum(deltas), instead=instead)
+        volumes = judge.rng.permutation((2.0, 0.0, -0.5))[: len(ranks)]
+        deltas = np.array([alpha / len(A) * B @ A for A, B, alpha in adapters])
+        merged = W + np.einsum("k,koi->oi", volumes, deltas)
+        got = judge.call(fn, merged=merged, W=W, adapters=adapters)
+        own = [alpha for _, _, alpha in adapters]
+        judge.close(
+            "the volumes",
+            got,
+            volumes,
+            instead={
+                "each adapter was measured by itself, and they overlap: fit all together.": (
+                    _one_by_one(merged - W, deltas)
+                ),
+                "W is still in what you fitted; take it off first.": _fit(merged, deltas),
+                "that is for B A without alpha / r; each adapter has its own.": volumes
+                * own
+                / np.array(ranks),
+                "alpha is not divided by r.": volumes / np.array(ranks),
+                "alpha is divided by the root of r, and it is r itself.": volumes / np.sqrt(ranks),
+                "those compare lengths; a length has no sign, and two updates share theirs.": (
+                    np.linalg.norm(merged - W) / np.linalg.norm(deltas, axis=(1, 2))
+                ),
+            },
+        )
+
+
+def _fit(update: np.ndarray, deltas: np.ndarray) -> np.ndarray:
+    return np.linalg.lstsq(deltas.reshape(len(deltas), -1).T, update.ravel(), rcond=None)[0]
+
+
+def _one_by_one(update: np.ndarray, deltas: np.ndarray) -> np.ndarray:
+    return np.array([(update * delta).sum() / (delta * delta).sum() for delta in deltas])
 
 
 @exercise(
     "7.4",
-    "Two adapters in one weight",
-    minutes=8,
+    "What is in this file?",
+    minutes=12,
     difficulty=2,
     importance=2,
-    check=check_merge_several,
+    check=check_volumes_inside,
     statement=r"""
-    `adapters` is a list of `(A, B, alpha)`, two or more, and their ranks may differ. Write
-    `merge_several(W, adapters)` and return, as a new array,
+    A merged file has forgotten what it was made of. Was an adapter merged once, twice by mistake,
+    at half volume, not at all? Whoever has the base $W$ and the adapters that may be in it can
+    find out: they know the updates $\Delta_i = \frac{\alpha_i}{r_i} B_i A_i$, and look for the
+    volumes $c_i$ with
 
-    $$W + \sum_i \frac{\alpha_i}{r_i} B_i A_i .$$
+    $$W_{\text{merged}} = W + \sum_i c_i\, \Delta_i .$$
 
-    Whether the sum does both jobs is another question: the updates were trained apart.
+    `adapters` is a list of `(A, B, alpha)`; ranks may differ, and the updates are not at right
+    angles to each other. Write `volumes_inside(merged, W, adapters)`: the $c_i$, in order.
     """,
     hints=(
-        "The products have the shape of W whatever the ranks are. The factors do not.",
-        "Start with merged = W and loop over the adapters: for A, B, alpha in adapters.",
-        "merged = merged + (alpha / A.shape[0]) * (B @ A) makes a new array each time.",
+        "The unknowns are few, one for each adapter, and every weight is an equation: least "
+        "squares.",
+        "Make each update one long column: np.stack([... .ravel() for A, B, alpha in adapters], "
+        "axis=1).",
+        "np.linalg.lstsq(columns, (merged - W).ravel(), rcond=None)[0] is the answer.",
     ),
     wrong=(
         mistake(
-            "factors added",
-            "cross terms",
+            "one by one",
+            "measured by itself",
             body="""
-            A = sum(a for a, _, _ in adapters)
-            B = sum(alpha / len(a) * b for a, b, alpha in adapters)
-            return W + B @ A
+            update = merged - W
+            deltas = [alpha / len(A) * B @ A for A, B, alpha in adapters]
+            return [(update * delta).sum() / (delta * delta).sum() for delta in deltas]
             """,
         ),
-        mistake("last only", "the last adapter only", change=("merged = merged +", "merged = W +")),
-        mistake("in place", "in place", change=("merged = merged +", "merged +=")),
+        mistake("W left in", "W is still in", change=("(merged - W)", "merged")),
         mistake(
-            "one scaling",
-            "an alpha and an r of its own",
-            body="""
-            s = adapters[0][2] / len(adapters[0][0])
-            return W + s * sum(B @ A for A, B, _ in adapters)
-            """,
+            "no scaling", "without alpha / r", change=("(alpha / A.shape[0] * B @ A)", "(B @ A)")
         ),
-        mistake("no W", "W is missing", change=("merged = W\n", "merged = 0 * W\n")),
         mistake("forgot / r", "not divided by r", change=("alpha / A.shape[0]", "alpha")),
         mistake(
-            "mean",
-            "that is the updates' mean",
-            body="return W + sum(a / len(A) * B @ A for A, B, a in adapters) / len(adapters)",
+            "lengths",
+            "compare lengths",
+            body="""
+            deltas = [alpha / len(A) * B @ A for A, B, alpha in adapters]
+            return [np.linalg.norm(merged - W) / np.linalg.norm(delta) for delta in deltas]
+            """,
         ),
     ),
 )
-def merge_several(
-    W: np.ndarray, adapters: list[tuple[np.ndarray, np.ndarray, float]]
+def volumes_inside(
+    merged: np.ndarray, W: np.ndarray, adapters: list[tuple[np.ndarray, np.ndarray, float]]
 ) -> np.ndarray:
-    """W plus the update of every (A, B, alpha)."""
-    merged = W
-    for A, B, alpha in adapters:
-        merged = merged + (alpha / A.shape[0]) * (B @ A)
-    return merged
+    """How loudly each (A, B, alpha) is in merged = W + sum of c (alpha / r) B A; the c."""
+    columns = np.stack([(alpha / A.shape[0] * B @ A).ravel() for A, B, alpha in adapters], axis=1)
+    return np.linalg.lstsq(columns, (merged - W).ravel(), rcond=None)[0]
