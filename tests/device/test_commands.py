@@ -34,8 +34,9 @@ def adapt(paths, device, *flags):
     return main(["adapt", *where, *flags, "--device", device])
 
 
-def test_an_adapter_made_on_the_gpu_is_that_of_the_cpu(cupy, paths, capsys):
-    assert adapt(paths, "cpu") == adapt(paths, "gpu") == 0
+@pytest.mark.parametrize("flags", [(), ("--activated",)])
+def test_an_adapter_made_on_the_gpu_is_that_of_the_cpu(cupy, paths, capsys, flags):
+    assert adapt(paths, "cpu", *flags) == adapt(paths, "gpu", *flags) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert names(said, "gpu", "3.0 MiB")
     one, other = (Adapter.read(paths[2] / device) for device in ("cpu", "gpu"))
@@ -47,9 +48,10 @@ def test_an_adapter_made_on_the_gpu_is_that_of_the_cpu(cupy, paths, capsys):
     assert max(np.abs(one.factors(name)[1]).max() for name in one.modules) > 1e-3  # trained
 
 
-def test_answers_and_scores_on_the_gpu(cupy, paths, capsys):
+@pytest.mark.parametrize("flags", [(), ("--activated",)])
+def test_answers_and_scores_on_the_gpu(cupy, paths, capsys, flags):
     base, data, folder = paths
-    assert adapt(paths, "cpu") == 0
+    assert adapt(paths, "cpu", *flags) == 0
     capsys.readouterr()
     asked = ["--base", str(base), "--adapter", str(folder / "cpu")]
     answers, scores = [], []

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from minilora.autograd import IGNORE
+from minilora.cli import generate as command
+from minilora.cli.app import main
 from minilora.hub import load_pretrained
 from minilora.hub.several import NamedAdapter, in_turn, read_for_all
 from minilora.lora import Adapter
@@ -16,7 +18,7 @@ from minilora.runs import AdaptPlan, run
 from minilora.runs.data import UnusableDataError, one_answer_a_row, read_file
 from minilora.text.examples import opening_ids
 from tests import tiny
-from tests.says import refusal
+from tests.says import names, refusal
 
 WORDS = tiny.tokenizer()
 
@@ -87,3 +89,30 @@ def test_adapters_of_one_base_share_one_reading(made):
         assert generate(model, prompts, 12, reading=reading) == answers[-1]
     assert answers[0] != answers[2] and answers[1] != answers[2]
     assert read_for_all(model, chosen[:1], prompts) is None
+
+
+def test_merging_is_refused_and_nothing_is_written(made, capsys):
+    asked = ["merge", "--base", str(made / "base"), "--adapter", str(made / "a0")]
+    assert main([*asked, "--out", str(made / "merged")]) != 0
+    assert names(capsys.readouterr().err, "activated") and not (made / "merged").exists()
+
+
+def test_generate_answers_by_all_from_one_reading(made, capsys, monkeypatch):
+    readings = []
+
+    def counted(*args):
+        readings.append(read_for_all(*args))
+        return readings[-1]
+
+    monkeypatch.setattr(command, "read_for_all", counted)
+    flags = ["--base", str(made / "base"), "--prompt", "Pulse 3 0?", "--max-new-tokens", "9"]
+    chosen = [f"a={made / 'a0'}", f"b={made / 'a1'}", "__base__"]
+    alone = []
+    for one in chosen:
+        assert main(["generate", *flags, "--adapter", one]) == 0
+        alone.append(capsys.readouterr().out.strip())
+    assert main(["generate", *flags, *(x for one in chosen for x in ("--adapter", one))]) == 0
+    said = capsys.readouterr().out
+    for answer in alone:
+        assert answer in said
+    assert readings[:3] == [None] * 3 and readings[3].columns > 3

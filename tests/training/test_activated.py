@@ -232,3 +232,26 @@ def test_workers_sum_the_gradients_of_all_pieces():
 )
 def test_pieces_are_as_large_as_their_answers_and_prompts_allow(spans, workers, pieces):
     assert cut_pieces_a_worker(spans, workers) == pieces
+
+
+@pytest.mark.parametrize("room", [0, 1 << 20])
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path, room):
+    """Prompts are read again after the stop, the same ones together, so that keys are the same."""
+    settings = dict(workers=1, prompt_bytes=room, checkpoint_every=4, eval_every=1)
+    config = TrainingConfig(9, 0.01, **settings)
+
+    def stop(step: int) -> dict:
+        if step == 6:
+            raise KeyboardInterrupt
+        return {}
+
+    whole, stopped, resumed = model(), model(), model()
+    fit(whole, Batches(examples(), 4, seed=3), config, progress=False)
+    batches, how = Batches(examples(), 4, seed=3), dict(out_dir=tmp_path / "run", progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        fit(stopped, batches, config, on_eval=stop, **how)
+    history = fit(resumed, batches, config, resume=True, on_eval=lambda step: {}, **how)
+    assert history.records[-1]["step"] == 9
+    for name, parameter in whole.named_parameters():
+        other = dict(resumed.named_parameters())[name]
+        assert parameter.data.tobytes() == other.data.tobytes()
