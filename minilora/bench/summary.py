@@ -43,6 +43,7 @@ GOALS = (
          {"S": 0.7, "W": 0.7, "M": 0.7, "G": 0.7}),
     Goal("lora-qv", "textbook", "time of a textbook autograd / ours", False, {"S": 5.0, "M": 5.0}),
     Goal("lora-qv", "memory", "memory / {}'s", True, {"M": 0.8, "G": 0.8, "R": 0.8}),
+    Goal("lora-qv", "activated", "own plain step / activated step", False, {"W": 1.55, "R": 1.3}),
     Goal("full", "torch", "time of {} / ours", False, {"S": 1.3, "M": 1.15, "G": 1.0}),
     Goal("generate-1", "torch", "time of {} / ours", False,
          {"S": 3.0, "M": 2.0, "G": 1.1, "R": 1.1}),
@@ -185,8 +186,9 @@ def _measured(goal: Goal, cell: dict) -> Iterator[GoalLine]:
             continue
         kind, by = peer if goal.kind == "torch" else goal.kind, ""
         ratio = cell["ratios"].get(best_title(kind))
-        if goal.job == "bank" and ratio is not None and ratio["median"] is None:
-            # One thread each: its processor time is what it would take on a core of its own.
+        alone = goal.job == "bank" or goal.kind == "activated"
+        if alone and ratio is not None and ratio["median"] is None:
+            # One thread a process: its processor time is what it takes on a core of its own.
             ratio, by = cell["ratios"].get(cpu_title(kind)), ", processor time"
         if goal.kind == "memory":
             value = memory_ratio(cell, peer)
