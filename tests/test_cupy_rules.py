@@ -29,6 +29,7 @@ HOST_FILES = {
     "autograd/quantize.py": "stored weights are made on the host",
     "autograd/stored_array.py": "stored weights live on the host",
     "nn/rows.py": "which rows a layer sees, and what they said, is known on the host",
+    "serving/centres.py": "readings are brought to the host",
     "serving/router.py": "losses are brought to the host, a row at a time",
     "training/prompts.py": "rows are cut on the host, and prompts kept there alone",
     "training/batches.py": "batches are made on the host",

@@ -15,6 +15,7 @@ from minilora.evaluation.paired import wilson
 from minilora.hub.bases import WARD_BASE
 from minilora.hub.several import NamedAdapter
 from minilora.runs.routing import (
+    CENTRES,
     MARK,
     NONE,
     Routing,
@@ -23,13 +24,17 @@ from minilora.runs.routing import (
     measure_routing,
     open_bank,
 )
-from minilora.serving import LossRouter, LossSettings, RuleRouter
+from minilora.serving import Centres, LossRouter, LossSettings, RuleRouter
 from minilora.text.answers import answers, prompt_ids
 
 GROUP = "Serve"
 SPECIALISTS, MEASURED = WARD_BASE.parent / "specialists", WARD_BASE.parent / "router" / MARK
 BANK_HELP = "Folder of adapters, one a folder. Default: the ward's specialists."
-BY_HELP = "What the loss is of: prompt, or answer (its first tokens)."
+BY_HELP = (
+    "reading: the centre nearest to what the base makes of the text; prompt, answer: the lowest "
+    "loss of the text, or of an answer's first tokens. Default: reading where centres are there."
+)
+ROUTER_HELP = "Centres for --by reading. Default: those of the ward's specialists."
 RULES_HELP = "JSON file with a regular expression a name, to route by rule; needs no adapters."
 MEASURE_HELP = "Choose the settings on mixed notes of the ward, and count errors on 600 others."
 
@@ -44,6 +49,7 @@ def route(
         [], "--adapter", metavar="[NAME=]DIR", help="Adapters to choose from, in place of --bank."
     ),
     by: str = typer.Option(None, "--by", help=BY_HELP),
+    router: Path = typer.Option(None, "--router", help=ROUTER_HELP),
     tokens: int = typer.Option(None, "--tokens", help="First tokens of an answer."),
     threshold: float = typer.Option(
         None, "--threshold", help="Nats a token above which the text is for none of them."
@@ -58,8 +64,8 @@ def route(
     if rules is not None:
         if answer or measure:
             raise ValueError("got --rules with --answer or --measure, expected it without them")
-        router = RuleRouter(read_rules(rules))
-        show.say(console, router.route(read_prompt(prompt, prompt_file)).name or NONE)
+        by_rule = RuleRouter(read_rules(rules))
+        show.say(console, by_rule.route(read_prompt(prompt, prompt_file)).name or NONE)
         return
     chosen = named_adapters(adapter) if adapter else adapters_in(bank)
     if measure:
@@ -67,16 +73,47 @@ def route(
         show.say(console, f"Wrote {out}: {MARK}, README.md and confusion.png.")
         return
     text = read_prompt(prompt, prompt_file)
-    settings = settings_for(chosen, by, tokens, threshold)
+    centres = centres_for(chosen, by, router)
+    settings = None if centres else settings_for(chosen, by, tokens, threshold)
     opened, tokenizer = open_bank(chosen)
-    (choice,) = LossRouter(opened, settings).route([prompt_ids(tokenizer, text)])
+    ids = [prompt_ids(tokenizer, text)]
+    if centres is not None:
+        kept = centres.threshold if threshold is None else threshold
+        (choice,) = centres.with_threshold(kept).route(opened, ids)
+        title, unit = "Distance of the base's reading", "from the centre"
+    else:
+        (choice,) = LossRouter(opened, settings).route(ids)
+        title, unit = f"Loss of the {settings.by}", "nats a token"
     show.say(console, choice.name or NONE)
-    rows = [(name, f"{loss:.4f}") for name, loss in choice.losses.items()]
-    title = f"Loss of the {settings.by}"
-    show.grid(console, title, ("adapter", "nats a token"), rows, right=(1,))
+    rows = [(name, f"{value:.4f}") for name, value in choice.losses.items()]
+    show.grid(console, title, ("adapter", unit), rows, right=(1,))
     if answer and choice.name is not None:
         opened.use(choice.name)
         show.say(console, answers(opened.model, tokenizer, [text])[0])
+
+
+def ours(chosen: list[NamedAdapter]) -> bool:
+    """Whether these are the ward's specialists, for which a router was measured."""
+    return all(one.folder is not None and one.folder.parent == SPECIALISTS for one in chosen)
+
+
+def centres_for(chosen: list[NamedAdapter], by: str | None, router: Path | None) -> Centres | None:
+    """The centres to route by, None for a router by loss.
+
+    Raises ValueError for --by reading without centres, or centres of names that are not chosen.
+    """
+    path = router or (MEASURED.parent / CENTRES if ours(chosen) else None)
+    if by not in (None, "reading") or path is None or not (router or path.is_file()):
+        if by == "reading":
+            raise ValueError("got --by reading, expected --router with the centres of a router")
+        if router is not None:
+            raise ValueError(f"got --router and --by {by}, expected --by reading")
+        return None
+    centres = Centres.read(path)
+    missing = sorted(set(centres.names) - {one.name for one in chosen})
+    if missing:
+        raise ValueError(f"{path} has centres of {', '.join(missing)}, expected adapters of these")
+    return centres
 
 
 def settings_for(
@@ -87,8 +124,7 @@ def settings_for(
     The measured threshold fits those adapters and those settings alone.
     """
     usual = LossSettings()
-    ours = all(one.folder is not None and one.folder.parent == SPECIALISTS for one in chosen)
-    if ours and MEASURED.is_file():
+    if ours(chosen) and MEASURED.is_file():
         usual = LossSettings(**json.loads(MEASURED.read_text("utf-8"))["settings"])
     changed = by not in (None, usual.by) or tokens not in (None, usual.tokens)
     if threshold is None and not changed:
@@ -110,15 +146,14 @@ def read_rules(path: Path) -> dict[str, str]:
 def show_measured(console: Console, result: Routing) -> None:
     """Accuracy of each router, and the confusion of the best by loss."""
     rows = []
-    for one in (*result.by_loss, result.by_rule):
+    for name, one in result.ways.items():
         low, high = wilson(one.right, one.of)
-        name = "by rule" if one is result.by_rule else f"by loss of the {one.name}"
         share = f"{one.right / one.of:.1%}"
         rows.append((name, f"{one.right} of {one.of}", share, f"{low:.1%}–{high:.1%}"))
     show.grid(console, "Notes sent to their place", ("", "right", "", "95 %"), rows, (1, 2, 3))
     show.say(console, f"Chosen on other notes: {result.chosen}.")
-    best = next(one for one in result.by_loss if one.name == result.chosen.by)
-    wrong = [
-        (place, sent, str(count)) for (place, sent), count in best.counts.items() if place != sent
-    ]
-    show.grid(console, "What went wrong", ("belongs to", "sent to", "notes"), sorted(wrong), (2,))
+    counts = result.by_reading.counts
+    wrong = [(place, sent, str(n)) for (place, sent), n in counts.items() if place != sent]
+    if wrong:
+        headings = ("belongs to", "sent to", "notes")
+        show.grid(console, "By reading, what went wrong", headings, sorted(wrong), (2,))

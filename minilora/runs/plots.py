@@ -128,22 +128,30 @@ def plot_overlaps(path: Path, overlaps: Sequence[Overlap], names: tuple[str, str
     atomic_write(path, buffer.getvalue())
 
 
-def plot_confusion(path: Path, names: Sequence[str], counts: Mapping[tuple[str, str], int]) -> None:
-    """Where notes of each place (rows) were sent (columns), as a PNG; counts: (place, sent)."""
+def plot_confusions(
+    path: Path, names: Sequence[str], panels: Mapping[str, Mapping[tuple[str, str], int]]
+) -> None:
+    """Where notes of each place (rows) were sent (columns), a panel a router, as a PNG.
+
+    panels: title -> how many notes of (place, sent).
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, used once
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 6), layout="constrained")
-    axes = figure.add_subplot()
-    table = [[counts.get((place, sent), 0) for sent in names] for place in names]
-    axes.imshow(table, cmap="Blues")
-    for i, row in enumerate(table):
-        for j, count in enumerate(row):
-            colour = "white" if count > max(map(max, table)) / 2 else "black"
-            axes.text(j, i, count or "", ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="sent to", ylabel="belongs to", title="Where notes were sent")
+    figure = Figure(figsize=(6 * len(panels), 5.5), layout="constrained")
+    every = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (title, counts) in zip(every, panels.items(), strict=True):
+        table = [[counts.get((place, sent), 0) for sent in names] for place in names]
+        most = max(map(max, table))
+        axes.imshow(table, cmap="Blues", vmin=0)
+        for i, row in enumerate(table):
+            for j, count in enumerate(row):
+                colour = "white" if count > most / 2 else "black"
+                axes.text(j, i, count or "", ha="center", va="center", color=colour)
+        axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
+        axes.set_yticks(range(len(names)), names)
+        axes.set(xlabel="sent to", title=title)
+    every[0].set_ylabel("belongs to")
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     atomic_write(path, buffer.getvalue())

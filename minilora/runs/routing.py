@@ -19,9 +19,11 @@ from minilora.limits import require_count
 from minilora.lora import mark_base
 from minilora.runs.folder import require_free
 from minilora.runs.plan import paths_from_texts
-from minilora.runs.plots import plot_confusion
-from minilora.serving import AdapterBank, LossRouter, LossSettings, RuleRouter
+from minilora.runs.plots import plot_confusions
+from minilora.runs.tour import DATA, read_examples
+from minilora.serving import AdapterBank, Centres, LossRouter, LossSettings, RuleRouter
 from minilora.serving.asked import bank_of
+from minilora.serving.centres import read_means
 from minilora.serving.router import best_threshold
 from minilora.storage import atomic_write
 from minilora.text import Tokenizer
@@ -30,12 +32,15 @@ from minilora.ward import MixedNote, mixed_notes
 from minilora.ward.diagnoses import diagnoses_of
 
 MARK = "router.json"
+CENTRES = "reading.safetensors"
 CARD = "README.md"
 PLOT = "confusion.png"
 NONE = "none of these"
 TOKENS_TRIED = (1, 2, 4, 6, 8, 12, 16, 24, 32)
 """How many first tokens of an answer are tried."""
 CHOOSING_SEED, MEASURING_SEED = 71, 72
+LEARNT_NOTES = 100
+"""Training notes of each ward from which the centres of readings are learnt."""
 
 
 def open_bank(
@@ -91,7 +96,9 @@ class RoutingPlan:
         paths_from_texts(self)
         require_count("choosing", self.choosing, 1)
         require_count("notes", self.notes, 1)
-        require_free(self.out, MARK, (MARK, CARD, PLOT), "an earlier measurement to replace")
+        require_free(
+            self.out, MARK, (MARK, CENTRES, CARD, PLOT), "an earlier measurement to replace"
+        )
 
 
 @dataclass(frozen=True)
@@ -125,15 +132,23 @@ class Routing:
     """What was measured.
 
     tried: a line for each way by loss: its settings and its accuracy on the notes for choosing.
-    chosen: the best of them. by_loss, by_rule: on the notes that count. seconds: of a note by loss,
-    mean, on as many threads as the model takes.
+    chosen: the best of them. by_loss, by_reading, by_rule: on the notes that count. centres: those
+    of the readings, with the threshold. seconds: of a note, mean, by way.
     """
 
     tried: Sequence[Mapping]
     chosen: LossSettings
     by_loss: Sequence[Routed]
+    by_reading: Routed
+    centres: Centres
     by_rule: Routed
-    seconds: float
+    seconds: Mapping[str, float]
+
+    @property
+    def ways(self) -> dict[str, Routed]:
+        """Every way that was counted, by what it is called."""
+        by_loss = {f"by loss of the {one.name}": one for one in self.by_loss}
+        return {**by_loss, "by reading": self.by_reading, "by rule": self.by_rule}
 
     def to_dict(self) -> dict:
         """JSON-ready."""
@@ -141,8 +156,9 @@ class Routing:
             "settings": asdict(self.chosen),
             "tried": list(self.tried),
             "by_loss": {one.name: one.to_dict() for one in self.by_loss},
+            "by_reading": {"threshold": self.centres.threshold, **self.by_reading.to_dict()},
             "by_rule": self.by_rule.to_dict(),
-            "seconds_a_note": round(self.seconds, 4),
+            "seconds_a_note": {name: round(s, 4) for name, s in self.seconds.items()},
         }
 
 
@@ -150,7 +166,8 @@ def measure_routing(plan: RoutingPlan, bars: bool = False) -> Routing:
     """Choose a router's settings on some mixed notes and count its errors on others; write both.
 
     Both ways of taking the loss are counted, each with what was best for it on the notes for
-    choosing. Raises ValueError and OSError as `open_bank` does.
+    choosing; the centres of readings are learnt from the wards' training notes. Raises
+    ValueError and OSError as `open_bank` does.
     """
     bank, tokenizer = open_bank(plan.adapters)
     choosing = mixed_notes(plan.choosing, CHOOSING_SEED)
@@ -158,7 +175,7 @@ def measure_routing(plan: RoutingPlan, bars: bool = False) -> Routing:
     places = [place_of(note, bank.names) for note in choosing]
     asked, answered = (ids_of(notes, tokenizer) for notes in (choosing, counted))
     tried, routed, best = [], [], []
-    seconds = 0.0
+    seconds: dict[str, float] = {}
     for settings in (LossSettings("prompt"), LossSettings("answer", max(TOKENS_TRIED))):
         router = LossRouter(bank, settings)
         told = router.token_losses(asked, "choosing" if bars else "")
@@ -175,18 +192,34 @@ def measure_routing(plan: RoutingPlan, bars: bool = False) -> Routing:
         best.append((line["accuracy"], chosen))
         began = time.perf_counter()
         choices = LossRouter(bank, chosen).route(answered, "counting" if bars else "")
-        seconds_of = (time.perf_counter() - began) / len(answered)
-        if line["accuracy"] == max(accuracy for accuracy, _ in best):
-            seconds = seconds_of
+        seconds[f"by loss of the {settings.by}"] = (time.perf_counter() - began) / len(answered)
         sent = [choice.name or NONE for choice in choices]
         routed.append(Routed(settings.by, confusion(counted, bank.names, sent)))
+    centres = learn_centres(bank, tokenizer, bars)
+    found = best_threshold(centres.distances(read_means(bank, asked)), centres.names, places)
+    centres = centres.with_threshold(found.value)
+    began = time.perf_counter()
+    choices = centres.route(bank, answered, "reading" if bars else "")
+    seconds["by reading"] = (time.perf_counter() - began) / len(answered)
+    sent = [choice.name or NONE for choice in choices]
+    by_reading = Routed("reading", confusion(counted, bank.names, sent))
     rules = RuleRouter(ward_rules(bank.names))
     by_rule = [rules.route(note.example.prompt).name or NONE for note in counted]
     chosen = max(best, key=lambda one: one[0])[1]
     by_rule_counts = Routed("rule", confusion(counted, bank.names, by_rule))
-    result = Routing(tried, chosen, routed, by_rule_counts, seconds)
+    result = Routing(tried, chosen, routed, by_reading, centres, by_rule_counts, seconds)
     _write(plan, result)
     return result
+
+
+def learn_centres(bank: AdapterBank, tokenizer: Tokenizer, bars: bool = False) -> Centres:
+    """The centres of what the base makes of the first training notes of each ward in the bank."""
+    readings = {}
+    for ward in bank.names:
+        rows = read_examples(DATA / f"{ward}.train.jsonl")[:LEARNT_NOTES]
+        ids = [prompt_ids(tokenizer, row["prompt"]) for row in rows]
+        readings[ward] = read_means(bank, ids, f"learning {ward}" if bars else "")
+    return Centres.learn(readings)
 
 
 def place_of(note: MixedNote, names: Sequence[str]) -> str | None:
@@ -217,9 +250,11 @@ def _write(plan: RoutingPlan, result: Routing) -> None:
     text = json.dumps(figures, indent=2) + "\n"
     atomic_write(plan.out / MARK, text.encode())
     atomic_write(plan.out / CARD, card(plan, result).encode())
+    result.centres.write(plan.out / CENTRES)
     names = [*(one.name for one in plan.adapters), NONE]
-    best = next(one for one in result.by_loss if one.name == result.chosen.by)
-    plot_confusion(plan.out / PLOT, names, best.counts)
+    by_loss = next(one for one in result.by_loss if one.name == result.chosen.by)
+    panels = {"by loss": by_loss.counts, "by reading": result.by_reading.counts}
+    plot_confusions(plan.out / PLOT, names, panels)
 
 
 _CARD = """# A router over the specialists
@@ -236,22 +271,32 @@ wards that the hospital does not have, for whom "none of these" is right.
 |---|---|---|
 {rows}
 
-By loss, the settings that were best on the notes for choosing were used: {settings}. By rule: the
-names, synonyms and abbreviations of each ward's diagnoses, which these closed lists make easy.
-`router.json` has every setting that was tried, and every confusion table.
+By loss: a note goes to the adapter that is least surprised, by the note itself or by the first
+tokens of the answer that it begins; the settings that were best on the notes for choosing were used, of
+the better of the two {settings}. By reading: the base reads the note once, without an
+adapter, and the nearest of the wards' centres has it (`minilora.serving.Centres`, learnt from
+{learnt} training notes a ward); `reading.safetensors` holds them. By rule: the names, synonyms and
+abbreviations of each ward's diagnoses, which these closed lists make easy. `router.json` has every
+setting that was tried, and every confusion table; `confusion.png` draws two of them.
+
+A specialist's loss tells little of whose the note is: its rule is about the form of the answer, and
+what it reads it reads as the base does, also a note of another ward.
 
 ## By loss of the {by}: place of the note (rows), where it was sent
 
 {table}
+
+## By reading
+
+{reading}
 """
 
 
 def card(plan: RoutingPlan, result: Routing) -> str:
     """The card beside the figures."""
     rows = []
-    for one in (*result.by_loss, result.by_rule):
+    for name, one in result.ways.items():
         low, high = wilson(one.right, one.of)
-        name = "by rule" if one is result.by_rule else f"by loss of the {one.name}"
         rows.append(f"| {name} | {one.right} of {one.of}, {one.right / one.of:.1%} "
                     f"| {low:.1%} to {high:.1%} |")  # fmt: skip
     names = [*(one.name for one in plan.adapters), NONE]
@@ -259,10 +304,6 @@ def card(plan: RoutingPlan, result: Routing) -> str:
     chosen = result.chosen
     first = f"first {chosen.tokens} tokens of its answer, " if chosen.by == "answer" else ""
     settings = f"loss of the {chosen.by}, {first}threshold {chosen.threshold}"
-    table = [f"| | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
-    for place in names:
-        cells = (str(best.counts.get((place, sent), 0)) for sent in names)
-        table.append(f"| {place} | {' | '.join(cells)} |")
     return _CARD.format(
         choosing=plan.choosing,
         choosing_seed=CHOOSING_SEED,
@@ -272,5 +313,15 @@ def card(plan: RoutingPlan, result: Routing) -> str:
         rows="\n".join(rows),
         settings=settings,
         by=chosen.by,
-        table="\n".join(table),
+        table=_table(names, best.counts),
+        reading=_table(names, result.by_reading.counts),
+        learnt=LEARNT_NOTES,
     )
+
+
+def _table(names: Sequence[str], counts: Mapping[tuple[str, str], int]) -> str:
+    rows = [f"| | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    for place in names:
+        cells = (str(counts.get((place, sent), 0)) for sent in names)
+        rows.append(f"| {place} | {' | '.join(cells)} |")
+    return "\n".join(rows)

@@ -160,7 +160,7 @@ class LossRouter:
         result: list[list[np.ndarray]] = [[] for _ in prompts]
         bar = tqdm(total=len(prompts), desc=progress, unit="text", disable=not progress)
         with bar, blas_threads(recommended_blas_threads(model.config.hidden_size)):
-            for some in _some_at_a_time([len(p) for p in prompts], len(names)):
+            for some in some_at_a_time([len(p) for p in prompts], len(names)):
                 rows = [list(prompts[i]) for i in some for _ in names]
                 with self.bank.rows(names * len(some)):
                     told = iter(self._read(model, rows))
@@ -210,7 +210,7 @@ def token_losses(
         model.train(was_training)
 
 
-def _some_at_a_time(lengths: Sequence[int], adapters: int) -> Iterator[list[int]]:
+def some_at_a_time(lengths: Sequence[int], adapters: int) -> Iterator[list[int]]:
     """Prompts from the shortest on, as many at a time as READ_TOKENS have room for."""
     some: list[int] = []
     for i in np.argsort(lengths, kind="stable").tolist():

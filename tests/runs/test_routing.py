@@ -23,7 +23,7 @@ from minilora.runs.routing import (
     open_bank,
     ward_rules,
 )
-from minilora.serving import RuleRouter
+from minilora.serving import Centres, RuleRouter
 from minilora.ward import HOUSE_FORMATS, mixed_notes
 from minilora.ward.strangers import STRANGE_WARDS
 from tests.says import error_line, names, refusal
@@ -52,6 +52,7 @@ def measured(folder, tmp_path_factory):
     plan = RoutingPlan(adapters=tuple(adapters_in(folder)), out=out, choosing=14, notes=21)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(routing, "TOKENS_TRIED", (1, 2))
+        patch.setattr(routing, "LEARNT_NOTES", 12)
         return plan, measure_routing(plan)
 
 
@@ -65,7 +66,8 @@ def test_settings_are_chosen_on_some_notes_and_counted_on_others(measured):
               "threshold": result.chosen.threshold}  # fmt: skip
     assert {**chosen, "accuracy": best} in result.tried
     assert [one.name for one in result.by_loss] == ["prompt", "answer"]
-    for one in (*result.by_loss, result.by_rule):
+    assert len(result.ways) == 4
+    for one in result.ways.values():
         places = {}
         for (place, _), count in one.counts.items():
             places[place] = places.get(place, 0) + count
@@ -82,6 +84,9 @@ def test_what_is_written_holds_the_figures(measured):
         figures = told["by_loss"][one.name]
         assert figures["of"] == 21 and figures["accuracy"] == one.right / 21
         assert figures["interval"] == list(wilson(one.right, 21))
+    assert told["by_reading"]["accuracy"] == result.by_reading.right / 21
+    centres = Centres.read(plan.out / "reading.safetensors")
+    assert centres.names == WARDS and centres.threshold == result.centres.threshold
     card = (plan.out / "README.md").read_text()
     assert names(card, *WARDS, NONE, f"{result.by_rule.right} of 21")
     assert (plan.out / "confusion.png").read_bytes().startswith(b"\x89PNG")
@@ -138,6 +143,24 @@ def test_the_command_routes_by_rule_without_a_bank(tmp_path, capsys):
     assert names(error_line(capsys), rules)
     assert app.main(["route", "--rules", str(rules), "--answer", "--prompt", "x"]) == 1
     assert names(error_line(capsys), "--rules", "--answer")
+
+
+def test_the_command_routes_by_reading(folder, measured, capsys):
+    plan, _ = measured
+    note = next(n for n in mixed_notes(21, seed=5) if n.ward == "vascular").example.prompt
+    words = ["route", "--bank", str(folder), "--prompt", note]
+    router = ["--router", str(plan.out / "reading.safetensors"), "--threshold", "1e9"]
+    assert app.main([*words, *router]) == 0
+    assert capsys.readouterr().out.splitlines()[0] in WARDS
+    assert app.main([*words, *router[:2], "--threshold", "0"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == NONE
+    assert app.main([*words, "--by", "reading"]) == 1
+    assert names(error_line(capsys), "--router")
+    assert app.main([*words, *router, "--by", "prompt"]) == 1
+    assert names(error_line(capsys), "--router", "prompt")
+    other = ["route", "--adapter", f"heart={folder}/cardiology", "--prompt", note, *router]
+    assert app.main(other) == 1
+    assert names(error_line(capsys), "cardiology", "vascular")
 
 
 def test_strangers_are_no_house():
