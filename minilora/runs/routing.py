@@ -272,12 +272,12 @@ wards that the hospital does not have, for whom "none of these" is right.
 {rows}
 
 By loss: a note goes to the adapter that is least surprised, by the note itself or by the first
-tokens of the answer that it begins; the settings that were best on the notes for choosing were used, of
-the better of the two {settings}. By reading: the base reads the note once, without an
+tokens of the answer that it begins; the settings that were best on the notes for choosing were
+used, of the better of the two {settings}. By reading: the base reads the note once, without an
 adapter, and the nearest of the wards' centres has it (`minilora.serving.Centres`, learnt from
-{learnt} training notes a ward); `reading.safetensors` holds them. By rule: the names, synonyms and
-abbreviations of each ward's diagnoses, which these closed lists make easy. `router.json` has every
-setting that was tried, and every confusion table; `confusion.png` draws two of them.
+{learnt} training notes a ward); `reading.safetensors` holds them. By rule: the names, synonyms
+and abbreviations of each ward's diagnoses, which these closed lists make easy. `router.json`
+has every setting that was tried, and every confusion table; `confusion.png` draws two of them.
 
 A specialist's loss tells little of whose the note is: its rule is about the form of the answer, and
 what it reads it reads as the base does, also a note of another ward.
