@@ -99,6 +99,9 @@ HOST_CALLS = {
     # Logits come to the host, one copy a step, and tokens start there.
     "serving/engine.py: _Row": {"array", "isfinite"},
     "serving/engine.py: Engine": {"array"},
+    "serving/engine.py: _read_by_base": {"array"},
+    "serving/kept.py: KeptBeginnings": {"argmax", "array"},
+    "serving/kept.py: shared": {"asarray", "flatnonzero"},
     "serving/mixing.py: <module>": {"zeros"},
     "serving/mixing.py: Mix": {"array"},
     "serving/mixing.py: acting_on": {"ones"},

@@ -16,7 +16,7 @@ from minilora.backend import Array, get_array_module
 from minilora.nn.cache import LayerCache
 from minilora.nn.decode import Decoding
 from minilora.nn.generate import last_logits
-from minilora.nn.rows import Rows
+from minilora.nn.rows import Rows, seeing
 from minilora.nn.transformer import Transformer
 
 
@@ -86,18 +86,36 @@ class RaggedDecoding(Decoding):
         if len(self.lengths):
             super()._lay_out()
 
-    def read(self, prompt: Sequence[int], room: int) -> np.ndarray:
+    def read(
+        self,
+        prompt: Sequence[int],
+        room: int,
+        known: int = 0,
+        layers: Sequence[tuple[Array, Array]] = (),
+    ) -> np.ndarray:
         """Read a prompt as one more row, the last; logits (V,) after it.
 
-        room: how many tokens may follow. Whatever the rows before it are doing, it is read as it
-        would be alone.
+        room: how many tokens may follow. known: how many of its first tokens need not be read,
+        because `layers` has their keys and values (Hkv, known or more, dh), as `held` gave them.
+        Whatever the rows before it are doing, it is read as it would be alone.
         """
-        count = len(self.lengths)
+        count, ids = len(self.lengths), np.array([prompt])
         self.make_room(count + 1, len(prompt) + room)
         slots = [cache.slot(count) for cache in self.caches]
-        logits = last_logits(self.model, np.array([prompt]), None, slots)[0]
+        for slot, (keys, values) in zip(slots if known else (), layers, strict=True):
+            slot.keys[0, :, :known], slot.values[0, :, :known] = keys[:, :known], values[:, :known]
+            slot.length = known
+        with seeing(Rows(1, np.zeros(1, dtype=np.int64)).saying(ids, None)):
+            logits = last_logits(self.model, ids[:, known:], None, slots)[0]
         self._have(np.append(self.lengths, len(prompt)))
         return logits
+
+    def held(self, row: int, length: int) -> list[tuple[Array, Array]]:
+        """Copies of the keys and values (Hkv, length, dh) of a row's first positions."""
+        return [
+            (cache.keys[row, :, :length].copy(), cache.values[row, :, :length].copy())
+            for cache in self.caches
+        ]
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows: row i becomes what rows[i] was.

@@ -169,7 +169,8 @@ class AdapterBank:
         """In the `with`, row i of every batch uses the adapter names[i], "__base__" for none.
 
         A batch has exactly these rows; wherever it is cut, sorted or flattened on its way, each row
-        keeps its adapter. Afterwards all rows use again what they did before. Raises ValueError as
+        keeps its adapter. While it runs, the factors of its adapters are held once more, laid side
+        by side. Afterwards all rows use again what they did before. Raises ValueError as
         `use` does, and for more different adapters than may lie in memory.
         """
         self.require_free("rows")

@@ -24,6 +24,7 @@ from minilora.nn.generate import PREFILL_TOKENS, check_request, sample_token
 from minilora.nn.ragged import RaggedDecoding
 from minilora.nn.rows import NEVER, last_place
 from minilora.serving.bank import AdapterBank
+from minilora.serving.kept import KeptBeginnings
 from minilora.serving.mixing import Loaded, Mix
 
 STOP, LENGTH, CANCELLED, BROKEN = "stop", "length", "cancelled", "broken"
@@ -62,6 +63,15 @@ class Event:
     token: int | None = None
     ended: str | None = None
     error: str | None = None
+
+
+def _read_by_base(prompt: Sequence[int], loaded: Loaded | None) -> int:
+    """How many of a prompt's first tokens the base alone reads."""
+    if loaded is None:
+        return len(prompt)
+    if loaded.invocation is None:
+        return 0
+    return min(len(prompt), last_place(np.array(prompt), loaded.invocation))
 
 
 class _Row:
@@ -108,12 +118,18 @@ class Engine:
     most_rows: how many are answered at a time; the others wait, first come, first served.
     most_waiting: how many may wait, None for any number. A step reads new prompts up to
     PREFILL_TOKENS tokens, one at least, so that a long queue does not hold up those that stream.
+    kept_positions: how many positions of what the base read of prompts are kept for others that
+    begin alike, of the base or of activated adapters; 0 for none.
     While requests are being answered the model is not free for `generate`, and the bank for `use`;
     adapters may be added, and removed where no request in the engine names them. For one thread.
     """
 
     def __init__(
-        self, bank: AdapterBank, most_rows: int = 64, most_waiting: int | None = None
+        self,
+        bank: AdapterBank,
+        most_rows: int = 64,
+        most_waiting: int | None = None,
+        kept_positions: int = 0,
     ) -> None:
         require_count("most_rows", most_rows, 1)
         if most_waiting is not None:
@@ -121,7 +137,7 @@ class Engine:
         self.bank, self.most_rows, self.most_waiting = bank, most_rows, most_waiting
         self._waiting: deque[tuple[int, Request]] = deque()
         self._rows: list[_Row] = []
-        self._count = 0
+        self._count, self.kept = 0, KeptBeginnings(kept_positions)
         self._mix = Mix([], [])
         self._decoding: RaggedDecoding | None = None
         self._was_training = False
@@ -228,17 +244,14 @@ class Engine:
         while self._waiting and len(self._rows) < self.most_rows:
             number, request = self._waiting[0]
             more = len(request.prompt)
-            if (read and read + more > PREFILL_TOKENS) or not self.bank.has_room_for(
-                request.adapter
-            ):
+            if read and read + more > PREFILL_TOKENS:
+                break
+            if not self.bank.has_room_for(request.adapter):
                 break
             self._waiting.popleft()
             try:
                 loaded = self.bank.hold(request.adapter)
-            except (
-                ValueError,
-                OSError,
-            ) as error:  # removed, or changed on disk, since it was asked
+            except (ValueError, OSError) as error:  # removed, or changed, since it was asked for
                 events.append(Event(number, ended=BROKEN, error=str(error)))
                 continue
             try:
@@ -263,9 +276,15 @@ class Engine:
 
     def _read(self, request: Request, loaded: Loaded | None) -> np.ndarray:
         """Logits after the prompt, which becomes the decoding's last row."""
-        chosen = self.bank.chosen
+        chosen, prompt, room = self.bank.chosen, request.prompt, request.max_new_tokens
         chosen.alone, chosen.mix = loaded, None
-        return self._decoding.read(request.prompt, request.max_new_tokens)
+        by_base = _read_by_base(prompt, loaded) if self.kept.most else 0
+        beginning = self.kept.find(prompt[:by_base])
+        known = min(beginning.length, len(prompt) - 1)  # the last token gives the logits
+        logits = self._decoding.read(prompt, room, known, beginning.layers if known else ())
+        if by_base > beginning.length:
+            self.kept.keep(prompt[:by_base], self._decoding.held(len(self._rows), by_base))
+        return logits
 
     def _drop_ended(self) -> None:
         ended = [i for i, row in enumerate(self._rows) if row.ended]

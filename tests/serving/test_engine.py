@@ -5,6 +5,7 @@ import pytest
 
 from minilora.nn import generate
 from minilora.serving import BASE, AdapterBank, Engine, FullError, Request
+from minilora.serving.kept import KeptBeginnings
 from tests.says import refusal
 from tests.serving.test_bank import CONFIGS, NAMES, PROMPTS, a_bank, a_model, folders_for
 
@@ -210,3 +211,72 @@ def test_long_prompts_join_one_a_step(monkeypatch):
         engine.step()
         active.append(engine.active)
     assert active == [1, 2, 2]  # the first has ended when the third joins
+
+
+# -- beginnings that are kept ------------------------------------------------------------------
+
+NOTE = [4, 9, 2, 6, 5, 11, 9, 2]
+"""What several requests begin with; the invocations of test_bank.py come after it."""
+SHARING = [
+    Request([*NOTE, 3, 1, 7], "activated", ROOM),
+    Request([*NOTE, 3, 1, 5], "activated", ROOM),
+    Request([*NOTE, 8, 2], "woken", ROOM),
+    Request([*NOTE, 8, 2], BASE, ROOM),
+    Request([*NOTE, 8, 2], BASE, ROOM),
+    Request([*NOTE, 8, 2], "plain", ROOM),
+    Request([*NOTE[:4], 8, 2], "woken", ROOM),
+    Request([8, 5, 5], "woken", ROOM),
+    Request(NOTE, "activated", ROOM),
+]
+
+
+def read_lengths(engine, monkeypatch) -> list[int]:
+    """How many tokens of each prompt are read, as the engine goes on."""
+    lengths, hidden_states = [], engine.bank.model.hidden_states
+
+    def counted(ids, *rest, **more):
+        lengths.append(ids.shape[1])
+        return hidden_states(ids, *rest, **more)
+
+    monkeypatch.setattr(engine.bank.model, "hidden_states", counted)
+    return lengths
+
+
+def test_one_reading_serves_the_base_and_every_activated_adapter(monkeypatch):
+    bank, _ = a_bank()
+    expected = [alone(bank, one) for one in SHARING]
+    engine = Engine(bank, kept_positions=64)
+    numbers = [engine.submit(one) for one in SHARING]
+    lengths = read_lengths(engine, monkeypatch)
+    assert engine.run() == dict(zip(numbers, expected, strict=True))
+    # The note is read once; a plain adapter reads it all, and a prompt's last token is read always.
+    assert lengths == [11, 3, 2, 2, 1, 10, 2, 3, 1]
+    assert len({tuple(answer) for answer in expected}) > 5
+
+
+@pytest.mark.parametrize(("most", "positions"), [(0, 0), (7, 4), (12, 10)])
+def test_kept_positions_are_bounded(most, positions):
+    bank, _ = a_bank()
+    expected = [alone(bank, one) for one in SHARING]
+    engine, answers = Engine(bank, kept_positions=most), {}
+    for one in SHARING:
+        engine.submit(one)
+        answers |= engine.run()
+        assert engine.kept.positions <= most
+    assert list(answers.values()) == expected
+    assert engine.kept.positions == positions
+
+
+def test_what_is_shared_is_found_and_what_was_used_longest_ago_goes():
+    kept = KeptBeginnings(10)
+    kept.keep([1, 2, 3], ["a"])
+    kept.keep([1, 2, 4, 5], ["b"])
+    assert kept.find([1, 2, 3, 9]) == (3, ["a"]) and kept.find([7]) == (0, ())
+    assert kept.find([1, 2, 4, 5]) == (4, ["b"]) and kept.find([]) == (0, ())
+    kept.keep([1, 2, 3, 6], ["c"])  # it continues "a", which is not held beside it
+    assert kept.positions == 8 and kept.find([1, 2, 3]) == (3, ["c"])
+    kept.keep([8, 8, 8], ["d"])
+    assert kept.positions == 7 and kept.find([1, 2, 4, 5])[0] == 2
+    kept.keep([9] * 11, ["too long"])
+    kept.keep([8, 8], ["held already"])
+    assert kept.positions == 7 and kept.find([8, 8]) == (2, ["d"])
