@@ -186,9 +186,8 @@ def _measured(goal: Goal, cell: dict) -> Iterator[GoalLine]:
             continue
         kind, by = peer if goal.kind == "torch" else goal.kind, ""
         ratio = cell["ratios"].get(best_title(kind))
-        alone = goal.job == "bank" or goal.kind == "activated"
-        if alone and ratio is not None and ratio["median"] is None:
-            # One thread a process: its processor time is what it takes on a core of its own.
+        if goal.job == "bank" and ratio is not None and ratio["median"] is None:
+            # One thread each: its processor time is what it would take on a core of its own.
             ratio, by = cell["ratios"].get(cpu_title(kind)), ", processor time"
         if goal.kind == "memory":
             value = memory_ratio(cell, peer)
