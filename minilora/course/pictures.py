@@ -222,6 +222,33 @@ def merge_and_unmerge() -> Schematic:
     return s
 
 
+def two_adapters() -> Schematic:
+    """Two adapters on one W, and the same two side by side as one of twice the rank."""
+    s = Schematic(
+        680, 216,
+        "Two adapters on one base. On the left the frozen W stands beside the strips B1 and A1 of "
+        "one job and the strips B2 and A2 of another; each pair was trained as if the other were "
+        "not there. On the right the B's lie side by side and the A's one above the other: one "
+        "adapter of twice the rank, whose product is the sum of both changes. Whatever comes in "
+        "is heard by both pairs.",
+    )  # fmt: skip
+    s.text(20, 20, "two adapters, trained apart", 13, bold=True)
+    s.grid(24, 40, 9, 9, 10, FROZEN, "W", "")
+    for x, number in ((140, 1), (268, 2)):
+        s.text(x - 18, 90, "+", 18)
+        s.grid(x, 40, 9, 1, 10, TRAINED, f"B{number}", "")
+        s.grid(x + 16, 80, 1, 8, 10, TRAINED, f"A{number}", "")
+    s.arrow((386, 85), (436, 85), "add")
+    s.text(440, 20, "one adapter, the exact sum", 13, bold=True)
+    s.grid(448, 40, 9, 2, 10, TRAINED, "B1 B2", "")
+    s.grid(484, 70, 2, 9, 10, TRAINED, "A1 above A2", "")
+    s.text(584, 90, "+ W", 16)
+    x = s.box(250, 168, 180, 30, "x, one input for all", DATA)
+    for place in ((69, 156), (176, 156), (304, 156), (520, 156)):
+        s.arrow((x.left if place[0] < 250 else x.right if place[0] > 430 else x.top), place)
+    return s
+
+
 def evaluation() -> Schematic:
     """Rows are split before anything is tuned: train, choose, report."""
     s = Schematic(
@@ -246,6 +273,6 @@ def evaluation() -> Schematic:
 
 ALL = (
     adjustment, gradient_graph, block, attention_head, ward_flow, evaluation, lora_layer,
-    two_dials, places, merge_and_unmerge,
+    two_dials, places, merge_and_unmerge, two_adapters,
 )  # fmt: skip
 """Every picture, in the order in which the chapters show them."""
