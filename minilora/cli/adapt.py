@@ -60,6 +60,9 @@ ACTIVATED_HELP = (
     "reading of a prompt serves every such adapter."
 )
 
+LORA_PLUS_HELP = "LoRA+: B learns at so many times --lr, A at --lr."
+FREEZE_A_HELP = "LoRA-FA: A stays as it was drawn, and B alone is trained."
+
 
 def adapt(
     data: Path = typer.Option(..., "--data", help=DATA_HELP),
@@ -76,6 +79,8 @@ def adapt(
     dropout: float = typer.Option(0.0, "--dropout", help="Dropout before A."),
     rslora: bool = typer.Option(False, "--rslora", help="Scale by alpha / sqrt(r)."),
     activated: bool = typer.Option(False, "--activated", help=ACTIVATED_HELP),
+    lora_plus: float = typer.Option(1.0, "--lora-plus", metavar="RATIO", help=LORA_PLUS_HELP),
+    freeze_a: bool = typer.Option(False, "--freeze-a", help=FREEZE_A_HELP),
     steps: int = typer.Option(None, "--steps", help=STEPS_HELP),
     batch_size: int = typer.Option(None, "--batch-size", help=BATCH_HELP),
     lr: float = typer.Option(None, "--lr", help=LR_HELP),
@@ -105,6 +110,8 @@ def adapt(
         lora_dropout=dropout,
         use_rslora=rslora,
         activated=activated,
+        loraplus_lr_ratio=lora_plus,
+        freeze_a=freeze_a,
         steps=steps,
         batch_size=batch_size,
         lr=lr,

@@ -144,6 +144,16 @@ class Attachment:
             provenance=provenance,
         )
 
+    def freeze_A(self) -> None:
+        """Train B alone from now on, against A as it is (Zhang et al. 2023, "LoRA-FA", Sec. 3).
+
+        No gradient of A is made, and an optimizer made afterwards keeps nothing for it.
+        """
+        self._require_attached("freeze_A")
+        for layer in self._layers.values():
+            layer.lora_A.requires_grad = False
+            layer.lora_A.grad = None
+
     # -- merging ---------------------------------------------------------------------------
 
     def merge(self) -> None:

@@ -13,6 +13,7 @@ from minilora.evaluation.gate import Gate
 from minilora.evaluation.house import house_records, read_house
 from minilora.evaluation.judge import REGRESSION, Judge
 from minilora.hub.bases import WARD, open_base, public_name
+from minilora.limits import require_finite
 from minilora.lora import (
     Attachment,
     LoRAConfig,
@@ -49,7 +50,9 @@ class AdaptPlan(OpenPlan):
     as_text: whether `data` and `eval_data` are plain text, whatever they look like. eval_data:
     judged on; None for a tenth of `data`, held out. eval_rows: how many of these are judged.
     target_modules: names, or "all-linear". activated: whether the adapter acts from the tokens on
-    that open the assistant's turn, and leaves the prompt to the base. max_length: tokens of an
+    that open the assistant's turn, and leaves the prompt to the base. loraplus_lr_ratio: how many
+    times A's rate is B's, whose own is lr (LoRA+). freeze_a: whether A stays as it was drawn, and
+    B alone is trained (LoRA-FA). max_length: tokens of an
     example. replay: share of what is trained on that is of the base's own tasks; replay_data: rows
     of these, the ward's where it is None. gate: whether base and adapter are compared on the
     house's rows and on those of `suite`, which the base could answer; None for the ward's own on
@@ -70,6 +73,8 @@ class AdaptPlan(OpenPlan):
     lora_dropout: float = 0.0
     use_rslora: bool = False
     activated: bool = False
+    loraplus_lr_ratio: float = 1.0
+    freeze_a: bool = False
     max_length: int | None = None
     replay: float = 0.0
     replay_data: Path | None = None
@@ -82,6 +87,12 @@ class AdaptPlan(OpenPlan):
         require_replay(self.replay, self.replay_data, self.base)
         if self.suite is not None and not self.gate:
             raise ValueError(f"got --suite {self.suite} without a gate, which alone asks it")
+        require_finite("loraplus_lr_ratio", self.loraplus_lr_ratio, above=True)
+        if self.freeze_a and self.loraplus_lr_ratio != 1.0:
+            raise ValueError(
+                f"got loraplus_lr_ratio {self.loraplus_lr_ratio:g} with freeze_a, which trains no "
+                "A for B to be faster than; expected one of the two"
+            )
         for name in ("eval_rows", "max_length"):
             number = getattr(self, name)
             if number is not None and number < 1:
@@ -115,7 +126,9 @@ class AdaptPlan(OpenPlan):
             house_lines, unscorable = read_house(self.eval_data, self.as_text)
             eval_data = without(eval_data, unscorable, reporter)
         replay = self.open_replay(tokenizer, length, reporter)
-        decided = decide(self, model, data, eval_data, self.eval_rows, replay)
+        decided = decide(
+            self, model, data, eval_data, self.eval_rows, replay, self.loraplus_lr_ratio
+        )
         judged = [line for line in house_lines if line.number <= decided.lines]
         houses = house_records(judged, tokenizer, model.config.max_position_embeddings)
         rows = len(decided.held_out)
@@ -130,6 +143,8 @@ class AdaptPlan(OpenPlan):
         held = bytes_by_format(model)
         # Attached before judging, as that checks the targets; B = 0 leaves every output as it was.
         attachment = attach(model, lora, np.random.default_rng(self.seed))
+        if self.freeze_a:
+            attachment.freeze_A()
         watched = defaults.watched_rows(decided.training.steps, decided.batch_size)
         job = AdaptJob(
             model=model,
@@ -184,6 +199,14 @@ class AdaptPlan(OpenPlan):
             )
         return self.max_length
 
+    def variant(self) -> dict:
+        """How A and B are trained, where that is not the plain way."""
+        ratio, frozen = self.loraplus_lr_ratio, self.freeze_a
+        return {
+            **({"loraplus_lr_ratio": ratio} if ratio != 1.0 else {}),
+            **({"freeze_a": True} if frozen else {}),
+        }
+
     def settings(self, lora: LoRAConfig, decided: Decided, base: str, length: int) -> dict:
         """What must be equal to continue a stopped run, JSON-ready."""
         training = decided.training
@@ -197,6 +220,7 @@ class AdaptPlan(OpenPlan):
             **{k: getattr(training, k) for k in ("steps", "lr", "seed", "warmup")},
             "batch_size": decided.batch_size,
             "max_length": length,
+            **self.variant(),
             **({"as_text": True} if self.as_text else {}),
             **({"replay": decided.replay_about()} if decided.replay else {}),
         }
@@ -359,6 +383,7 @@ class AdaptJob(Job):
             "training": {**asdict(self.training), "batch_size": self.batch_size},
             "made_by": made_by(self.model, self.training),
             "max_length": self.max_length,
+            **({"freeze_a": True} if plan.freeze_a else {}),
             **({"as_text": True} if plan.as_text else {}),
             **({"replay": decided.replay_about()} if decided.replay else {}),
             "evaluation": {

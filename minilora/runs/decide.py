@@ -70,11 +70,12 @@ def decide(
     eval_data: File | None = None,
     eval_rows: int | None = None,
     replay: Replay | None = None,
+    loraplus_lr_ratio: float = 1.0,
 ) -> Decided:
     """Split the data where nothing else is judged on, and choose what the plan leaves open.
 
     eval_rows: how many examples are judged, None for what `defaults` says. replay: what is
-    trained on beside the examples that are not held out.
+    trained on beside the examples that are not held out. loraplus_lr_ratio: as in TrainingConfig.
     """
     if eval_data is None:
         train, held_out = split(data.examples, plan.seed)
@@ -100,6 +101,7 @@ def decide(
         seed=plan.seed,
         eval_every=max(1, steps // watchings) if held_out else 0,
         checkpoint_every=max(1, steps // CHECKPOINTS),
+        loraplus_lr_ratio=loraplus_lr_ratio,
     )
     judged = defaults.judged_rows(size, held_out, eval_rows)
     return Decided(

@@ -12,6 +12,7 @@ from minilora.runs.folder import DIVERGED, FINISHED
 from minilora.runs.plan import Clock, Plan, Reporter, Result
 from minilora.text import Example, Tokenizer
 from minilora.training import AdamW, Batches, History, TrainingConfig, fit
+from minilora.training.adamw import adamw_for
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,7 @@ class Job(ABC):
     optimizer: AdamW = field(init=False)
 
     def __post_init__(self) -> None:
-        self.optimizer = AdamW(
-            self.model.named_parameters(),
-            betas=self.training.betas,
-            weight_decay=self.training.weight_decay,
-        )
+        self.optimizer = adamw_for(self.model, self.training)
 
     @abstractmethod
     def finish(self, plan: Plan, trained: Trained, clock: Clock) -> Result:

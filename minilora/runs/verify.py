@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minilora.backend import blas_threads
+from minilora.backend import blas_threads, to_numpy
 from minilora.hub.bases import base_dtype_of, base_of, open_base, public_name
-from minilora.lora import Adapter, Attachment, attach, mark_base
+from minilora.lora import Adapter, Attachment, adapter_state, attach, mark_base
 from minilora.lora.peft_format import SIDECAR, provenance_sha256
 from minilora.nn import Transformer, quiet_overflow
 from minilora.runs.data import read_file, split
@@ -24,7 +24,8 @@ from minilora.runs.replay import file_replay, ward_replay
 from minilora.storage import atomic_write, read_json, read_safetensors, sha256_file
 from minilora.text import Tokenizer
 from minilora.text.packed import PackedExamples
-from minilora.training import AdamW, Batches, TrainingConfig
+from minilora.training import Batches, TrainingConfig
+from minilora.training.adamw import adamw_for
 from minilora.training.checkpoint import checkpoints, load_checkpoint, trainable_state
 from minilora.training.made_by import made_by
 from minilora.training.parallel import Workers
@@ -233,11 +234,7 @@ class _Run:
 
         Raises ValueError for a checkpoint that is not of this run.
         """
-        optimizer = AdamW(
-            self.model.named_parameters(),
-            betas=self.config.betas,
-            weight_decay=self.config.weight_decay,
-        )
+        optimizer = adamw_for(self.model, self.config)
         first, last = 0, self.config.steps
         if start is not None:
             settings = run_settings(self.model, self.batches, self.config, optimizer, self.workers)
@@ -255,11 +252,12 @@ class _Run:
                     bar.update()
         finally:
             self.model.eval()
-        own = trainable_state(self.model)
-        if end is None:
+        if end is None:  # with an A that was frozen, which no checkpoint has
+            own = {name: to_numpy(array) for name, array in adapter_state(self.model).items()}
             return Stretch(first, last, _difference(own, _state_of(adapter)), str(adapter.source))
         state, _ = read_safetensors(end / "trainable.safetensors")
         moments, _ = read_safetensors(end / "optimizer.safetensors")
+        own = trainable_state(self.model)
         difference = max(_difference(own, state), _difference(optimizer.state_dict(), moments))
         return Stretch(first, last, difference, str(end))
 
@@ -279,6 +277,8 @@ def _open(
     threads = then.get("threads", now["threads"])
     now |= {"workers": workers, "threads": threads}  # these can be had anywhere
     attachment = attach(model, adapter.config, np.random.default_rng(config.seed))
+    if origin.get("freeze_a"):
+        attachment.freeze_A()
     batches = Batches(examples, batch_size, config.seed, tokenizer.pad_id)
     return _Run(model, attachment, batches, config, workers, threads, now)
 

@@ -207,6 +207,14 @@ def why(plan: WhyPlan, reporter: Reporter | None = None) -> Why:
 def _origin(adapter: Adapter, plan: WhyPlan) -> dict:
     """The adapter's provenance, which must be of these data where it says of which it is."""
     origin = adapter.provenance
+    training = origin.get("training")
+    ratio = training.get("loraplus_lr_ratio", 1.0) if isinstance(training, dict) else 1.0
+    if origin.get("freeze_a") or ratio != 1.0:
+        how = "a frozen A" if origin.get("freeze_a") else f"loraplus_lr_ratio {ratio:g}"
+        raise ValueError(
+            f"{plan.adapter} was trained with {how}, but influence adds the gradients of A and B "
+            "at one rate; expected an adapter that was trained in the plain way"
+        )
     data = origin.get("data")
     expected = data.get("sha256") if isinstance(data, dict) else origin.get("data_sha256")
     got = sha256_file(plan.data)

@@ -14,6 +14,7 @@ class TrainingConfig:
 
     micro_batches: pieces that each worker cuts its rows into (the same gradient in less memory);
     0 cuts them to about PIECE_TOKENS positions.
+    loraplus_lr_ratio: how many times A's learning rate, which is lr, is B's (LoRA+).
     prompt_bytes: memory in which an activated adapter's prompts may stay read from pass to pass.
     clip_norm 0 and checkpoint_every, eval_every 0 switch those off. Raises ValueError naming the
     first setting that makes no sense.
@@ -33,6 +34,7 @@ class TrainingConfig:
     eval_every: int = 0
     checkpoint_every: int = 0
     prompt_bytes: int = 1 << 30
+    loraplus_lr_ratio: float = 1.0
 
     def __post_init__(self) -> None:
         require_count("steps", self.steps, 1)
@@ -42,6 +44,7 @@ class TrainingConfig:
             require_finite(f"betas[{i}]", beta, below=1.0)
         require_finite("weight_decay", self.weight_decay)
         require_finite("clip_norm", self.clip_norm)
+        require_finite("loraplus_lr_ratio", self.loraplus_lr_ratio, above=True)
         require_count("workers", self.workers, 0, MOST_WORKERS)
         for name in (
             "warmup",

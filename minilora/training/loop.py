@@ -11,11 +11,12 @@ from tqdm import tqdm
 from minilora.backend import blas_threads
 from minilora.lora.activated import invocation_of
 from minilora.nn import NotFiniteError, Transformer, quiet_overflow
+from minilora.training.adamw import adamw_for
 from minilora.training.batches import Batches
 from minilora.training.config import TrainingConfig
 from minilora.training.history import History
 from minilora.training.made_by import thread_count, worker_count
-from minilora.training.optim import AdamW, Optimizer
+from minilora.training.optim import Optimizer
 from minilora.training.parallel import Workers, accumulate_gradients
 from minilora.training.prompts import kept_prompts
 from minilora.training.saved_run import SavedRun, run_settings
@@ -44,9 +45,7 @@ def fit(
     finite; no such weight is ever saved.
     """
     if optimizer is None:
-        optimizer = AdamW(
-            model.named_parameters(), betas=config.betas, weight_decay=config.weight_decay
-        )
+        optimizer = adamw_for(model, config)
     workers = worker_count(model, config)
     folder = None if out_dir is None else Path(out_dir)
     # The settings hold fingerprints of data and base, which only a folder has a use for.

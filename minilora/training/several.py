@@ -21,16 +21,19 @@ from minilora.lora.config import LoRAConfig
 from minilora.lora.fitting import attachable
 from minilora.nn import NotFiniteError, Transformer, quiet_overflow
 from minilora.nn.freeze import Freeze
+from minilora.training.adamw import adamw_for
 from minilora.training.batches import Batches
 from minilora.training.config import TrainingConfig
 from minilora.training.history import History
 from minilora.training.made_by import thread_count, worker_count
-from minilora.training.optim import AdamW
 from minilora.training.parallel import Piece, Workers, piece_loss, read_prompts, seed_dropout
 from minilora.training.prompts import kept_prompts
 from minilora.training.step import DivergedError, Steps
 
-OWN = ("lr", "final_lr", "schedule", "warmup", "betas", "weight_decay", "clip_norm")
+OWN = (
+    "lr", "final_lr", "schedule", "warmup", "betas", "weight_decay", "clip_norm",
+    "loraplus_lr_ratio",
+)  # fmt: skip
 """What each adapter may have for itself; the other settings say which pieces are read when."""
 
 
@@ -102,11 +105,8 @@ def fit_several(
         for name, one in candidates.items():
             worn.wear(name)
             model.train()
-            trained = one.training
-            optimizer = AdamW(
-                model.named_parameters(), betas=trained.betas, weight_decay=trained.weight_decay
-            )
-            steps[name] = Steps(batches, trained, optimizer, lora.invocation)
+            optimizer = adamw_for(model, one.training)
+            steps[name] = Steps(batches, one.training, optimizer, lora.invocation)
         histories = _train(worn, steps, config, lora.invocation, progress, label)
     finally:
         worn.take_off()
