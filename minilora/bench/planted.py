@@ -208,8 +208,27 @@ def measure(
     }
 
 
+def table(cells: Sequence[Mapping]) -> str:
+    """Precisions and scores of the cells as Markdown, one column a cell."""
+    columns = sorted(cells, key=lambda one: (KINDS.index(one["kind"]), one["seed"]))
+    names = list(dict.fromkeys(name for one in columns for name in one["precision"]))
+    heads = [f"{one['kind']} {one['seed']}" for one in columns]
+    rows = [["precision of the first", *heads], ["---"] * (len(heads) + 1)]
+    rows += [[name, *(_share(one["precision"].get(name)) for one in columns)] for name in names]
+    rows.append(["chance", *(_share(one["planted"] / one["rows"]) for one in columns)])
+    for score in ("exact", "invented", "invented_of_drug"):
+        for state in columns[0]["scores"]:
+            cells_ = (_share(one["scores"][state].get(score)) for one in columns)
+            rows.append([f"{score}, {state}", *cells_])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _share(x: float | None) -> str:
+    return "-" if x is None else f"{x:.1%}"
+
+
 def main() -> None:
-    """Measure some cells and write one JSON file for each."""
+    """Measure some cells, write one JSON file for each, and print the table of all in --out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kind", nargs="*", default=list(KINDS), choices=KINDS)
     parser.add_argument("--seed", nargs="*", type=int, default=[0, 1, 2])
@@ -229,6 +248,8 @@ def main() -> None:
             text = json.dumps(told, indent=1) + "\n"
             atomic_write(options.out / f"{kind}-{seed}.json", text.encode())
             print(text, flush=True)
+    cells = [json.loads(path.read_text()) for path in sorted(options.out.glob("*.json"))]
+    print(table(cells))
 
 
 if __name__ == "__main__":
