@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--kind", nargs="*", default=list(KINDS), choices=KINDS)
     parser.add_argument("--seed", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--share", type=float, default=0.05)
-    parser.add_argument("--rows", type=int, default=1200)
+    parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--checkpoints", type=int, default=2)
     parser.add_argument("--ward", type=Path, default=Path("data/ward"))
     parser.add_argument("--work", type=Path, required=True, help="adapters and data go here")
