@@ -37,6 +37,7 @@ HOST_FILES = {
     "lora/deltas.py": "an Adapter's arrays are on the host",
     "lora/joining.py": "an Adapter's arrays are on the host",
     "lora/compose.py": "an Adapter's arrays are on the host",
+    "lora/extract.py": "differences of weights are brought to the host",
     "lora/forecast.py": "an Adapter's arrays are on the host, and inputs are brought there",
 }
 
