@@ -329,7 +329,7 @@ def counted_bill(model: Transformer, batch: Batch, optimizer: Optimizer) -> Bill
     optimizer.step(0.0)
     moments = sum(a.nbytes for slot in optimizer.state.values() for a in slot.values())
     model.zero_grad()
-    factors = [x for layer in lora_layers(model).values() for x in (layer.lora_A, layer.lora_B)]
+    factors = [x for one in lora_layers(model).values() for x in one.named_factors().values()]
     adapter = sum(p.data.nbytes for p in factors)
     return Bill(
         weights=sum(p.data.nbytes for p in parameters) - adapter,

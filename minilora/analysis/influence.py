@@ -64,7 +64,10 @@ class Watched(Module):
     """
 
     def __init__(self, layer: LoRALinear) -> None:
+        """Raises ValueError for a layer of DoRA, whose gradients are others."""
         super().__init__()
+        if layer.config.use_dora:
+            raise ValueError("got a layer with use_dora True, expected one of plain LoRA")
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:

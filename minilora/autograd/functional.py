@@ -18,6 +18,7 @@ from types import ModuleType
 import numpy as np
 
 from minilora.autograd.attention import causal_attention, rope, rope_tables
+from minilora.autograd.dora import dora_linear
 from minilora.autograd.pointwise import dropout_mask, gelu, rms_norm, swiglu
 from minilora.autograd.products import (
     Matrix,
@@ -33,6 +34,7 @@ from minilora.backend import Array, get_array_module
 __all__ = [
     "IGNORE",
     "causal_attention",
+    "dora_linear",
     "dropout_mask",
     "embedding",
     "gelu",

@@ -84,6 +84,18 @@ def plus(w: Array | StoredArray, b: Array, a: Array) -> Matrix:
     return _StoredSum(w, b, a) if is_stored(w) else w + b @ a
 
 
+def row_norms(w: Matrix, dtype: np.dtype) -> Array:
+    """The Euclidean lengths of the rows of W, (out,), in this dtype."""
+    if not is_stored(w):
+        xp = get_array_module(w)
+        return xp.sqrt(xp.einsum("oi,oi->o", w, w)).astype(dtype, copy=False)
+    norms = [
+        get_array_module(columns).sqrt((columns * columns).sum(axis=0))
+        for _, columns in w.parts(dtype)
+    ]
+    return get_array_module(norms[0]).concatenate(norms)
+
+
 def take_rows(w: Array | StoredArray, ids: Array) -> Array:
     """W[ids], (*ids.shape, in): of a stored matrix only these rows are read."""
     return w.take(ids) if is_stored(w) else w[ids]

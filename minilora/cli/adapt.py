@@ -60,6 +60,7 @@ ACTIVATED_HELP = (
     "reading of a prompt serves every such adapter."
 )
 
+DORA_HELP = "DoRA: train the lengths of a weight's rows beside their directions."
 LORA_PLUS_HELP = "LoRA+: B learns at so many times --lr, A at --lr."
 FREEZE_A_HELP = "LoRA-FA: A stays as it was drawn, and B alone is trained."
 
@@ -79,6 +80,7 @@ def adapt(
     dropout: float = typer.Option(0.0, "--dropout", help="Dropout before A."),
     rslora: bool = typer.Option(False, "--rslora", help="Scale by alpha / sqrt(r)."),
     activated: bool = typer.Option(False, "--activated", help=ACTIVATED_HELP),
+    dora: bool = typer.Option(False, "--dora", help=DORA_HELP),
     lora_plus: float = typer.Option(1.0, "--lora-plus", metavar="RATIO", help=LORA_PLUS_HELP),
     freeze_a: bool = typer.Option(False, "--freeze-a", help=FREEZE_A_HELP),
     steps: int = typer.Option(None, "--steps", help=STEPS_HELP),
@@ -110,6 +112,7 @@ def adapt(
         lora_dropout=dropout,
         use_rslora=rslora,
         activated=activated,
+        use_dora=dora,
         loraplus_lr_ratio=lora_plus,
         freeze_a=freeze_a,
         steps=steps,

@@ -22,6 +22,7 @@ from minilora.gradients.model_cases import (
 )
 from minilora.lora.attach import attach
 from minilora.lora.config import ALL_LINEAR, LoRAConfig
+from minilora.lora.dora import DoraLinear
 from minilora.lora.layer import LoRALinear
 from minilora.nn import Linear, Module, Transformer
 from minilora.nn.reading import read_past
@@ -35,6 +36,7 @@ CONFIGS = {
     ),
 }
 """Variant -> the adapter that is attached."""
+DORA = LoRAConfig(r=2, lora_alpha=3, target_modules=ALL_LINEAR, lora_dropout=0.3, use_dora=True)
 
 
 def adapted_model(config: LoRAConfig, seed: int, tied: bool = True) -> Transformer:
@@ -56,6 +58,14 @@ def loss_with_fixed_dropout(model: Module, ids: Array, labels: Array) -> Tensor:
         if isinstance(module, LoRALinear):
             module.dropout_rng = np.random.default_rng(9)
     return model.loss(ids, labels)
+
+
+def hold_norms(model: Module) -> None:
+    """DoRA's lengths of rows stay those of now, since its gradient takes them as constants."""
+    for _, module in model.named_modules():
+        if isinstance(module, DoraLinear):
+            norms = module.row_norms()
+            module.row_norms = lambda own=module, norms=norms: norms.astype(own.lora_B.dtype)
 
 
 INVOCATION = (1, 4)
@@ -94,6 +104,12 @@ def adapted_cases(seed: int = 0) -> list[Case]:
         cases.append(
             module_case("adapted", variant, model, loss_with_fixed_dropout, ids=ids, labels=labels)
         )
+    model = adapted_model(DORA, seed)
+    hold_norms(model)
+    cases.append(
+        module_case("adapted", "dora, dropout", model, loss_with_fixed_dropout, ids=ids,
+                    labels=labels)
+    )  # fmt: skip
     everywhere = dataclasses.replace(CONFIGS["all linear"], invocation=INVOCATION)
     for variant, target in (
         ("activated, after prompts", loss_after_prompts),

@@ -154,6 +154,23 @@ def _lora_gx_of_base_only(
     return full + (through_base - through_base.detach())
 
 
+def _dora_gA_without_scaling(
+    x: Tensor, weight: Tensor, lora_A: Tensor, *rest: object, scaling: float, **more: object
+) -> Tensor:
+    wrong = _amplified(lora_A, 1.0 / scaling)
+    return F.dora_linear(x, weight, wrong, *rest, scaling=scaling, **more)
+
+
+def _dora_through_the_norm(
+    x: Tensor, weight: Tensor, lora_A: Tensor, lora_B: Tensor, *rest: object, **more: object
+) -> Tensor:
+    """Differentiates the length of a row too, which the definition holds fixed."""
+    full = F.dora_linear(x, weight, lora_A, lora_B, *rest, **more)
+    total = weight.detach() + ops.matmul(lora_B, lora_A) * more["scaling"]
+    share = 1.0 / ops.sqrt((total * total).sum(-1))
+    return full + full.detach() * (share - share.detach())
+
+
 def _embedding_without_repeats(weight: Tensor, ids: Array) -> Tensor:
     def vjp(g: Array) -> Array:
         gw = np.zeros_like(weight.data)
@@ -209,6 +226,10 @@ FORGETFUL: dict[str, dict[str, Callable[..., Tensor]]] = {
         "gA without scaling": _lora_gA_without_scaling,
         "gB without scaling": _lora_gB_without_scaling,
         "gx of W only": _lora_gx_of_base_only,
+    },
+    "dora_linear": {
+        "gA without scaling": _dora_gA_without_scaling,
+        "through the norm": _dora_through_the_norm,
     },
     "embedding": {"repeats not summed": _embedding_without_repeats},
     "rope": {"turned the wrong way": _rope_turned_forward},

@@ -180,6 +180,24 @@ _case(
     keep=lambda rng: F.dropout_mask((2, 3, 5), 0.4, rng, np.empty(0)),
 )
 
+_dora = {**_lora, "magnitude": (7,)}
+
+
+def _norm(rng: np.random.Generator) -> np.ndarray:
+    """Lengths of rows, which the op takes as constants."""
+    return rng.uniform(0.5, 2.0, 7)
+
+
+_case(F.dora_linear, "frozen W", _dora, weight=_frozen(7, 5), norm=_norm, scaling=1.7)
+_case(
+    F.dora_linear,
+    "W and b trained, dropout",
+    {**_dora, "weight": (7, 5), "bias": (7,)},
+    norm=_norm,
+    scaling=0.35,
+    keep=lambda rng: F.dropout_mask((2, 3, 5), 0.4, rng, np.empty(0)),
+)
+
 _attention = F.causal_attention
 _case(_attention, "heads alike", {n: (2, 5, 3, 4) for n in "qkv"})
 _case(_attention, "grouped", {"q": (2, 5, 6, 2), "k": (2, 5, 3, 2), "v": (2, 5, 3, 2)})

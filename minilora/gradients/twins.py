@@ -35,6 +35,23 @@ def lora_linear(
     return linear(x, weight, bias) + linear(linear(dropped, lora_A), lora_B) * scaling
 
 
+def dora_linear(
+    x: Tensor,
+    weight: Tensor,
+    lora_A: Tensor,
+    lora_B: Tensor,
+    magnitude: Tensor,
+    norm: Array,
+    scaling: float,
+    bias: Tensor | None = None,
+    keep: Array | None = None,
+) -> Tensor:
+    """m / n times the product with W + s B A, which is formed, and W for what dropout left out."""
+    dropped = x if keep is None else x * Tensor(keep)
+    total = weight + ops.matmul(lora_B, lora_A) * scaling
+    return linear(dropped, total) * (magnitude / Tensor(norm)) + linear(x - dropped, weight, bias)
+
+
 def embedding(weight: Tensor, ids: Array) -> Tensor:
     """One-hot rows times W."""
     return ops.matmul(_one_hot(ids, weight.shape[0], weight), weight)
@@ -141,6 +158,7 @@ TWINS: dict[str, Callable[..., Tensor]] = {
     for f in (
         linear,
         lora_linear,
+        dora_linear,
         embedding,
         rms_norm,
         swiglu,

@@ -48,7 +48,7 @@ def about(path: Path, base: str | None = None) -> dict:
 def about_adapter(path: Path, base: str | None) -> dict:
     """Settings, modules, sizes, fingerprints and origin of an adapter folder."""
     adapter = Adapter.read(path)
-    arrays = [array for module in adapter.modules for array in adapter.factors(module)]
+    arrays = [array for module in adapter.modules for array in adapter.arrays(module)]
     known = {
         "path": str(path),
         "kind": "adapter",

@@ -27,7 +27,7 @@ def read_adapter(text: str) -> Adapter:
             raise AdapterError(str(error).replace(str(folder), text)) from None
     return Adapter(
         adapter.config,
-        {module: adapter.factors(module) for module in adapter.modules},
+        {module: adapter.arrays(module) for module in adapter.modules},
         base=adapter.base,
         provenance=adapter.provenance,
         source=text,

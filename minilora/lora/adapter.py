@@ -14,6 +14,7 @@ from minilora.lora.base import BaseMark
 from minilora.lora.config import LoRAConfig
 from minilora.lora.peft_format import (
     CONFIG,
+    MAGNITUDE,
     SIDECAR,
     TENSORS,
     AdapterError,
@@ -37,6 +38,9 @@ MARKS = {
 }
 """Field of BaseMark -> its key in minilora.json."""
 
+LEAVES = ("lora_A", "lora_B", MAGNITUDE)
+"""Names of a module's arrays; the last is DoRA's."""
+
 
 class Adapter:
     """ΔW = s B A for some of a base's Linears: a config, A and B of every module, and their origin.
@@ -59,7 +63,7 @@ class Adapter:
     def __init__(
         self,
         config: LoRAConfig,
-        factors: Mapping[str, tuple[Array, Array]],
+        factors: Mapping[str, tuple[Array, ...]],
         *,
         base: BaseMark = BaseMark(),
         provenance: Mapping | None = None,
@@ -67,7 +71,8 @@ class Adapter:
         minilora_version: str | None = None,
         rule: Mapping | None = None,
     ) -> None:
-        """factors: module -> (A (r, in), B (out, r)), r as the config gives that module.
+        """factors: module -> (A (r, in), B (out, r)), r as the config gives that module; with
+        use_dora (A, B, magnitude (out,)).
 
         Raises AdapterError for no modules, modules that are not among the config's targets, and
         arrays that are not finite floats of these shapes; ValueError for provenance that JSON has
@@ -143,7 +148,27 @@ class Adapter:
         return tuple(self._factors)
 
     def factors(self, module: str) -> tuple[np.ndarray, np.ndarray]:
-        """(A (r, in), B (out, r)) of a module. Raises ValueError for one that is not adapted."""
+        """(A (r, in), B (out, r)) of a module, whose ΔW is s B A.
+
+        Raises ValueError as `arrays`, and AdapterError as `require_product`.
+        """
+        self.require_product()
+        return self.arrays(module)
+
+    def require_product(self) -> None:
+        """Raise AdapterError for a DoRA adapter: who knows ΔW = s B A alone must not read it."""
+        if self.config.use_dora:
+            raise AdapterError(
+                f"{self.source} got use_dora True: its ΔW depends on the base's weights and is no "
+                "product B A; expected a plain LoRA adapter here (attach it, or merge it into its "
+                "base)"
+            )
+
+    def arrays(self, module: str) -> tuple[np.ndarray, ...]:
+        """(A, B) of a module, or (A, B, magnitude (out,)) with use_dora.
+
+        Raises ValueError for one that is not adapted.
+        """
         if module not in self._factors:
             raise ValueError(
                 f"got module {module!r}, expected one of the {len(self._factors)} that "
@@ -152,28 +177,28 @@ class Adapter:
         return self._factors[module]
 
     def scaling(self, module: str) -> float:
-        """s of a module, as `LoRAConfig.scaling` defines it. Raises ValueError as `factors`."""
-        self.factors(module)
+        """s of a module, as `LoRAConfig.scaling` defines it. Raises ValueError as `arrays`."""
+        self.arrays(module)
         return self.config.at(module).scaling
 
     def delta(self, module: str) -> np.ndarray:
-        """ΔW = s B A of a module, (out, in), as a new array. Raises ValueError as `factors`."""
+        """ΔW = s B A of a module, (out, in), as a new array. Raises as `factors`."""
         A, B = self.factors(module)
         return (B * self.scaling(module)) @ A
 
     @property
     def size(self) -> int:
-        """How many numbers A and B of all modules have."""
+        """How many numbers the arrays of all modules have."""
         return sum(array.size for _, _, array in self._named_arrays())
 
     @property
     def nbytes(self) -> int:
-        """Bytes of A and B of all modules."""
+        """Bytes of the arrays of all modules."""
         return sum(array.nbytes for _, _, array in self._named_arrays())
 
     @property
     def fingerprint(self) -> str:
-        """ "sha256:..." over A and B of all modules, with names, shapes and dtypes."""
+        """ "sha256:..." over the arrays of all modules, with names, shapes and dtypes."""
         return fingerprint({f"{name}.{leaf}": array for name, leaf, array in self._named_arrays()})
 
     @property
@@ -192,11 +217,10 @@ class Adapter:
         return json.loads(self._provenance)
 
     def _named_arrays(self) -> list[tuple[str, str, np.ndarray]]:
-        leaves = ("lora_A", "lora_B")
         return [
             (name, leaf, array)
-            for name, pair in self._factors.items()
-            for leaf, array in zip(leaves, pair, strict=True)
+            for name, own in self._factors.items()
+            for leaf, array in zip(LEAVES[: len(own)], own, strict=True)
         ]
 
     # -- a value ---------------------------------------------------------------------------
@@ -255,7 +279,7 @@ def _own_copy(array: Array) -> np.ndarray:
 
 
 def _check_factors(
-    source: str, config: LoRAConfig, factors: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    source: str, config: LoRAConfig, factors: Mapping[str, tuple[np.ndarray, ...]]
 ) -> None:
     if not factors:
         raise AdapterError(f"{source} got no tensors, expected A and B of one module at least")
@@ -265,17 +289,29 @@ def _check_factors(
             f"{source} got unexpected tensors for {some_of(extra)}, expected only those of "
             f"{some_of(list(config.target_modules))}"
         )
-    for name, (A, B) in factors.items():
-        r = config.at(name).r
-        for leaf, array in (("lora_A", A), ("lora_B", B)):
-            where = f"{source}: {name}.{leaf}"
-            expected = f"({r}, in)" if leaf == "lora_A" else f"(out, {r})"
-            if array.ndim != 2 or array.shape[leaf == "lora_B"] != r:
+    leaves = LEAVES if config.use_dora else LEAVES[:2]
+    for name, own in factors.items():
+        if len(own) != len(leaves):
+            raise AdapterError(
+                f"{source}: {name} got {', '.join(LEAVES[: len(own)])}, expected "
+                f"{', '.join(leaves)} with use_dora {config.use_dora}"
+            )
+        r, out = config.at(name).r, own[1].shape[0]
+        shapes = {"lora_A": f"({r}, in)", "lora_B": f"(out, {r})", MAGNITUDE: f"({out},)"}
+        for leaf, array in zip(leaves, own, strict=True):
+            where, expected = f"{source}: {name}.{leaf}", shapes[leaf]
+            if not _fits(leaf, array, r, out):
                 raise AdapterError(f"{where} got shape {array.shape}, expected {expected}")
             if array.dtype.kind != "f":
                 raise AdapterError(f"{where} got {array.dtype}, expected floats")
             if not np.isfinite(array).all():
                 raise AdapterError(f"{where} got NaN or infinity, expected finite numbers")
+
+
+def _fits(leaf: str, array: np.ndarray, r: int, out: int) -> bool:
+    if leaf == MAGNITUDE:
+        return array.shape == (out,)
+    return array.ndim == 2 and array.shape[leaf == "lora_B"] == r
 
 
 def _check_sidecar(adapter: Adapter, sidecar: Mapping) -> None:

@@ -13,6 +13,7 @@ from minilora.lora.activated import ActivatedLinear
 from minilora.lora.adapter import Adapter
 from minilora.lora.base import BaseMark, mark_base
 from minilora.lora.config import LoRAConfig
+from minilora.lora.dora import DoraLinear
 from minilora.lora.fitting import AttachError, attachable, config_for
 from minilora.lora.layer import LoRALinear, MergeError
 from minilora.lora.state import merged_weights
@@ -61,19 +62,21 @@ def attach(
     config = what if fresh else config_for(model, what, base_name, base)
     chosen = attachable(model, config)
     kind = LoRALinear if config.invocation is None else ActivatedLinear
+    kind = DoraLinear if config.use_dora else kind
     layers = {name: kind(linear, config.at(name), rng) for name, linear in chosen.items()}
     for name, layer in layers.items():
         if not fresh:
-            _copy_in(layer, *what.factors(name))
-        layer.lora_A.requires_grad = layer.lora_B.requires_grad = trainable
+            _copy_in(layer, what.arrays(name))
+        for parameter in layer.named_factors().values():
+            parameter.requires_grad = trainable
     freeze = Freeze(model)
     for name, layer in layers.items():
         model.set_submodule(name, layer)
     return Attachment(model, config, layers, freeze, None if fresh or trainable else what)
 
 
-def _copy_in(layer: LoRALinear, A: np.ndarray, B: np.ndarray) -> None:
-    for parameter, array in ((layer.lora_A, A), (layer.lora_B, B)):
+def _copy_in(layer: LoRALinear, arrays: tuple[np.ndarray, ...]) -> None:
+    for parameter, array in zip(layer.named_factors().values(), arrays, strict=True):
         xp = get_array_module(parameter.data)
         parameter.data = xp.array(array, dtype=parameter.dtype)
 
@@ -119,12 +122,13 @@ class Attachment:
 
         base_name: the model's. provenance: where it came from, as JSON values. tokenizer: the one
         that it was trained with. None for any of them means what the Adapter said that was
-        attached, and nothing for one that was trained here. Raises ValueError for A or B that is
+        attached, and nothing for one that was trained here. Raises ValueError for an array that is
         not finite, or provenance that is not JSON.
         """
         self._require_attached("adapter")
         for name, layer in self._layers.items():
-            for leaf, array in (("lora_A", layer.lora_A.data), ("lora_B", layer.lora_B.data)):
+            for leaf, parameter in layer.named_factors().items():
+                array = parameter.data
                 if not bool(get_array_module(array).isfinite(array).all()):
                     raise ValueError(
                         f"got NaN or infinity in {name}.{leaf}, expected finite numbers"
@@ -139,7 +143,7 @@ class Attachment:
             base = replace(base, tokenizer=source.base.tokenizer, template=source.base.template)
         return Adapter(
             self.config,
-            {name: (x.lora_A.data, x.lora_B.data) for name, x in self._layers.items()},
+            {n: tuple(p.data for p in x.named_factors().values()) for n, x in self._layers.items()},
             base=base,
             provenance=provenance,
         )

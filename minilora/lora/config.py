@@ -26,9 +26,10 @@ class LoRAConfig:
     dotted name ("q_proj", r"layers\\.[01]\\.mlp\\.up_proj"); of several that fit, the first counts.
     invocation: token ids from whose last occurrence on an activated adapter acts (PEFT's
     alora_invocation_tokens; Greenewald et al. 2025), None for one that acts everywhere.
+    use_dora: whether each module also holds the lengths that its rows have (Liu et al. 2024).
     Raises ValueError, naming what was got and expected, for a rank below 1, an alpha that is not
     a positive number, a dropout outside [0, 1), targets that are no names, a key that is no
-    regular expression, or an invocation that is no token ids.
+    regular expression, an invocation that is no token ids, or one beside use_dora.
     """
 
     r: int = 8
@@ -39,11 +40,15 @@ class LoRAConfig:
     rank_pattern: Mapping[str, int] = field(default_factory=dict, hash=False)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict, hash=False)
     invocation: tuple[int, ...] | None = None
+    use_dora: bool = False
 
     def __post_init__(self) -> None:
         require_finite("lora_dropout", self.lora_dropout, below=1.0)
-        if not isinstance(self.use_rslora, bool):
-            raise ValueError(f"got use_rslora {self.use_rslora!r}, expected True or False")
+        for name in ("use_rslora", "use_dora"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"got {name} {getattr(self, name)!r}, expected True or False")
+        if self.use_dora and self.invocation is not None:
+            raise ValueError("got use_dora with an invocation, expected one of the two")
         checked = {
             "r": _checked_rank(self.r),
             "lora_alpha": _checked_alpha(self.lora_alpha),

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minilora.lora.adapter import Adapter
-from minilora.lora.peft_format import pair_names
+from minilora.lora.peft_format import MAGNITUDE, pair_names
 from minilora.storage import read_safetensors
 
 SHOWN_VALUES = 8
@@ -173,6 +173,11 @@ def _pairs_of(path: str | Path) -> dict[str, Factors]:
         return {}
     tensors, _ = read_safetensors(path)
     pairs = pair_names(tensors)
+    if any(name.endswith(MAGNITUDE) for name in tensors):
+        raise ValueError(
+            f"got {path} with {MAGNITUDE} (use_dora), whose ΔW is no product B A; expected plain "
+            "LoRA"
+        )
     if not pairs:
         raise ValueError(f"got {path} without A and B of any module, expected an adapter's tensors")
     return {module: Factors(tensors[a], tensors[b]) for module, (a, b) in pairs.items()}

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from minilora.lora.adapter import Adapter
+from minilora.lora.adapter import LEAVES, Adapter
 from minilora.lora.base import BaseMark, computing_config, config_differences, mark_base
 from minilora.lora.config import LoRAConfig
 from minilora.lora.layer import check_rank
@@ -149,10 +149,9 @@ def _check_modules(adapter: Adapter, chosen: set[str]) -> None:
 
 def _check_shapes(adapter: Adapter, name: str, linear: Linear) -> None:
     r, dtype = adapter.config.at(name).r, linear.weight.dtype
-    shapes = ((r, linear.in_features), (linear.out_features, r))
-    for leaf, array, expected in zip(
-        ("lora_A", "lora_B"), adapter.factors(name), shapes, strict=True
-    ):
+    arrays, out = adapter.arrays(name), linear.out_features
+    shapes = ((r, linear.in_features), (out, r), (out,))[: len(arrays)]
+    for leaf, array, expected in zip(LEAVES[: len(arrays)], arrays, shapes, strict=True):
         if array.shape != expected:
             raise AdapterError(
                 f"{adapter.source}: {name}.{leaf} got shape {array.shape}, expected {expected}"

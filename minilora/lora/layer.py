@@ -84,9 +84,19 @@ class LoRALinear(Module):
         keep = None
         if self.training and self.config.lora_dropout > 0:
             keep = F.dropout_mask(x.shape, self.config.lora_dropout, self.dropout_rng, x.data)
+        return self._adapted(x, keep)
+
+    def _adapted(self, x: Tensor, keep: Array | None) -> Tensor:
+        """What `forward` gives unmerged; keep: a dropout mask, or None."""
+        base = self.base_layer
         return F.lora_linear(
             x, base.weight, self.lora_A, self.lora_B, self.scaling, base.bias, keep
         )
+
+    def named_factors(self) -> dict[str, Parameter]:
+        """Leaf -> Parameter of what an adapter holds of this layer."""
+        names = ("lora_A", "lora_B", "lora_magnitude_vector")
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def delta_weight(self) -> Array:
         """ΔW = s B A, (out, in), in the dtype of W."""

@@ -42,7 +42,10 @@ FINGERPRINTS = (
     "template_fingerprint",
 )
 
-_TENSOR_NAME = re.compile(r"base_model\.model\.(.+)\.(lora_[AB])\.weight")
+MAGNITUDE = "lora_magnitude_vector"
+"""The leaf of DoRA's lengths, whose tensor's name PEFT ends with it."""
+
+_TENSOR_NAME = re.compile(rf"base_model\.model\.(.+)\.(?:(lora_[AB])\.weight|({MAGNITUDE}))")
 
 
 class AdapterError(ValueError):
@@ -63,12 +66,13 @@ class FolderParts:
     """What an adapter folder holds.
 
     config: with the targets as written, or the modules of the tensors where a rule chose them.
-    factors: module -> (A, B), each there. rule: PEFT's options that chose the modules where they
-    were more than names, else {}. sidecar: minilora.json as parsed, or None.
+    factors: module -> (A, B), each there, with DoRA's magnitude as third where there is one. rule:
+    PEFT's options that chose the modules where they were more than names, else {}. sidecar:
+    minilora.json as parsed, or None.
     """
 
     config: LoRAConfig
-    factors: dict[str, tuple[np.ndarray, np.ndarray]]
+    factors: dict[str, tuple[np.ndarray, ...]]
     base_name: str
     rule: dict
     sidecar: dict | None
@@ -128,8 +132,8 @@ def adapters_below(path: Path) -> str:
     return ""
 
 
-def _read_factors(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Module -> (A, B), in the order of the sorted names."""
+def _read_factors(path: Path) -> dict[str, tuple[np.ndarray, ...]]:
+    """Module -> (A, B), or (A, B, magnitude), in the order of the sorted names."""
     if not (path / TENSORS).is_file():
         if (path / PICKLE).exists():
             raise AdapterError(
@@ -148,20 +152,23 @@ def _read_factors(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
             f"{path / TENSORS} got {some_of(unknown) or 'no tensors'}, expected only names such as "
             "base_model.model.<module>.lora_A.weight"
         )
-    tensors = {(match[1], match[2]): raw[name] for name, match in matches.items()}
-    twin = {"lora_A": "lora_B", "lora_B": "lora_A"}
+    tensors = {(m[1], m[2] or m[3]): raw[name] for name, m in matches.items()}
     for module, leaf in tensors:
-        if (module, twin[leaf]) not in tensors:
-            raise AdapterError(
-                f"{path / TENSORS}: missing {module}.{twin[leaf]} beside {module}.{leaf}"
-            )
-    modules = sorted({module for module, _ in tensors})
-    return {name: (tensors[name, "lora_A"], tensors[name, "lora_B"]) for name in modules}
+        for other in ("lora_A", "lora_B"):
+            if (module, other) not in tensors:
+                raise AdapterError(
+                    f"{path / TENSORS}: missing {module}.{other} beside {module}.{leaf}"
+                )
+    leaves = ("lora_A", "lora_B", MAGNITUDE)
+    return {
+        name: tuple(tensors[name, leaf] for leaf in leaves if (name, leaf) in tensors)
+        for name in sorted({module for module, _ in tensors})
+    }
 
 
 def pair_names(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Module -> the names of its A and B among the names of a file's tensors, where both are."""
-    parts = {(m[1], m[2]): name for name in names if (m := _TENSOR_NAME.fullmatch(name))}
+    parts = {(m[1], m[2] or m[3]): name for name in names if (m := _TENSOR_NAME.fullmatch(name))}
     return {
         module: (name, parts[module, "lora_B"])
         for (module, leaf), name in parts.items()
@@ -215,20 +222,26 @@ def write_folder(
 ) -> Path:
     """Write the three files; the folder appears whole or not at all. Returns its path.
 
-    tensors: "<module>.lora_A" and "<module>.lora_B" -> array. sidecar: what minilora.json says
-    beside the versions. Keys, targets and tensors are sorted, so that equal adapters give equal
-    bytes. Raises ValueError for what JSON has no word for, before anything is written.
+    tensors: "<module>.lora_A", "<module>.lora_B" and, of DoRA, "<module>.lora_magnitude_vector" ->
+    array. sidecar: what minilora.json says beside the versions. Keys, targets and tensors are
+    sorted, so that equal adapters give equal bytes. Raises ValueError for what JSON has no word
+    for, before anything is written.
     """
     about = {"format_version": FORMAT_VERSION, "minilora_version": __version__, **sidecar}
     modules = sorted({name.rpartition(".")[0] for name in tensors})
     texts = {CONFIG: options_of(config, modules, base_name), SIDECAR: about}
     texts = {name: dump_json(value).encode() for name, value in texts.items()}
-    named = {f"base_model.model.{name}.weight": tensors[name] for name in sorted(tensors)}
+    named = {_tensor_name(name): tensors[name] for name in sorted(tensors)}
     with atomic_folder(folder) as part:
         for name, text in texts.items():
             (part / name).write_bytes(text)
         write_safetensors(part / TENSORS, named, {"format": "pt"})
     return Path(folder)
+
+
+def _tensor_name(name: str) -> str:
+    end = "" if name.endswith(f".{MAGNITUDE}") else ".weight"
+    return f"base_model.model.{name}{end}"
 
 
 def dump_json(value: object) -> str:

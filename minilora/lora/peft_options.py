@@ -13,6 +13,7 @@ READ = ("r", "lora_alpha", "target_modules")
 OPTIONAL = {
     "lora_dropout": "lora_dropout", "use_rslora": "use_rslora", "rank_pattern": "rank_pattern",
     "alpha_pattern": "alpha_pattern", "alora_invocation_tokens": "invocation",
+    "use_dora": "use_dora",
 }  # fmt: skip
 """PEFT's key -> the field of LoRAConfig."""
 # With target_modules, these choose the modules; see targets.linears_by_rule.
@@ -129,6 +130,7 @@ def options_of(config: LoRAConfig, modules: list[str], base_name: str) -> dict:
         "use_rslora": config.use_rslora,
         "target_modules": list(config.target_modules),
         **{name: dict(pattern) for name, pattern in patterns.items() if pattern},
+        **({"use_dora": True} if config.use_dora else {}),
         **({"alora_invocation_tokens": list(config.invocation)} if config.invocation else {}),
         "base_model_name_or_path": base_name,
         "bias": "none",

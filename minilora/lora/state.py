@@ -26,11 +26,15 @@ def trainable_parameters(model: Module) -> int:
 
 
 def adapter_state(model: Module) -> dict[str, Array]:
-    """ "<module>.lora_A" and "<module>.lora_B" -> array, in the model's order; {} when plain."""
-    state = {}
-    for name, layer in lora_layers(model).items():
-        state[f"{name}.lora_A"], state[f"{name}.lora_B"] = layer.lora_A.data, layer.lora_B.data
-    return state
+    """ "<module>.lora_A", "<module>.lora_B" and DoRA's "<module>.lora_magnitude_vector" -> array.
+
+    In the model's order; {} when plain.
+    """
+    return {
+        f"{name}.{leaf}": parameter.data
+        for name, layer in lora_layers(model).items()
+        for leaf, parameter in layer.named_factors().items()
+    }
 
 
 def base_state(model: Module) -> dict[str, Array]:
@@ -51,7 +55,7 @@ def _plain_state(model: Module, weights: Mapping[str, Array]) -> dict[str, Array
     for name, parameter in model.named_parameters():
         owner, _, leaf = name.rpartition(".")
         holder, _, last = owner.rpartition(".")
-        if owner in weights:  # lora_A or lora_B
+        if owner in weights:  # the adapter's own
             continue
         if last == "base_layer" and holder in weights:
             array = weights[holder] if leaf == "weight" else parameter.data

@@ -50,7 +50,8 @@ class AdaptPlan(OpenPlan):
     as_text: whether `data` and `eval_data` are plain text, whatever they look like. eval_data:
     judged on; None for a tenth of `data`, held out. eval_rows: how many of these are judged.
     target_modules: names, or "all-linear". activated: whether the adapter acts from the tokens on
-    that open the assistant's turn, and leaves the prompt to the base. loraplus_lr_ratio: how many
+    that open the assistant's turn, and leaves the prompt to the base. use_dora: whether it also
+    holds the lengths of the rows (DoRA). loraplus_lr_ratio: how many
     times A's rate is B's, whose own is lr (LoRA+). freeze_a: whether A stays as it was drawn, and
     B alone is trained (LoRA-FA). max_length: tokens of an
     example. replay: share of what is trained on that is of the base's own tasks; replay_data: rows
@@ -73,6 +74,7 @@ class AdaptPlan(OpenPlan):
     lora_dropout: float = 0.0
     use_rslora: bool = False
     activated: bool = False
+    use_dora: bool = False
     loraplus_lr_ratio: float = 1.0
     freeze_a: bool = False
     max_length: int | None = None
@@ -83,7 +85,7 @@ class AdaptPlan(OpenPlan):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.lora(0)
+        self.lora(0, (0,) if self.activated else None)
         require_replay(self.replay, self.replay_data, self.base)
         if self.suite is not None and not self.gate:
             raise ValueError(f"got --suite {self.suite} without a gate, which alone asks it")
@@ -105,7 +107,7 @@ class AdaptPlan(OpenPlan):
             targets = defaults.default_targets(width)
         return LoRAConfig(
             self.r, self.lora_alpha, targets, self.lora_dropout, self.use_rslora,
-            invocation=invocation,
+            invocation=invocation, use_dora=self.use_dora,
         )  # fmt: skip
 
     def check(self) -> None:

@@ -206,6 +206,7 @@ def why(plan: WhyPlan, reporter: Reporter | None = None) -> Why:
 
 def _origin(adapter: Adapter, plan: WhyPlan) -> dict:
     """The adapter's provenance, which must be of these data where it says of which it is."""
+    adapter.require_product()
     origin = adapter.provenance
     training = origin.get("training")
     ratio = training.get("loraplus_lr_ratio", 1.0) if isinstance(training, dict) else 1.0

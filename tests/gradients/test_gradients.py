@@ -62,12 +62,14 @@ def test_the_scores_of_the_large_case_leave_the_guarded_range():
         assert scores.max() > SAFE_EXPONENT
 
 
-def test_the_adapted_model_has_gradients_for_A_and_B_alone():
+def test_the_adapted_model_has_gradients_for_what_an_adapter_holds_alone():
     adapted = [case for case in CASES if case.op == "adapted"]
     assert len(adapted) >= 5
     for case in adapted:
         assert case.checked
-        assert all(name.endswith(("lora_A", "lora_B")) for name in case.checked)
+        assert all(
+            name.endswith(("lora_A", "lora_B", "lora_magnitude_vector")) for name in case.checked
+        )
 
 
 def test_cases_are_named_apart_and_cover_every_kind_of_layer():

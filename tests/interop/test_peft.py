@@ -169,7 +169,7 @@ def test_a_half_precision_adapter_works_here(tmp_path, dtype):
 @pytest.mark.parametrize(
     ("settings", "option"),
     [
-        ({"use_dora": True}, "use_dora"),
+        ({"use_qalora": True}, "use_qalora"),
         ({"modules_to_save": ["norm"]}, "modules_to_save"),
         ({"lora_bias": True}, "lora_bias"),
         ({"bias": "all"}, "bias"),

@@ -1,4 +1,4 @@
-"""adapt with LoRA+ and LoRA-FA: what trains how fast, what is kept, and what comes out."""
+"""adapt with LoRA+, LoRA-FA and DoRA: what trains how fast, what is kept, and what comes out."""
 
 from __future__ import annotations
 
@@ -87,9 +87,13 @@ def test_a_frozen_a_gets_no_gradient_no_vjp_and_no_state(monkeypatch):
 
 @pytest.mark.parametrize(
     ("way", "said"),
-    [({"freeze_a": True}, ["frozen A"]), ({"loraplus_lr_ratio": RATIO}, ["loraplus_lr_ratio", 7])],
+    [
+        ({"use_dora": True}, ["use_dora"]),
+        ({"freeze_a": True}, ["frozen A"]),
+        ({"loraplus_lr_ratio": RATIO}, ["loraplus_lr_ratio", 7]),
+    ],
 )
-def test_it_is_saved_as_a_plain_adapter_and_verified(plan, way, said):
+def test_it_is_saved_as_pefts_lora_and_verified(plan, way, said):
     made = replace(plan, steps=20, keep_checkpoints=True, workers=1, **way)
     result = run(made)
     assert result.after.loss < result.before.loss
@@ -118,5 +122,7 @@ def test_a_stopped_run_goes_on_in_its_own_way_only(plan):
     assert checkpoints(made.folder.checkpoints)
     with refusal(ValueError, "loraplus_lr_ratio", 7):
         replace(made, loraplus_lr_ratio=RATIO)
+    with refusal(ValueError, "use_dora"):
+        replace(plan, use_dora=True, activated=True)
     with refusal(ValueError, "loraplus_lr_ratio"):
         replace(plan, loraplus_lr_ratio=0.0)
