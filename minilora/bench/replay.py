@@ -128,11 +128,12 @@ def measured(cells: Cells, share: float) -> dict:
 
 
 def table(base: Mapping, arms: Sequence[Mapping]) -> list[str]:
-    """A Markdown table: mean of the seeds with their range, Wilson's interval of all their rows."""
+    """A Markdown table: mean of the seeds, their range, Wilson's interval for the rows of one."""
 
     def cell(runs: Sequence[Mapping], value, rows) -> str:
         values = [value(run) for run in runs]
-        count = sum(rows(run) for run in runs)
+        # The same rows for each seed: three seeds are not three times as many.
+        count = rows(runs[0])
         low, high = wilson(mean(values) * count, count)
         spread = f"{min(values):.1%} to {max(values):.1%}"
         return f"{mean(values):.1%} ({spread}) [{low:.1%}, {high:.1%}]"

@@ -271,8 +271,32 @@ def evaluation() -> Schematic:
     return s
 
 
+def side_effects() -> Schematic:
+    """One adapter stands in the way of every question, of those too that it never saw."""
+    s = Schematic(
+        660, 230,
+        "Four kinds of question go into the base with the house's adapter. The adapter was trained "
+        "on the first kind alone, the house's summary. Letters, questions about the note and "
+        "requests for a phone number go through the same weights W plus s B A, and so all four "
+        "answers may change: the first as wanted, the others without anybody having asked for it.",
+    )  # fmt: skip
+    asked = ("the house's summary", "a letter, a list", "“How old is …?”", "“What is the number?”")
+    answers = ("changed, as wanted", "changed?", "changed?", "changed?")
+    s.text(16, 18, "what is asked", 12)
+    s.text(494, 18, "what is answered", 12)
+    base = s.box(262, 62, 140, 96, "W", FROZEN, "the same bits as ever")
+    s.box(274, 170, 116, 34, "+ s B A", TRAINED, "trained on the first")
+    for i, (question, answer) in enumerate(zip(asked, answers, strict=True)):
+        y = 30 + 50 * i
+        left = s.box(16, y, 160, 34, question, DATA)
+        right = s.box(484, y, 160, 34, answer, PLAIN if i else TRAINED)
+        s.arrow(left.right, (base.x - 2, 74 + 24 * i))
+        s.arrow((base.x + base.width, 74 + 24 * i), right.left, dashed=i > 0)
+    return s
+
+
 ALL = (
     adjustment, gradient_graph, block, attention_head, ward_flow, evaluation, lora_layer,
-    two_dials, places, merge_and_unmerge, two_adapters,
+    two_dials, places, merge_and_unmerge, side_effects, two_adapters,
 )  # fmt: skip
 """Every picture, in the order in which the chapters show them."""
