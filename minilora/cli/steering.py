@@ -20,9 +20,6 @@ def steering(
     out: Path = typer.Option(Path("steering"), "--out", help="Folder for result and adapters."),
     seeds: int = typer.Option(3, "--seeds", min=1, help="Adapters of each rule."),
     steps: int = typer.Option(150, "--steps", min=1, help="Training steps of an adapter."),
-    own_start: bool = typer.Option(
-        False, "--own-start", help="A starts anew for each rule, not from one A for a seed."
-    ),
     asked: int = typer.Option(80, "--asked", min=1, help="Held-out notes that are reported."),
 ) -> None:
     """Four adapters for one answer (domain, tone, safety, customer), joined in every way.
@@ -31,9 +28,7 @@ def steering(
     notes. Then the forecast of who disturbs whom is held against what was lost.
     """
     console = Console()
-    plan = SteeringPlan(
-        out=out, seeds=tuple(range(seeds)), steps=steps, own_start=own_start, asked=asked
-    )
+    plan = SteeringPlan(out=out, seeds=tuple(range(seeds)), steps=steps, asked=asked)
     result = steer(plan, lambda text: show.say(console, text))
     show_result(console, result)
     show.say(console, f"Took {times_text(result.seconds)}. {out}: result, plot and adapters.")

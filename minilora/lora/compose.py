@@ -166,7 +166,8 @@ def take_out(adapter: Adapter, name: str) -> Adapter:
     if alone is not None:
         return alone
     targets = {target for part in rest for target in part["config"]["target_modules"]}
-    provenance = {**adapter.provenance, RECORD: {**record, "parts": rest}}
+    left = {key: value for key, value in record.items() if key != "error"}  # that was the whole's
+    provenance = {**adapter.provenance, RECORD: {**left, "parts": rest}}
     config = _config(factors, targets, adapter.config.invocation)
     return Adapter(
         config, factors, base=adapter.base, provenance=provenance,

@@ -8,6 +8,7 @@ notes than those reported.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -75,9 +76,8 @@ def settings_to_try(r: int) -> dict[str, list[Setting]]:
 class SteeringPlan:
     """All that decides the experiment. out: folder for result, plot and adapters.
 
-    rates: tried for each rule with the first seed. own_start: whether A starts anew for each rule;
-    else all rules of a seed start from one A, as adapters do that `minilora adapt` makes with one
-    seed. chosen_on, asked: notes that settings are chosen on, and others that are reported.
+    rates: tried for each rule with the first seed. chosen_on, asked: notes that settings are chosen
+    on, and others that are reported.
     """
 
     out: Path
@@ -85,8 +85,7 @@ class SteeringPlan:
     steps: int = 150
     rates: tuple[float, ...] = (0.01, 0.02)
     r: int = 8
-    own_start: bool = False
-    batch_size: int = 16
+    batch_size: int = 8
     notes: int = 1200
     chosen_on: int = 32
     asked: int = 80
@@ -219,14 +218,18 @@ def steer(plan: SteeringPlan, progress: Callable[[str], None] = lambda _: None) 
 def correlations(pairs: Sequence[Mapping]) -> dict[str, float]:
     """Spearman's rank correlation of each measure of the forecast with the measured loss.
 
-    A cosine counts by its size. 0 where a measure or the loss is the same everywhere.
+    A cosine counts by its size. "imbalance" is |log on_inputs|, large where one of the two is much
+    louder than the other, whichever it is. 0 where a measure or the loss is the same everywhere.
     """
     from scipy.stats import spearmanr
 
     losses = [pair["loss"] for pair in pairs]
     found = {}
-    for measure in MEASURES:
-        values = [abs(pair[measure]) for pair in pairs]
+    for measure in (*MEASURES, "imbalance"):
+        if measure == "imbalance":
+            values = [abs(math.log(pair["on_inputs"])) for pair in pairs]
+        else:
+            values = [abs(pair[measure]) for pair in pairs]
         same = len(set(values)) < 2 or len(set(losses)) < 2
         found[measure] = 0.0 if same else float(spearmanr(values, losses).statistic)
     return found
@@ -253,7 +256,6 @@ class Bench:
         about = {
             "rules": list(rules), "lr": rate, "seed": seed, "steps": plan.steps,
             "batch_size": plan.batch_size, "notes": plan.notes,
-            **({"own_start": True} if plan.own_start else {}),
         }  # fmt: skip
         if (folder / CONFIG).is_file():
             known = Adapter.read(folder)
@@ -268,7 +270,8 @@ class Bench:
             self.tokenizer, records, self.model.config.max_position_embeddings
         )
         config = LoRAConfig(plan.r, 2 * plan.r)
-        start = [seed, *map(list(RULES).index, rules)] if plan.own_start else seed
+        # Adapters of one seed would start from one A, and read more alike than strangers do.
+        start = [seed, *map(list(RULES).index, rules)]
         handle = attach(self.model, config, np.random.default_rng(start), base=self.mark)
         training = TrainingConfig(
             steps=plan.steps, lr=rate, seed=seed, warmup=min(20, plan.steps // 10), workers=1

@@ -66,6 +66,7 @@ def test_correlations_are_of_ranks_and_of_a_cosines_size():
     assert found["on_inputs"] == pytest.approx(1)
     assert found["cosine"] == pytest.approx(-0.5)
     assert found["reads"] == 0  # it says the same of all
+    assert found["imbalance"] == pytest.approx(-0.5)  # 2.3, 0.7 and 2.2
     assert found["writes"] == pytest.approx(1)
 
 
@@ -73,7 +74,7 @@ def test_a_run_trains_joins_asks_and_keeps_its_adapters(tmp_path, monkeypatch):
     """The answers are made up: base and adapters say what keeps the rule of tone."""
     plan = SteeringPlan(
         out=tmp_path / "out", seeds=(0,), steps=1, rates=(0.01,), batch_size=2, notes=4,
-        chosen_on=2, asked=3, own_start=True,
+        chosen_on=2, asked=3,
     )  # fmt: skip
     known = {}
     for seed, n in ((9001, 2), (9002, 3)):
