@@ -86,6 +86,8 @@ def wanted_extras(argv):
             extras.update(("gguf", "interop", "notebooks"))
     if argv[:1] == ["learn"] and "--no-open" not in argv:
         extras.add("notebooks")
+    if argv[:1] == ["book"]:
+        extras.add("book")
     if argv[:1] == ["fetch"] or any(names_gguf(word) for word in argv[1:]):
         extras.add("gguf")
     return extras

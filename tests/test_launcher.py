@@ -92,6 +92,7 @@ def test_the_first_run_installs_and_later_ones_do_not(launcher):
         (["info", "gguf"], "", ""),
         (["learn", "1"], "", "[notebooks]"),
         (["learn", "--no-open"], "", ""),
+        (["book", "--out", "pages"], "", "[book]"),
         (["info", "test"], "", ""),
         (["tour"], "gpu, notebooks", "[gpu,notebooks]"),
     ],
