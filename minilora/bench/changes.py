@@ -29,11 +29,11 @@ from minilora.training import Batches, TrainingConfig, evaluate, fit
 from minilora.ward import house_examples, score_house
 
 RANKS, SEEDS = (2, 8, 32), (0, 1)
-RATES = (0.0005, 0.001, 0.002, 0.004)
+RATES = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
 """Of the full training; the one with the lowest loss on TUNED rows counts."""
 CUTS = (1, 2, 4, 8, 16, 32)
 TARGETS = ("q_proj", "v_proj")
-WARD_NAME, TUNED, FRESH, FRESH_SEED = "cardiology", 100, 300, 4711
+WARD_NAME, TUNED, FRESH, FRESH_SEED = "cardiology", 100, 150, 4711
 
 
 def trained_fully(
@@ -154,7 +154,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ward", type=Path, default=Path("data/ward"))
-    parser.add_argument("--rows", type=int, default=1500)
+    parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--work", type=Path, required=True, help="what is trained goes here")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     options = parser.parse_args()
