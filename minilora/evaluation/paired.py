@@ -103,6 +103,8 @@ class Pairs:
         """Sorted changes (DRAWS,) when patients are drawn anew, with their rows."""
         from scipy.stats import bootstrap
 
+        if len(self.sizes) == 1:  # the same patient in every draw
+            return np.array([self.counts.change])
         result = bootstrap(
             (self.net, self.sizes),
             lambda net, sizes, axis: net.sum(axis) / sizes.sum(axis),

@@ -199,3 +199,11 @@ def test_many_patients_are_drawn_in_parts(monkeypatch):
     again = Pairs(pairs.before, pairs.after, pairs.patient.tolist())
     monkeypatch.setattr(paired, "BATCH", 25 * 100)
     assert again.interval() == pytest.approx(whole, abs=0.02)
+
+
+def test_several_rows_of_one_patient_are_one_draw():
+    """Nothing can be drawn anew, and one patient tells little: the interval is wide."""
+    pairs = Pairs([True] * 6, [True] * 4 + [False] * 2, ["Ada"] * 6)
+    low, high = pairs.interval()
+    assert low < pairs.counts.change < high and high - low > 1
+    assert 0 <= pairs.p_worse() <= 1
