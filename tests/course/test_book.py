@@ -106,12 +106,20 @@ def test_a_solution_is_two_folds_deep_and_each_hint_inside_the_last():
 def test_a_formula_is_mathml():
     made = formula(r"\frac{\alpha}{r} B A x")
     assert made.startswith("<math") and "<mfrac>" in made and "α" in made.replace("&#x003B1;", "α")
+    assert formula(" + ".join("abcdefghijklmnopq")).startswith("<span class='scroll long'>")
     assert "<math" in html_of("the map $W x$") and "<math" not in html_of("`$W x$`")
 
 
-def test_an_unknown_command_of_latex_is_refused():
+@pytest.mark.parametrize("latex", [r"\nosuchthing{x}", r"\begin{nosuchthing} x \end{nosuchthing}"])
+def test_latex_that_has_no_mathml_is_refused(latex):
     with refusal(ValueError, r"\nosuchthing"):
-        formula(r"\nosuchthing{x}")
+        formula(latex)
+
+
+@pytest.mark.parametrize("lines", ["gathered", "aligned"])
+def test_a_formula_of_several_lines_keeps_them(lines):
+    made = formula(rf"\begin{{{lines}}} a &= b, \\[4pt] c &= d \end{{{lines}}}", block=True)
+    assert made.count("<mtr>") == 2 and "4pt" not in made
 
 
 def test_html_of_a_text_is_shown_and_not_obeyed():

@@ -54,7 +54,8 @@ def _text(page: _Page, source: str, tags: list[str]) -> None:
         page.parts.append(WHERE_TO_WORK.format(number=page.chapter.number))
         return
     headings = [line.lstrip("# ") for line in source.splitlines() if line.startswith("#")]
-    page.heading = headings[-1] if headings else page.heading
+    parts = [words for words in headings if not words.startswith("Exercise ")]
+    page.heading = parts[-1] if parts else page.heading
     page.parts.append(html_of(source))
 
 
@@ -127,7 +128,8 @@ def figure_alt(source: str, heading: str) -> str:
             text = _literal(value)
             if name in words and text and text not in words[name]:
                 words[name].append(text)
-    said = [f"Figure: {'; '.join(words['title']) or heading}."]
+    title = "; ".join(words["title"]) or heading
+    said = [f"Figure: {title}{'' if title.endswith(('?', '.', '!')) else '.'}"]
     for key, name in (("xlabel", "Across"), ("ylabel", "Upwards"), ("label", "Drawn")):
         if words[key]:
             said.append(f"{name}: {'; '.join(words[key])}.")

@@ -17,6 +17,13 @@ LIGHT, DARK = "xcode", "github-dark"
 """Colours of code in Pygments; both are legible on the page's grey (a ratio of 4.5 or more)."""
 
 
+ENVIRONMENTS = {"gathered": "matrix", "aligned": "align*"}
+"""What stands for environments that the converter would take for words of one line."""
+
+LONG = 50
+"""From so many characters on, a formula inside a line may be wider than a telephone."""
+
+
 @dataclass(frozen=True)
 class Section:
     """One heading and the text below it, as the search knows them; anchor: "" for the opening."""
@@ -64,14 +71,22 @@ def _quote(renderer: Any, tokens: list[Any], index: int, *rest: Any) -> str:
 
 
 def formula(latex: str, *, block: bool = False) -> str:
-    """LaTeX as MathML. Raises ValueError for a command that the converter leaves as text."""
+    """LaTeX as MathML. Raises ValueError for a command or an environment that has none here."""
+    from latex2mathml.commands import MATRICES
     from latex2mathml.converter import convert
 
     latex = " ".join(latex.split())
-    made = convert(latex, display="block" if block else "inline")
-    if left := re.search(r"\\[a-zA-Z]+", made):
+    plainer = re.sub(r"\\\\\[\d+pt\]", r"\\\\", latex)  # the distance of lines is the style sheet's
+    for ours, theirs in ENVIRONMENTS.items():
+        for end in ("begin", "end"):
+            plainer = plainer.replace(f"\\{end}{{{ours}}}", f"\\{end}{{{theirs}}}")
+    unknown = {f"\\{name}" for name in re.findall(r"\\begin{(.*?)}", plainer)} - set(MATRICES)
+    made = convert(plainer, display="block" if block else "inline")
+    if left := sorted(unknown) or re.findall(r"\\[a-zA-Z]+", made):
         raise ValueError(f"got {left[0]} in the formula {latex!r}, which has no MathML here")
-    return f"<span class='scroll formula'>{made}</span>" if block else made
+    if block:
+        return f"<span class='scroll formula'>{made}</span>"
+    return f"<span class='scroll long'>{made}</span>" if len(latex) > LONG else made
 
 
 def html_of(markdown: str) -> str:
