@@ -295,8 +295,41 @@ def side_effects() -> Schematic:
     return s
 
 
+def many_sheets() -> Schematic:
+    """One base, a pair of strips for each client, and a batch whose rows go to different ones."""
+    s = Schematic(
+        690, 262,
+        "Many adapters over one base. A batch of rows, each for a ward, goes two ways: all rows "
+        "together through the one frozen matrix W, and each row through the pair of thin strips of "
+        "its own ward. The two are added. A row that is for nobody takes the first way alone.",
+    )  # fmt: skip
+    s.text(20, 20, "a batch", 13, bold=True)
+    clients = ("nobody", "cardiology", "cardiology", "pediatrics", "vascular")
+    rows = [
+        s.box(20, 30 + 44 * i, 130, 34, f"row {i + 1}: {client}", DATA)
+        for i, client in enumerate(clients)
+    ]
+    w = s.box(270, 10, 150, 66, "W", FROZEN, "one, for all rows")
+    s.arrow(rows[0].right, w.left, "all rows")
+    total = s.circle(520, 130, "+")
+    for i, (client, own) in enumerate(
+        (("cardiology", (1, 2)), ("pediatrics", (3,)), ("vascular", (4,)))
+    ):
+        y = 92 + 56 * i
+        s.text(345, y + 46, f"the strips of {client}", 11, "middle")
+        a, b = s.box(280, y, 54, 32, "A", TRAINED), s.box(356, y, 54, 32, "B", TRAINED)
+        s.arrow(a.right, b.left)
+        for row in own:
+            s.arrow(rows[row].right, a.left)
+        s.arrow(b.right, total.left)
+    answers = s.box(580, 112, 92, 36, "answers", DATA)
+    s.arrow(w.right, total.top, bend="across")
+    s.arrow(total.right, answers.left)
+    return s
+
+
 ALL = (
     adjustment, gradient_graph, block, attention_head, ward_flow, evaluation, lora_layer,
-    two_dials, places, merge_and_unmerge, side_effects, two_adapters,
+    two_dials, places, merge_and_unmerge, many_sheets, side_effects, two_adapters,
 )  # fmt: skip
 """Every picture, in the order in which the chapters show them."""

@@ -124,7 +124,8 @@ def train_specialists(
         made.append(Specialist(ward, plan.out / ward, sha256_file(adaptation.data), before, after))
         # after each ward, so that what is there is never more than what the card tells
         settings = {
-            name: getattr(plan, name) for name in ("steps", "batch_size", "lr", "r", "seed")
+            name: getattr(plan, name)
+            for name in ("steps", "batch_size", "lr", "r", "seed", "workers")
         }
         figures = {**settings, "specialists": [one.to_dict() for one in made]}
         text = json.dumps(figures, indent=2) + "\n"
@@ -138,7 +139,7 @@ _CARD = """# Specialists of ward-base
 One adapter (a PEFT folder) for each ward's house format, all on the base in `data/ward-base`.
 Made by
 
-    minilora specialists --out data/specialists
+    minilora specialists --out data/specialists --workers {workers}
 
 r {r} on q_proj and v_proj, {steps} steps of {batch_size} notes at rate {lr}, seed {seed}, one run
 each. Scored on the {count} held-out notes of `data/ward/<ward>.eval.jsonl`; behind each share

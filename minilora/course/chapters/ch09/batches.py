@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from minilora.course.comparing import as_numbers
 from minilora.course.exercises import exercise, mistake
 from minilora.course.judge import Judge
 
@@ -138,7 +139,7 @@ def check_stack(fn: Callable, judge: Judge) -> None:
         ]
         widest, count = max(ranks), len(ranks)
         made = judge.parts(judge.call(fn, factors=factors), 3, "three arrays, `return A, B, s`")
-        A, B, s = (np.asarray(part, dtype=np.float64) for part in made)
+        A, B, s = (as_numbers(name, part) for name, part in zip("ABs", made, strict=True))
         for name, array, shape in (
             ("A", A, (count, widest, n)),
             ("B", B, (count, out, widest)),
