@@ -37,7 +37,8 @@ def _notes(judge: Judge, sure: int, strange: int) -> tuple[np.ndarray, np.ndarra
 
 
 def check_threshold(fn: Callable, judge: Judge) -> None:
-    for sure, strange in ((14, 11), (17, 9), (20, 10)):
+    for like in ((14, 11), (17, 9), (20, 10)):
+        sure, strange = judge.sizes(*like)
         losses, place = _notes(judge, sure, strange)
         t = judge.one("the threshold", judge.call(fn, losses=losses, place=place))
         lowest, argmin = losses.min(axis=1), losses.argmin(axis=1)
