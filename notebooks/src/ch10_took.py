@@ -403,11 +403,10 @@ enough = {
 }
 _, axis = plt.subplots()
 axis.plot(counts, [100 * (smallest_drop(int(n)) or 1) for n in counts], label="smallest drop seen")
-for tolerance, n in enough.items():
+for height, (tolerance, n) in zip((75, 50), enough.items(), strict=True):
     axis.axvline(n, color="tab:gray", linestyle=":")
-    axis.text(
-        n + 2, 70, f"{n} rows without a loss\npass at {100 * tolerance:.0f} points", fontsize=8
-    )
+    text = f"{n} rows without a loss\npass at {100 * tolerance:.0f} points"
+    axis.text(n + 2, height, text, fontsize=8)
 axis.set(xlabel="rows", ylabel="points in 100", ylim=(0, 100))
 axis.legend()
 plt.show()
