@@ -61,6 +61,7 @@ ACTIVATED_HELP = (
 )
 
 DORA_HELP = "DoRA: train the lengths of a weight's rows beside their directions."
+PISSA_HELP = "PiSSA: start at the weights' largest directions; the adapter has rank 2 r."
 LORA_PLUS_HELP = "LoRA+: B learns at so many times --lr, A at --lr."
 FREEZE_A_HELP = "LoRA-FA: A stays as it was drawn, and B alone is trained."
 
@@ -83,6 +84,7 @@ def adapt(
     dora: bool = typer.Option(False, "--dora", help=DORA_HELP),
     lora_plus: float = typer.Option(1.0, "--lora-plus", metavar="RATIO", help=LORA_PLUS_HELP),
     freeze_a: bool = typer.Option(False, "--freeze-a", help=FREEZE_A_HELP),
+    pissa: bool = typer.Option(False, "--pissa", help=PISSA_HELP),
     steps: int = typer.Option(None, "--steps", help=STEPS_HELP),
     batch_size: int = typer.Option(None, "--batch-size", help=BATCH_HELP),
     lr: float = typer.Option(None, "--lr", help=LR_HELP),
@@ -115,6 +117,7 @@ def adapt(
         use_dora=dora,
         loraplus_lr_ratio=lora_plus,
         freeze_a=freeze_a,
+        pissa=pissa,
         steps=steps,
         batch_size=batch_size,
         lr=lr,

@@ -15,6 +15,7 @@ from minilora.backend import Array
 from minilora.gradients.case import Case
 from minilora.gradients.model_cases import (
     apply,
+    loss_of,
     module_case,
     randomise_,
     tiny_config,
@@ -49,6 +50,17 @@ def adapted_model(config: LoRAConfig, seed: int, tied: bool = True) -> Transform
             # Small enough to leave the base's activations in range, far from zero.
             parameter.data = 0.4 * rng.standard_normal(parameter.shape)
             assert "lora_" in name
+    return model
+
+
+def pissa_model(seed: int) -> Transformer:
+    """As `adapted_model`, moved away from PiSSA's start, where the update is zero."""
+    rng = np.random.default_rng([seed, 5])
+    model = randomise_(Transformer(tiny_config(True), rng), rng)
+    attach(model, CONFIGS["q and v"], rng, pissa=True)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data + 0.2 * rng.standard_normal(parameter.shape)
     return model
 
 
@@ -104,6 +116,9 @@ def adapted_cases(seed: int = 0) -> list[Case]:
         cases.append(
             module_case("adapted", variant, model, loss_with_fixed_dropout, ids=ids, labels=labels)
         )
+    cases.append(
+        module_case("adapted", "pissa", pissa_model(seed), loss_of, ids=ids, labels=labels)
+    )
     model = adapted_model(DORA, seed)
     hold_norms(model)
     cases.append(

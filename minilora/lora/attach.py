@@ -16,6 +16,7 @@ from minilora.lora.config import LoRAConfig
 from minilora.lora.dora import DoraLinear
 from minilora.lora.fitting import AttachError, attachable, config_for
 from minilora.lora.layer import LoRALinear, MergeError
+from minilora.lora.pissa import PissaLinear, doubled, require_pissa
 from minilora.lora.state import merged_weights
 from minilora.nn import Module
 from minilora.nn.freeze import Freeze
@@ -30,6 +31,7 @@ def attach(
     trainable: bool | None = None,
     base_name: str = "",
     base: BaseMark | None = None,
+    pissa: bool = False,
 ) -> Attachment:
     """Wrap Linears of a plain model in LoRALinears, in place, and freeze all there was before.
 
@@ -39,6 +41,8 @@ def attach(
     a fresh adapter's do and an Adapter's don't. rng also seeds dropout. base_name: the model's,
     for messages. base: `mark_base` of this model, quick or not, where it is known already (every
     weight is hashed otherwise) or its tokenizer is to be compared too; its name is base_name.
+    pissa: a fresh adapter starts at W's largest directions and not at zero (PissaLinear), and its
+    Adapter has twice the rank.
 
     Base parameters get requires_grad False, lose their gradients, and their host arrays refuse
     writes, until the Attachment that is returned gives them back. All is checked before anything
@@ -52,6 +56,10 @@ def attach(
     fresh = isinstance(what, LoRAConfig)
     if not fresh and not isinstance(what, Adapter):
         raise ValueError(f"got {what!r} to attach, expected a LoRAConfig or an Adapter")
+    if pissa:
+        if not fresh:
+            raise ValueError("got pissa with an Adapter, expected a LoRAConfig, as it is a start")
+        require_pissa(what)
     trainable = fresh if trainable is None else trainable
     if rng is None and not fresh:
         if trainable and what.config.lora_dropout:
@@ -60,9 +68,10 @@ def attach(
     if not isinstance(rng, np.random.Generator):
         raise ValueError(f"got rng {rng!r}, expected a numpy.random.Generator")
     config = what if fresh else config_for(model, what, base_name, base)
-    chosen = attachable(model, config)
+    # What comes out must fit too, or the adapter could not be attached.
+    chosen = attachable(model, doubled(config) if pissa else config)
     kind = LoRALinear if config.invocation is None else ActivatedLinear
-    kind = DoraLinear if config.use_dora else kind
+    kind = PissaLinear if pissa else DoraLinear if config.use_dora else kind
     layers = {name: kind(linear, config.at(name), rng) for name, linear in chosen.items()}
     for name, layer in layers.items():
         if not fresh:
@@ -72,7 +81,8 @@ def attach(
     freeze = Freeze(model)
     for name, layer in layers.items():
         model.set_submodule(name, layer)
-    return Attachment(model, config, layers, freeze, None if fresh or trainable else what)
+    source = None if fresh or trainable else what
+    return Attachment(model, config, layers, freeze, source, pissa)
 
 
 def _copy_in(layer: LoRALinear, arrays: tuple[np.ndarray, ...]) -> None:
@@ -96,10 +106,15 @@ class Attachment:
         layers: Mapping[str, LoRALinear],
         freeze: Freeze,
         source: Adapter | None,
+        pissa: bool = False,
     ) -> None:
-        """source: the Adapter that was attached to be used as it is; None for one to train."""
+        """source: the Adapter that was attached to be used as it is; None for one to train.
+
+        pissa: whether the layers are PissaLinears.
+        """
         self.model, self.config = model, config
         self._layers, self._freeze, self._source = dict(layers), freeze, source
+        self._pissa = pissa
 
     @property
     def layers(self) -> Mapping[str, LoRALinear]:
@@ -142,8 +157,8 @@ class Attachment:
         if tokenizer is None and source is not None:
             base = replace(base, tokenizer=source.base.tokenizer, template=source.base.template)
         return Adapter(
-            self.config,
-            {n: tuple(p.data for p in x.named_factors().values()) for n, x in self._layers.items()},
+            doubled(self.config) if self._pissa else self.config,
+            {name: layer.adapter_arrays() for name, layer in self._layers.items()},
             base=base,
             provenance=provenance,
         )

@@ -98,6 +98,10 @@ class LoRALinear(Module):
         names = ("lora_A", "lora_B", "lora_magnitude_vector")
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
+    def adapter_arrays(self) -> tuple[Array, ...]:
+        """What an Adapter holds of this layer, in the order of its constructor."""
+        return tuple(parameter.data for parameter in self.named_factors().values())
+
     def delta_weight(self) -> Array:
         """ΔW = s B A, (out, in), in the dtype of W."""
         return (self.lora_B.data * self.scaling) @ self.lora_A.data

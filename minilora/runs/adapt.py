@@ -22,6 +22,7 @@ from minilora.lora import (
     trainable_parameters,
 )
 from minilora.lora.peft_format import CONFIG, SIDECAR, TENSORS
+from minilora.lora.pissa import require_pissa
 from minilora.nn import Transformer, bytes_by_format
 from minilora.runs import defaults
 from minilora.runs.data import WARD_DATA, File, UnusableDataError, one_answer_a_row, read_file
@@ -53,7 +54,8 @@ class AdaptPlan(OpenPlan):
     that open the assistant's turn, and leaves the prompt to the base. use_dora: whether it also
     holds the lengths of the rows (DoRA). loraplus_lr_ratio: how many
     times A's rate is B's, whose own is lr (LoRA+). freeze_a: whether A stays as it was drawn, and
-    B alone is trained (LoRA-FA). max_length: tokens of an
+    B alone is trained (LoRA-FA). pissa: whether A and B start at the weight's largest directions;
+    the adapter then has rank 2 r. max_length: tokens of an
     example. replay: share of what is trained on that is of the base's own tasks; replay_data: rows
     of these, the ward's where it is None. gate: whether base and adapter are compared on the
     house's rows and on those of `suite`, which the base could answer; None for the ward's own on
@@ -77,6 +79,7 @@ class AdaptPlan(OpenPlan):
     use_dora: bool = False
     loraplus_lr_ratio: float = 1.0
     freeze_a: bool = False
+    pissa: bool = False
     max_length: int | None = None
     replay: float = 0.0
     replay_data: Path | None = None
@@ -90,6 +93,8 @@ class AdaptPlan(OpenPlan):
         if self.suite is not None and not self.gate:
             raise ValueError(f"got --suite {self.suite} without a gate, which alone asks it")
         require_finite("loraplus_lr_ratio", self.loraplus_lr_ratio, above=True)
+        if self.pissa:
+            require_pissa(self.lora(0, (0,) if self.activated else None))
         if self.freeze_a and self.loraplus_lr_ratio != 1.0:
             raise ValueError(
                 f"got loraplus_lr_ratio {self.loraplus_lr_ratio:g} with freeze_a, which trains no "
@@ -144,7 +149,7 @@ class AdaptPlan(OpenPlan):
         settings = self.settings(lora, decided, base_fingerprint(model), length)
         held = bytes_by_format(model)
         # Attached before judging, as that checks the targets; B = 0 leaves every output as it was.
-        attachment = attach(model, lora, np.random.default_rng(self.seed))
+        attachment = attach(model, lora, np.random.default_rng(self.seed), pissa=self.pissa)
         if self.freeze_a:
             attachment.freeze_A()
         watched = defaults.watched_rows(decided.training.steps, decided.batch_size)
@@ -207,6 +212,7 @@ class AdaptPlan(OpenPlan):
         return {
             **({"loraplus_lr_ratio": ratio} if ratio != 1.0 else {}),
             **({"freeze_a": True} if frozen else {}),
+            **({"pissa": True} if self.pissa else {}),
         }
 
     def settings(self, lora: LoRAConfig, decided: Decided, base: str, length: int) -> dict:
@@ -386,6 +392,7 @@ class AdaptJob(Job):
             "made_by": made_by(self.model, self.training),
             "max_length": self.max_length,
             **({"freeze_a": True} if plan.freeze_a else {}),
+            **({"pissa": True} if plan.pissa else {}),
             **({"as_text": True} if plan.as_text else {}),
             **({"replay": decided.replay_about()} if decided.replay else {}),
             "evaluation": {

@@ -166,6 +166,11 @@ def training_of(adapter: Adapter) -> tuple[TrainingConfig, int]:
             f"{adapter.source} does not say how it was trained, expected provenance with training "
             f"in {SIDECAR}, as minilora adapt and tour write it"
         )
+    if adapter.provenance.get("pissa"):
+        raise ValueError(
+            f"{adapter.source} was trained with pissa, whose start verify does not make; expected "
+            "an adapter that was trained from zero"
+        )
     told = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}
     batch_size = told.pop("batch_size")
     unknown = sorted(told.keys() - {field.name for field in fields(TrainingConfig)})

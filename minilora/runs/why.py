@@ -210,8 +210,9 @@ def _origin(adapter: Adapter, plan: WhyPlan) -> dict:
     origin = adapter.provenance
     training = origin.get("training")
     ratio = training.get("loraplus_lr_ratio", 1.0) if isinstance(training, dict) else 1.0
-    if origin.get("freeze_a") or ratio != 1.0:
+    if origin.get("freeze_a") or origin.get("pissa") or ratio != 1.0:
         how = "a frozen A" if origin.get("freeze_a") else f"loraplus_lr_ratio {ratio:g}"
+        how = "pissa, half of whose numbers stood still" if origin.get("pissa") else how
         raise ValueError(
             f"{plan.adapter} was trained with {how}, but influence adds the gradients of A and B "
             "at one rate; expected an adapter that was trained in the plain way"
