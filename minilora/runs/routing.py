@@ -264,8 +264,10 @@ Which of the adapters in `data/specialists` a note is for, where the note names 
     minilora route --measure --out data/router
 
 Settings were chosen on {choosing} mixed notes (`minilora.ward.mixed_notes`, seed {choosing_seed})
-and counted on {notes} others (seed {measuring_seed}): equal shares of {wards}, and of patients of
-wards that the hospital does not have, for whom "none of these" is right.
+and counted on {notes} others (seed {measuring_seed}): equal shares of
+{wards}, and of patients of wards that the hospital
+does not have, for whom "none of these" is right. Those are of the same two wards in both, so the
+threshold has met their kind.
 
 | router | right | 95 % interval (Wilson) |
 |---|---|---|
