@@ -117,8 +117,9 @@ def trained(job, lr, seed):
 
 def said(adapter, rows):
     """For each row whether the answer is right to the last character."""
+    room = 4 + max(len(tokenizer.encode(wanted)) for _, wanted in rows)
     with wearing(base, adapter, mark):
-        found = answers(base, tokenizer, [prompt for prompt, _ in rows], 48)
+        found = answers(base, tokenizer, [prompt for prompt, _ in rows], room)
     return np.array([a.strip() == wanted for a, (_, wanted) in zip(found, rows, strict=True)])
 
 
