@@ -138,6 +138,12 @@ def test_a_solution_finds_every_name_that_the_chapter_has_defined_before_it(chap
             own = {node.id for node in names if isinstance(node.ctx, ast.Store)}
             own |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
             own |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+            own |= {
+                (alias.asname or alias.name).split(".")[0]
+                for node in ast.walk(tree)
+                if isinstance(node, (ast.Import, ast.ImportFrom))
+                for alias in node.names
+            }
             assert used - own - known == set(), cell.exercise
         for node in ast.walk(ast.parse(cell.source)):
             if isinstance(node, (ast.Import, ast.ImportFrom)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -220,8 +219,8 @@ def check_fingerprint(fn: Callable, judge: Judge) -> None:
 
     Write `fingerprint(weights)`, a text for a dictionary of name → array. Equal weights have equal
     fingerprints, in whatever order the dictionary is. Weights that differ in one bit, in a name, or
-    in a shape, have different ones. `hashlib.sha256()` takes bytes with `.update(...)` and gives a
-    text with `.hexdigest()`.
+    in a shape, have different ones. After `import hashlib`, `hashlib.sha256()` takes bytes with
+    `.update(...)` and gives a text with `.hexdigest()`.
     """,
     hints=(
         "A hash reads bytes one after the other, so the order must be yours: sorted(weights).",
@@ -235,6 +234,7 @@ def check_fingerprint(fn: Callable, judge: Judge) -> None:
             "a sum",
             "a sum does not see it",
             body="""
+            import hashlib
             total = {name: float(weights[name].sum()) for name in sorted(weights)}
             return hashlib.sha256(repr(total).encode()).hexdigest()
             """,
@@ -262,6 +262,7 @@ def check_fingerprint(fn: Callable, judge: Judge) -> None:
 )
 def fingerprint(weights: dict[str, np.ndarray]) -> str:
     """A text that tells these weights from any others."""
+    import hashlib
 
     mark = hashlib.sha256()
     for name in sorted(weights):
