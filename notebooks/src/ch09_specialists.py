@@ -191,9 +191,9 @@ print(f"another's: {100 * foreign.mean():.1f} % of {others}, up to {100 * high:.
 # > **Claim.** Another ward's adapter makes less than 5 % of them exact, the interval included.
 #
 # The rules are not equally hard. To write "dose not recorded" in a dose's place is a change of
-# words; to take a drug out of one line and name it in another, a model must keep track of what it
-# left out, and 450 steps of rank 8 on q and v teach that by half. `data/specialists/README.md` has
-# all wards on 200 notes each.
+# words; to take a drug out of one line and name it in another, or to write drugs in another order
+# than it read them, a model must keep track of what it left out, and 450 steps of rank 8 on q and
+# v teach that by half. `data/specialists/README.md` has all wards on 200 notes each.
 #
 # A row that slips to its neighbour's adapter is not a little worse; it is wrong. Does mixing
 # itself change anything? The same rows, one adapter at a time:
@@ -325,7 +325,15 @@ plt.show()
 #
 # ## Whose base is this?
 #
-# The most expensive mistake makes no noise. A sheet of the right shapes goes onto any base.
+# The most expensive mistake makes no noise. A sheet of the right shapes goes onto any base. To tell
+# one base from another without keeping both, make a short text of all its bytes: a *hash*. One bit
+# changed, and the text is another.
+
+# %%
+import hashlib
+
+for said in (b"5 mg", b"5 mh"):
+    print(said.decode(), hashlib.sha256(said).hexdigest()[:12])
 
 # %% exercise 9.4
 
