@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from minilora.autograd import IGNORE, Tensor
-from minilora.backend import Array
+from minilora.backend import Array, get_array_module
 from minilora.gradients.case import Case
 from minilora.gradients.model_cases import (
     apply,
@@ -72,12 +72,24 @@ def loss_with_fixed_dropout(model: Module, ids: Array, labels: Array) -> Tensor:
     return model.loss(ids, labels)
 
 
+class HeldDora(DoraLinear):
+    """A DoraLinear whose lengths of rows are `held`, on whatever device and in whatever dtype."""
+
+    held: Array
+
+    def row_norms(self) -> Array:
+        """The held ones."""
+        like = self.lora_B.data
+        return get_array_module(like).asarray(self.held, dtype=like.dtype)
+
+
 def hold_norms(model: Module) -> None:
     """DoRA's lengths of rows stay those of now, since its gradient takes them as constants."""
     for _, module in model.named_modules():
         if isinstance(module, DoraLinear):
-            norms = module.row_norms()
-            module.row_norms = lambda own=module, norms=norms: norms.astype(own.lora_B.dtype)
+            held = module.row_norms()
+            module.__class__ = HeldDora
+            module.held = held
 
 
 INVOCATION = (1, 4)

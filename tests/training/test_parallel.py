@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -107,10 +108,11 @@ def raise_(error):
 
 
 class Odd(Exception):
-    """Cannot be pickled back: its arguments differ from its constructor's."""
+    """Cannot be pickled: it holds a lock. Libraries teach pickle other odd exceptions."""
 
     def __init__(self, a, b):
         super().__init__(f"{a} and {b}")
+        self.lock = threading.Lock()
 
 
 def run_with(model, tiny, workers=2):
