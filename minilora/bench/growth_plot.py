@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
-from minilora.storage import atomic_write
+from minilora.runs.figure import figure_in
 
 MIB = 1 << 20
 JOBS = {"lora-qv": "LoRA step", "full": "full step"}
@@ -16,23 +15,18 @@ UNITS = {"batch": "rows", "length": "tokens a row", "width": "hidden size"}
 
 def plot_growth(record: dict, about: dict[str, str], out: Path) -> None:
     """Four panels as a PNG: tokens/s by batch, length and width; memory by length."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, used once
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 8.5), layout="constrained")
-    panels = figure.subplots(2, 2).ravel()
-    for axes, axis in zip(panels, UNITS, strict=False):
-        draw_rates(axes, axis, record)
-    draw_memory(panels[3], record)
-    base, cores = record["base"], record["threads"]
-    figure.suptitle(
-        f"How cost grows, from {base['batch']} x {base['length']} tokens, width {base['width']}, "
-        f"{base['layers']} layers ({cores} cores, {about['dtype']})\n{about['CPU']}",
-        fontsize=10,
-    )
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    atomic_write(out, buffer.getvalue())
+    with figure_in(out, 11, 8.5) as figure:
+        panels = figure.subplots(2, 2).ravel()
+        for axes, axis in zip(panels, UNITS, strict=False):
+            draw_rates(axes, axis, record)
+        draw_memory(panels[3], record)
+        base, cores = record["base"], record["threads"]
+        sizes = f"{base['batch']} x {base['length']} tokens, width {base['width']}"
+        figure.suptitle(
+            f"How cost grows, from {sizes}, {base['layers']} layers "
+            f"({cores} cores, {about['dtype']})\n{about['CPU']}",
+            fontsize=10,
+        )
 
 
 def draw_rates(axes: Any, axis: str, record: dict) -> None:

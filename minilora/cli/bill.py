@@ -14,6 +14,7 @@ from minilora.cli import show
 from minilora.cli.options import BASE_HELP
 from minilora.hub.bases import WARD, open_base
 from minilora.limits import require_count
+from minilora.runs.figure import figure_in
 
 GROUP = "Understand"
 KINDS = ("weights", "adapter", "gradients", "optimizer", "activations")
@@ -97,18 +98,13 @@ def _show(
 
 def draw(bills: dict[str, Bill], name: str, path: Path) -> None:
     """A bar a method, of the kinds of memory one on the other."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, used once
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 0.5 * len(bills) + 1.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes, left = figure.add_subplot(), np.zeros(len(bills))
-    colours = ("0.65", "tab:orange", "tab:red", "tab:purple", "tab:blue")
-    for kind, colour in zip(KINDS, colours, strict=True):
-        widths = np.array([getattr(own, kind) for own in bills.values()]) / 2**30
-        axes.barh(list(bills), widths, left=left, color=colour, label=kind)
-        left += widths
-    axes.invert_yaxis()
-    axes.set(xlabel="GiB", title=f"The bill of training: {name}")
-    axes.legend(loc="lower right")
-    figure.savefig(path, dpi=150)
+    with figure_in(path, 8, 0.5 * len(bills) + 1.6, dpi=150) as figure:
+        axes, left = figure.add_subplot(), np.zeros(len(bills))
+        colours = ("0.65", "tab:orange", "tab:red", "tab:purple", "tab:blue")
+        for kind, colour in zip(KINDS, colours, strict=True):
+            widths = np.array([getattr(own, kind) for own in bills.values()]) / 2**30
+            axes.barh(list(bills), widths, left=left, color=colour, label=kind)
+            left += widths
+        axes.invert_yaxis()
+        axes.set(xlabel="GiB", title=f"The bill of training: {name}")
+        axes.legend(loc="lower right")

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from minilora.cli import show
 from minilora.rooms import House, read_house, room_of
+from minilora.runs.figure import figure_in
 
 GROUP = "Understand"
 
@@ -82,33 +83,29 @@ def draw(built: House, path: Path) -> None:
 
     An arc is grey where other arcs lead there too. One that leads up is red and on the left.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.patches import FancyBboxPatch
 
     arrows = built.arrows()
     height = {room: level for level, room in enumerate(arrows)}
-    figure = Figure(figsize=(6.5, 0.45 * len(arrows) + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for room, level in height.items():
-        box = {"boxstyle": "round,pad=0,rounding_size=0.15", "fc": "white", "ec": "0.4"}
-        axes.add_patch(FancyBboxPatch((-1, level - 0.3), 2, 0.6, **box))
-        axes.text(0, level - 0.04, room, ha="center", va="center", fontsize=10)
-    below: dict[str, set[str]] = {}
-    """Room -> the earlier rooms that arcs lead to, over however many others."""
-    for room, targets in arrows.items():
-        earlier = [target for target in targets if target in below]
-        below[room] = set(earlier).union(*(below[target] for target in earlier))
-        for target in targets:
-            ends = [(1.1, height[room] - 0.15), (1.1, height[target] + 0.15)]
-            colour, level = "C0", 3
-            if target not in earlier:
-                ends, colour = [(-x, y) for x, y in ends], "red"
-            elif any(target in below[other] for other in earlier):
-                colour, level = "0.8", 2
-            style = {"arrowstyle": "-|>", "connectionstyle": "arc3,rad=-0.5", "color": colour}
-            axes.annotate("", ends[1], ends[0], arrowprops=style, zorder=level)
-    axes.set(xlim=(-2.5, 5.5), ylim=(-0.7, len(arrows) - 0.3))
-    axes.axis("off")
-    figure.savefig(path, dpi=150)
+    with figure_in(path, 6.5, 0.45 * len(arrows) + 0.6, dpi=150) as figure:
+        axes = figure.add_subplot()
+        for room, level in height.items():
+            box = {"boxstyle": "round,pad=0,rounding_size=0.15", "fc": "white", "ec": "0.4"}
+            axes.add_patch(FancyBboxPatch((-1, level - 0.3), 2, 0.6, **box))
+            axes.text(0, level - 0.04, room, ha="center", va="center", fontsize=10)
+        below: dict[str, set[str]] = {}
+        """Room -> the earlier rooms that arcs lead to, over however many others."""
+        for room, targets in arrows.items():
+            earlier = [target for target in targets if target in below]
+            below[room] = set(earlier).union(*(below[target] for target in earlier))
+            for target in targets:
+                ends = [(1.1, height[room] - 0.15), (1.1, height[target] + 0.15)]
+                colour, level = "C0", 3
+                if target not in earlier:
+                    ends, colour = [(-x, y) for x, y in ends], "red"
+                elif any(target in below[other] for other in earlier):
+                    colour, level = "0.8", 2
+                style = {"arrowstyle": "-|>", "connectionstyle": "arc3,rad=-0.5", "color": colour}
+                axes.annotate("", ends[1], ends[0], arrowprops=style, zorder=level)
+        axes.set(xlim=(-2.5, 5.5), ylim=(-0.7, len(arrows) - 0.3))
+        axes.axis("off")

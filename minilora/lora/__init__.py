@@ -14,7 +14,6 @@ from minilora.lora.state import (
     base_state,
     is_adapted,
     lora_layers,
-    merged_state,
     trainable_parameters,
 )
 from minilora.lora.targets import TargetError
@@ -40,7 +39,6 @@ __all__ = [
     "is_adapted",
     "lora_layers",
     "mark_base",
-    "merged_state",
     "take_out",
     "trainable_parameters",
 ]

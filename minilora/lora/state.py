@@ -42,14 +42,6 @@ def base_state(model: Module) -> dict[str, Array]:
     return _plain_state(model, {n: layer.base_weight for n, layer in lora_layers(model).items()})
 
 
-def merged_state(model: Module) -> dict[str, Array]:
-    """As `base_state`, with W + ΔW (new arrays) in the adapted places; changes no model.
-
-    What `merge_and_unload` would leave, for saving. Raises MergeError for a delta not finite.
-    """
-    return _plain_state(model, merged_weights(lora_layers(model)))
-
-
 def _plain_state(model: Module, weights: Mapping[str, Array]) -> dict[str, Array]:
     state = {}
     for name, parameter in model.named_parameters():

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
 from minilora.runs.dimension import Curve
-from minilora.storage import atomic_write
+from minilora.runs.figure import figure_in
 
 
 def plot_dimension(curves: Mapping[str, Curve], path: Path) -> None:
     """Loss by the number of random directions, a line a start, with 90 % of full training's."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, used once
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for colour, (start, curve) in zip(("tab:orange", "tab:blue"), curves.items(), strict=False):
-        levels = [level for level in curve.levels if level.d is not None]
-        means = [fmean(level.loss) for level in levels]
-        below = [m - min(level.loss) for m, level in zip(means, levels, strict=True)]
-        above = [max(level.loss) - m for m, level in zip(means, levels, strict=True)]
-        d = [level.d for level in levels]
-        axes.errorbar(d, means, [below, above], fmt="o-", color=colour, label=start)
-        axes.axhline(curve.threshold, color=colour, linestyle="--", linewidth=1)
-    axes.set(xscale="log", yscale="log", xlabel="random directions d",
-             ylabel="loss (nats a token)", title="How many directions a task needs")  # fmt: skip
-    axes.grid(alpha=0.3)
-    axes.legend(title="dashed: 90 % of full training")
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    atomic_write(path, buffer.getvalue())
+    with figure_in(path, 7, 4.5) as figure:
+        axes = figure.add_subplot()
+        for colour, (start, curve) in zip(("tab:orange", "tab:blue"), curves.items(), strict=False):
+            levels = [level for level in curve.levels if level.d is not None]
+            means = [fmean(level.loss) for level in levels]
+            below = [m - min(level.loss) for m, level in zip(means, levels, strict=True)]
+            above = [max(level.loss) - m for m, level in zip(means, levels, strict=True)]
+            d = [level.d for level in levels]
+            axes.errorbar(d, means, [below, above], fmt="o-", color=colour, label=start)
+            axes.axhline(curve.threshold, color=colour, linestyle="--", linewidth=1)
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlabel="random directions d",
+            ylabel="loss (nats a token)",
+            title="How many directions a task needs",
+        )
+        axes.grid(alpha=0.3)
+        axes.legend(title="dashed: 90 % of full training")

@@ -13,10 +13,11 @@ from pathlib import Path
 from minilora.nn import NotFiniteError
 from minilora.runs.folder import RunFolder
 from minilora.runs.sweep.drive import run_all
-from minilora.runs.sweep.file import code_fingerprint
+from minilora.runs.sweep.file import RUN_ROOMS
 from minilora.runs.sweep.ledger import Ledger
 from minilora.runs.sweep.pools import Outcome, on_this_machine
 from minilora.storage import one_line
+from minilora.training.made_by import code_fingerprint
 
 TrialWork = Callable[[Mapping], dict]
 """What a trial does, in another process: its settings -> what came out, both JSON-ready."""
@@ -62,7 +63,7 @@ def trials_in(
     told: all that the results hang on but the code, JSON-ready. jobs: processes, 0 for one a core.
     Raises ValueError for a folder of other settings or other code, RunHeldError for one in use.
     """
-    mark = _json({**told, "code": code_fingerprint()})
+    mark = _json({**told, "code": code_fingerprint(RUN_ROOMS)})
     out.mkdir(parents=True, exist_ok=True)
     with RunFolder(out / "trials").held():
         ledger = Ledger(out / "ledger.jsonl", hashlib.sha256(mark.encode()).hexdigest())

@@ -16,7 +16,7 @@ from minilora.training.config import TrainingConfig
 from minilora.training.parallel import recommended_workers
 
 ROOMS = ("limits", "backend", "storage", "autograd", "nn", "text", "lora", "training")
-"""The rooms whose code a run's numbers come from."""
+"""The rooms whose code an adapter's numbers come from."""
 
 
 def worker_count(model: Transformer, config: TrainingConfig) -> int:
@@ -58,10 +58,10 @@ def blas_kernel() -> dict[str, str]:
 
 
 @functools.cache
-def code_fingerprint() -> str:
-    """ "sha256:..." over the sources of ROOMS, with their names; ends of lines don't count."""
+def code_fingerprint(rooms: tuple[str, ...] = ROOMS) -> str:
+    """ "sha256:..." over the rooms' sources, with their names; ends of lines don't count."""
     package, digest = Path(minilora.__file__).parent, hashlib.sha256()
-    paths = [path for path in package.rglob("*.py") if _room_of(path, package) in ROOMS]
+    paths = [path for path in package.rglob("*.py") if _room_of(path, package) in rooms]
     for path in sorted(paths, key=lambda path: path.relative_to(package).as_posix()):
         digest.update(f"{path.relative_to(package).as_posix()}\n".encode())
         digest.update(path.read_bytes().replace(b"\r\n", b"\n"))

@@ -15,7 +15,6 @@ from minilora.lora import (
     MergeError,
     attach,
     combine,
-    merged_state,
 )
 from minilora.lora.exchange import wearing
 from minilora.lora.peft_format import AdapterError
@@ -139,7 +138,7 @@ def test_dropout_stays_behind_the_invocation():
 def test_merging_is_refused_and_changes_nothing():
     handle = adapted()
     before = handle.model(ROWS).data
-    for action in (handle.merge, handle.merge_and_unload, lambda: merged_state(handle.model)):
+    for action in (handle.merge, handle.merge_and_unload):
         with refusal(MergeError, "activated", str(INVOCATION)):
             action()
     layer = next(iter(handle.layers.values()))

@@ -20,6 +20,7 @@ from minilora.runs.adapt import AdaptPlan
 from minilora.storage import atomic_write, sha256_file
 from minilora.text import Problem
 from minilora.text.rows import iter_records
+from minilora.training.made_by import ROOMS, code_fingerprint
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -32,9 +33,8 @@ NOT_VARIED = (
 )  # fmt: skip
 """Fields of an AdaptPlan that a sweep sets itself; replay belongs to a data mix."""
 MOST_RUNS = 10_000
-PACKAGE = Path(__file__).parents[2]
-NOT_IN_A_RUN = ("gradients", "bench", "course", "cli")
-"""Rooms of the package that come after runs, whose sources change no run."""
+RUN_ROOMS = (*ROOMS, "machine", "hub", "ward", "evaluation", "analysis", "runs")
+"""The rooms whose code decides what a run gives, its scores included."""
 ID_LENGTH = 12
 """Hexadecimal digits of a run's name: 48 bits."""
 
@@ -231,7 +231,10 @@ class SweepFile:
 
         steps: of a rung of the halving, None without one.
         """
-        mark = {"base": base_fingerprint(open_base(self.base)[0]), "code": code_fingerprint()}
+        mark = {
+            "base": base_fingerprint(open_base(self.base)[0]),
+            "code": code_fingerprint(RUN_ROOMS),
+        }
         hashes = {name: sha256_file(path) for name, path in files.items()}
         points = []
         for values in itertools.product(*self.grid.values()):
@@ -249,16 +252,6 @@ class SweepFile:
             name = hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
             points.append(Point(name, settings, mix, used, out / name, self.base))
         return points
-
-
-def code_fingerprint() -> str:
-    """ "sha256:..." over the sources of the rooms that a run uses."""
-    digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        name = path.relative_to(PACKAGE).as_posix()
-        if name.split("/")[0] not in NOT_IN_A_RUN:
-            digest.update(name.encode() + b"\0" + path.read_bytes())
-    return "sha256:" + digest.hexdigest()
 
 
 def _json(value: object) -> str:

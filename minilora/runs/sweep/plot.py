@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+from minilora.runs.figure import figure_in
 from minilora.runs.sweep.table import Candidate
-from minilora.storage import atomic_write
 
 
 def plot_sweep(found: Sequence[Candidate], chosen: Candidate | None, path: Path) -> None:
@@ -17,28 +16,34 @@ def plot_sweep(found: Sequence[Candidate], chosen: Candidate | None, path: Path)
     Bars span the seeds. Colour is the share of the base's own tasks that is kept, where the sweep
     asked for it; the chosen one has a ring.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, used once
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot()
-    sizes = [c.trained for c in found]
-    means = [100 * fmean(c.report) for c in found]
-    lows = [m - 100 * min(c.report) for m, c in zip(means, found, strict=True)]
-    highs = [100 * max(c.report) - m for m, c in zip(means, found, strict=True)]
-    axes.errorbar(sizes, means, [lows, highs], fmt="none", ecolor="0.7", zorder=1)
-    kept = [100 * fmean(c.suite) for c in found] if all(c.suite for c in found) else None
-    points = axes.scatter(sizes, means, c=kept or "tab:orange", s=50, cmap="viridis", zorder=2)
-    if kept:
-        figure.colorbar(points, label="base's own tasks, exact (%)")
-    if chosen is not None:
-        place = 100 * fmean(chosen.report)
-        axes.scatter([chosen.trained], [place], s=220, facecolor="none", edgecolor="red", zorder=3)
-        axes.annotate("cheapest within seed noise", (chosen.trained, place), (8, -14),
-                      textcoords="offset points", color="red", fontsize=9)  # fmt: skip
-    axes.set(xscale="log", xlabel="trained numbers", ylabel="exact answers (%)",
-             title="Many cheap runs")  # fmt: skip
-    axes.grid(alpha=0.3)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    atomic_write(path, buffer.getvalue())
+    with figure_in(path, 8, 5) as figure:
+        axes = figure.add_subplot()
+        sizes = [c.trained for c in found]
+        means = [100 * fmean(c.report) for c in found]
+        lows = [m - 100 * min(c.report) for m, c in zip(means, found, strict=True)]
+        highs = [100 * max(c.report) - m for m, c in zip(means, found, strict=True)]
+        axes.errorbar(sizes, means, [lows, highs], fmt="none", ecolor="0.7", zorder=1)
+        kept = [100 * fmean(c.suite) for c in found] if all(c.suite for c in found) else None
+        points = axes.scatter(sizes, means, c=kept or "tab:orange", s=50, cmap="viridis", zorder=2)
+        if kept:
+            figure.colorbar(points, label="base's own tasks, exact (%)")
+        if chosen is not None:
+            place = 100 * fmean(chosen.report)
+            axes.scatter(
+                [chosen.trained], [place], s=220, facecolor="none", edgecolor="red", zorder=3
+            )
+            axes.annotate(
+                "cheapest within seed noise",
+                (chosen.trained, place),
+                (8, -14),
+                textcoords="offset points",
+                color="red",
+                fontsize=9,
+            )
+        axes.set(
+            xscale="log",
+            xlabel="trained numbers",
+            ylabel="exact answers (%)",
+            title="Many cheap runs",
+        )
+        axes.grid(alpha=0.3)

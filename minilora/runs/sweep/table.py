@@ -7,7 +7,6 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from minilora.evaluation.paired import Pairs
 from minilora.runs.sweep.file import Point
@@ -90,12 +89,10 @@ def _breaks(before: Sequence[bool], after: Sequence[Sequence[bool]]) -> bool:
     """Whether the base's own tasks got worse beyond chance, over all seeds, clustered by row."""
     if not before:
         return False
-    of_all = [(was, now, row) for one in after for row, (was, now) in enumerate(_zip(before, one))]
-    pairs = Pairs(*_zip(*of_all))
+    row_of_each = [row for _ in after for row in range(len(before))]
+    answers = [right for one in after for right in one]
+    pairs = Pairs(list(before) * len(after), answers, row_of_each)
     return pairs.counts.change < 0 and pairs.interval(1 - LEVEL)[1] < 0
-
-
-_zip = partial(zip, strict=True)
 
 
 def seed_noise(found: Sequence[Candidate]) -> float:

@@ -77,7 +77,7 @@ def test_other_settings_data_or_code_are_other_runs(folder, monkeypatch):
     names = {p.id for p in points(sweep, folder)}
     assert names.isdisjoint(p.id for p in points(sweep, folder, steps=9))
     assert names.isdisjoint(p.id for p in points(replace(sweep, choose_rows=5), folder))
-    monkeypatch.setattr("minilora.runs.sweep.file.code_fingerprint", lambda: "sha256:other")
+    monkeypatch.setattr("minilora.runs.sweep.file.code_fingerprint", lambda rooms: "sha256:other")
     assert names.isdisjoint(p.id for p in points(sweep, folder))
 
 
