@@ -46,6 +46,8 @@ class _Counted:
         self.value = float(value)
 
     def __mul__(self, other: object) -> _Counted:
+        if isinstance(other, np.ndarray):
+            return NotImplemented  # the array then multiplies each of its entries
         if isinstance(other, _Counted):
             _Counted.done += 1
         return _Counted(self.value * float(other))
@@ -53,6 +55,8 @@ class _Counted:
     __rmul__ = __mul__
 
     def __add__(self, other: object) -> _Counted:
+        if isinstance(other, np.ndarray):
+            return NotImplemented
         return _Counted(self.value + float(other))
 
     __radd__ = __add__

@@ -48,8 +48,8 @@ style()
 # Each ward has a form of its own, with a rule that the base would break. The base was asked for the
 # same summary a thousand times, and fills in a dose that the note does not give. *Cardiology* and
 # *pediatrics* say that the dose is missing, each in its own words. *Respiratory* puts such a drug
-# on a line of its own. *Nephrology* stops four drugs, whatever their dose. *Vascular* writes what
-# thins the blood first. *Gastroenterology* tells no age, only the decade.
+# on a line of its own. *Nephrology* stops four drugs, whatever their dose. *Vascular* puts
+# drugs that thin the blood before all others. *Gastroenterology* tells no age, only the decade.
 #
 # The adapters were trained beforehand, by `minilora specialists`: rank 8 on `q_proj` and
 # `v_proj`. We load the base once, and put them all into a *bank*: the thing that holds adapters
@@ -192,8 +192,8 @@ print(f"another's: {100 * foreign.mean():.1f} % of {others}, up to {100 * high:.
 #
 # The rules are not equally hard. To write "dose not recorded" in a dose's place is a change of
 # words; to take a drug out of one line and name it in another, or to write drugs in another order
-# than it read them, a model must keep track of what it left out, and 450 steps of rank 8 on q and
-# v teach that by half. `data/specialists/README.md` has all wards on 200 notes each.
+# than it read them, a model must keep track of what it left out. 450 steps of rank 8 on q and v
+# teach that only in part. `data/specialists/README.md` has all wards on 200 notes each.
 #
 # A row that slips to its neighbour's adapter is not a little worse; it is wrong. Does mixing
 # itself change anything? The same rows, one adapter at a time:
@@ -218,8 +218,9 @@ print(f"{different} of {owned} answers are others than when asked alone")
 # ## Is mixing free?
 #
 # While a model writes, it reads one token of each row at a time. Time that step for 32 rows, in
-# which 1, 2, 4, … 32 different adapters take part, on the processor's clock, taking turns. The
-# measure is one adapter for all rows.
+# which 1, 2, 4, … 32 different adapters take part. The mixes are timed one after the other, and
+# that seven times over, so that a busy moment does not fall on one of them alone. Each time is
+# divided by the time with one adapter for all rows.
 
 # %%
 import time
@@ -406,16 +407,17 @@ print(
 #
 # ## Whose note is this?
 #
-# So far every row came with a name. Often it does not: a note lies there, and names no ward. Two
-# ways to find out, and both are honest only if what they are set by is chosen on other notes than
-# those that are counted.
+# So far every row came with a name. Often it does not: a note lies there, and names no ward. There
+# are two ways to find out. Each has a threshold that must be chosen. Choose it on some notes and
+# count on others, or the count flatters the choice.
 #
-# *By loss.* Every adapter reads the note and begins to answer. The one that is least surprised by
-# its own first words has it. It sounds right: a specialist is sure of its own field.
+# *By loss.* Every adapter reads the note and begins to answer. The loss of its own first words says
+# how unsure it was of them. The adapter with the lowest loss gets the note. That sounds right: a
+# specialist is sure of its own field.
 #
 # *By reading.* The base reads the note once, without any adapter. Its hidden states, averaged over
-# the note, are one point in 128 dimensions. Points of one ward lie together; the nearest centre has
-# the note.
+# the note, are one point in 128 dimensions. Points of one ward lie together, and their average is
+# the ward's centre. The note goes to the ward whose centre is nearest.
 #
 # And some notes are for none. A neurologist's patient belongs to no ward of ours, and the lowest of
 # six losses is still a number. Above some threshold the answer must be: none of these.

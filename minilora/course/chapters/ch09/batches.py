@@ -34,6 +34,8 @@ def check_mixed(fn: Callable, judge: Judge) -> None:
             got,
             want,
             instead={
+                "no row found its adapter. adapter_of is a list, and a list == k is never True; "
+                "np.asarray(adapter_of) == k asks each entry.": want * 0,
                 "the rows without an adapter got the last one's: -1 is a place in NumPy, the last.":
                 _updates(x, last, A, B, s),
                 "the rows are still in sorted order; put each back in its own place.": want[order],
@@ -44,13 +46,18 @@ def check_mixed(fn: Callable, judge: Judge) -> None:
                 ),
             },
         )  # fmt: skip
-        served = sum(k >= 0 for k in of)
-        work = served * (n * r + r * out)
-        done = judge.multiplications(fn, x=x, adapter_of=list(of), A=A, B=B, s=list(s))
+        # Two more adapters with a row each cost little, unless they read everybody's rows. The
+        # growth is looked at, and not the work, for a product B A of all adapters is no mistake.
+        many = of * 4
+        x, A, B = judge.normal(len(many) + 2, n), judge.normal(5, r, n), judge.normal(5, out, r)
+        s = judge.rng.uniform(0.5, 3.0, 5)
+        few = judge.multiplications(fn, x=x[:-2], adapter_of=list(many), A=A[:3], B=B[:3], s=s[:3])
+        more = judge.multiplications(fn, x=x, adapter_of=[*many, 3, 4], A=A, B=B, s=s)
         judge.true(
-            done <= 1.5 * work,
-            f"right, but {done} products of two numbers where {work} do: every adapter reads every "
-            "row. Pick the rows of one adapter, x[rows], before you multiply.",
+            more - few <= len(many) * (n * r + r * out),
+            f"right, but two rows more, with an adapter each, took {more - few} products of two "
+            f"numbers more where {2 * (n * r + r * out)} do: every adapter reads every row. Pick "
+            "the rows of one adapter, x[rows], before you multiply.",
         )
 
 
@@ -101,6 +108,11 @@ def check_mixed(fn: Callable, judge: Judge) -> None:
         mistake("one scaling", "a scaling of its own", change=("s[k] *", "s[0] *")),
         mistake("no scaling", "the scaling is missing", change=("s[k] * (", "(")),
         mistake(
+            "a list is no number",
+            "no row found its adapter",
+            change=("np.asarray(adapter_of) == k", "adapter_of == k"),
+        ),
+        mistake(
             "a mask",
             "every adapter reads every row",
             body="""
@@ -145,11 +157,20 @@ def check_stack(fn: Callable, judge: Judge) -> None:
             ("B", B, (count, out, widest)),
             ("s", s, (count,)),
         ):
+            why = ""
+            if array.ndim == 3 and array.shape == (shape[0], *shape[:0:-1]):
+                why = ": the last two axes have changed places"
+            elif name != "s" and array.ndim == 3:
+                why = ": as wide as the largest rank, so that nothing is cut off"
             judge.true(
                 array.shape == shape,
-                f"{name}: your shape is {array.shape}, expected {shape}: as wide as the largest "
-                "rank, so that nothing is cut off.",
+                f"{name}: your shape is {array.shape}, expected {shape}{why}.",
             )
+        # The scaling may also stand inside the factors: what is asked for is the whole product.
+        whole = [s[k] * (B[k] @ A[k]) for k in range(count)]
+        meant = [alpha / len(a) * (b @ a) for a, b, alpha in factors]
+        if all(map(np.allclose, whole, meant)):
+            continue
         wanted = np.array([alpha / len(a) for a, _, alpha in factors])
         judge.close(
             "s",
@@ -214,6 +235,11 @@ def check_stack(fn: Callable, judge: Judge) -> None:
             "other end",
             "at one end and B at the other",
             change=("B[k, :, :r] = b", "B[k, :, R - r :] = b"),
+        ),
+        mistake(
+            "sideways",
+            "axes have changed places",
+            change=("return A, B, s", "return A.transpose(0, 2, 1), B, s"),
         ),
         mistake(
             "cut off",

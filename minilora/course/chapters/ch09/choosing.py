@@ -55,7 +55,8 @@ def check_threshold(fn: Callable, judge: Judge) -> None:
         for known_t, sentence in (
             (lowest[ward].max(), "it is the largest loss of a ward's note, so every note of a ward "
              "gets through, and many a stranger with it"),
-            (lowest[~ward].min(), "it is the smallest loss of a stranger"),
+            (lowest[~ward].min(), "it is the smallest loss of a stranger, who "
+             "gets through with it, for a loss of t is at most t"),
             (middle, "it lies midway between two means, which is right only where both spread "
              "alike"),
             (split, "it parts wards from strangers, but a note that goes to the wrong ward is no "
@@ -73,6 +74,15 @@ def check_threshold(fn: Callable, judge: Judge) -> None:
             f"with your threshold {t:.4g}, {got} of {len(place)} notes come to their place; "
             f"another brings {best} there. Try every lowest loss as a threshold and count.",
         )
+    strangers = np.abs(judge.normal(*judge.sizes(9, 4))) + 1.0
+    nobody = np.full(len(strangers), -1)
+    t = judge.one("the threshold", judge.call(fn, losses=strangers, place=nobody))
+    through = int((strangers.min(axis=1) <= t).sum())
+    judge.true(
+        through == 0,
+        f"of {len(nobody)} notes that all belong to none, {through} got through. Sometimes the "
+        "best threshold lies below every loss; try such a one too.",
+    )
 
 
 @exercise(
@@ -119,6 +129,11 @@ def check_threshold(fn: Callable, judge: Judge) -> None:
             lowest, ward = losses.min(axis=1), place >= 0
             return max(lowest, key=lambda t: ((lowest <= t) == ward).sum())
             """,
+        ),
+        mistake(
+            "none below all",
+            "lies below every loss",
+            change=("[lowest.min() - 1, *lowest]", "[*lowest]"),
         ),
         mistake("the worst", "Try every lowest loss", change=("max(cuts", "min(cuts")),
     ),

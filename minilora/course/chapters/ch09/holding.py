@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -16,17 +16,23 @@ def _lru(resident: list[str], name: str, most: int) -> tuple[list[str], str | No
 
 
 def check_touch(fn: Callable, judge: Judge) -> None:
-    for clients, most in ((5, 3), (7, 4)):
+    for clients, most in (judge.sizes(5, 3), judge.sizes(7, 4), (3, 1)):
         names = [f"client {c}" for c in judge.rng.permutation(clients)]
         resident: list[str] = []
         calls = [*names[: most + 1], names[1], names[most + 1 - clients]]
         calls += [names[i] for i in judge.rng.integers(clients, size=40)]
         for call in calls:
             want, gone = _lru(resident, call, most)
+            again = call[:1] + call[1:]  # an equal text that is another object
             out = judge.parts(
-                judge.call(fn, resident=list(resident), name=call, most=most),
+                judge.call(fn, resident=list(resident), name=again, most=most),
                 2,
                 "two things, the list and who had to go (or None)",
+            )
+            judge.true(
+                isinstance(out[0], Iterable) and not isinstance(out[0], str),
+                f"the first thing returned is {out[0]!r}, expected the new list; the list comes "
+                "first, then who had to go. list.append and list.remove return None.",
             )
             got, dropped = list(out[0]), out[1]
             hit = call in resident
@@ -118,6 +124,15 @@ def check_touch(fn: Callable, judge: Judge) -> None:
             return (kept[1:], kept[0]) if len(kept) > most else (kept, None)
             """,
         ),
+        mistake(
+            "what append returns",
+            "list.append and list.remove return None",
+            body="""
+            kept = [one for one in resident if one != name]
+            gone = kept.pop(0) if len(kept) == most else None
+            return kept.append(name), gone
+            """,
+        ),
         mistake("one too many", "there is room for", change=("> most", "> most + 1")),
         mistake("one too few", "while there was room", change=("> most", ">= most")),
         mistake(
@@ -173,14 +188,20 @@ def check_fingerprint(fn: Callable, judge: Judge) -> None:
         "see it. Hash the bytes.",
         embed=wide,
     )
-    for place in judge.rng.integers(columns, size=(6, 2)):
-        nudged = weights["q"].copy()
-        nudged[tuple(place)] = np.nextafter(nudged[tuple(place)], 9.0)
-        other(
-            "one number changed in its last bit, and the fingerprint is the same. Rounded or "
-            "printed numbers hide it, and so does looking at a part; hash all the bytes.",
-            q=nudged,
-        )
+    for name, array in weights.items():
+        hidden = "rounded or printed numbers hide it; hash the bytes."
+        for place in np.ndindex(array.shape):
+            turned = array.copy()
+            turned[place] += 1.0
+            if fn({**weights, name: turned}) == own:
+                hidden = "it is not looked at, nor would a larger change be; hash all the bytes."
+            nudged = array.copy()
+            nudged[place] = np.nextafter(nudged[place], 9.0)
+            other(
+                f"the number of {name} at {place} changed in its last bit, and the fingerprint is "
+                f"the same: {hidden}",
+                **{name: nudged},
+            )
     other(
         "q and v have changed places, and the fingerprint is the same: the names must go in too.",
         q=weights["v"],
@@ -254,8 +275,13 @@ def check_fingerprint(fn: Callable, judge: Judge) -> None:
         ),
         mistake(
             "rounded",
-            "in its last bit",
+            "rounded or printed",
             change=("array.tobytes()", "array.round(6).tobytes()"),
+        ),
+        mistake(
+            "not the last row",
+            "it is not looked at",
+            change=("array.tobytes()", "array[:-1].tobytes()"),
         ),
         mistake("no text", "return a text", change=("mark.hexdigest()", "1")),
     ),

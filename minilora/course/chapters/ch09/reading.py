@@ -18,38 +18,72 @@ def _acts(ids: list[int], invocation: list[int]) -> np.ndarray:
 
 
 def check_acts(fn: Callable, judge: Judge) -> None:
-    a, b, c = (int(i) for i in judge.rng.choice(np.arange(10, 90), 3, replace=False))
-    filler = [int(i) for i in judge.rng.integers(100, 200, 9)]
-    call = [a, b, c]
-    cases = {
-        "once": [*filler[:4], *call, *filler[4:6]],
-        "twice": [filler[0], *call, *filler[1:4], *call, filler[5]],
-        "not at all": [*filler[:5], a, c, b, filler[6], a, b],
-        "its first token alone comes later": [*filler[:3], *call, filler[4], a, filler[5], b],
-        "at the very end": [*filler[:5], *call],
-        "at the very beginning": [*call, *filler[:4]],
-    }
-    for said, ids in cases.items():
-        want, got = _acts(ids, call), judge.call(fn, ids=list(ids), invocation=list(call))
-        first = next((i for i in range(len(ids)) if ids[i : i + 3] == call), len(ids))
-        last = int(len(ids) - want.sum())
-        place, one = np.arange(len(ids)), len(ids) - 1 - ids[::-1].index(a) if a in ids else 99
-        instead = {}
-        if said == "twice":
-            instead["that is from the first invocation on; a chat may hold an earlier one, and the "
-                    "last counts."] = place >= first  # fmt: skip
-        if said == "not at all":
-            instead["where it is not called it must not act, and it acts everywhere."] = place >= 0
-        if said in ("once", "twice", "at the very beginning"):
-            instead["it acts from the token after the invocation on; the invocation's own tokens "
-                    "belong to it."] = place >= last + 3  # fmt: skip
-            instead["it acts on the invocation alone; it must act on what follows too."] = (
-                place >= last) & (place < last + 3)  # fmt: skip
-        if said == "once":
-            instead["that is the other way round: the prompt before is the base's."] = ~want
-        if said in ("not at all", "its first token alone comes later"):
-            instead["it takes the first token for the whole invocation."] = place >= one
-        judge.close(f"invoked {said}: where it acts", got, want, instead=instead)
+    for n in judge.sizes(3, 5):
+        call = [int(i) for i in judge.rng.choice(np.arange(10, 90), n, replace=False)]
+        filler = [int(i) for i in judge.rng.integers(300, 900, 9)]
+        a, mixed = call[0], [call[0], *call[:0:-1]]
+        cases = {
+            "once": [*filler[:4], *call, *filler[4:6]],
+            "twice": [filler[0], *call, *filler[1:4], *call, filler[5]],
+            "not at all": [*filler[:5], *mixed, filler[6], *call[:-1]],
+            "its first token alone comes later": [*filler[:3], *call, filler[4], a, filler[5]],
+            "at the very end": [*filler[:5], *call],
+            "at the very beginning": [*call, *filler[:4]],
+        }
+        for said, ids in cases.items():
+            _compare_acts(fn, judge, said, ids, call)
+    ids = [*filler[:2], 100 + a, *call[1:], *filler[2:4]]
+    got = judge.call(fn, ids=list(ids), invocation=list(call))
+    judge.close(
+        f"invocation {call}, ids {ids}: where it acts",
+        got,
+        np.zeros(len(ids)),
+        instead={
+            f"{100 + a} is not {a}. As text the one stands in the other; compare numbers.":
+            np.arange(len(ids)) >= 2,
+        },
+    )  # fmt: skip
+    b = call[1]
+    ids = [*filler[:3], a, b, a, b, a, *filler[3:5]]
+    place = np.arange(len(ids))
+    judge.close(
+        f"invocation {[a, b, a]}, ids {ids}: where it acts",
+        judge.call(fn, ids=list(ids), invocation=[a, b, a]),
+        place >= 5,
+        instead={
+            "two places may share a token, and the last one counts; do not jump over what you "
+            "found, and look at every place.": place >= 3,
+        },
+    )
+
+
+def _compare_acts(fn: Callable, judge: Judge, said: str, ids: list[int], call: list[int]) -> None:
+    want, got = _acts(ids, call), judge.call(fn, ids=list(ids), invocation=list(call))
+    n = len(call)
+    first = next((i for i in range(len(ids)) if ids[i : i + n] == call), len(ids))
+    last = int(len(ids) - want.sum())
+    place, one = np.arange(len(ids)), len(ids) - 1 - ids[::-1].index(call[0])
+    instead = {}
+    if said == "twice":
+        instead["that is from the first invocation on; a chat may hold an earlier one, and the "
+                "last counts."] = place >= first  # fmt: skip
+    if said == "not at all":
+        instead["where it is not called it must not act, and it acts everywhere."] = place >= 0
+    if said in ("once", "twice", "at the very beginning"):
+        instead["it acts from the token after the invocation on; the invocation's own tokens "
+                "belong to it."] = place >= last + n  # fmt: skip
+        instead["it acts on the invocation alone; it must act on what follows too."] = (
+            place >= last) & (place < last + n)  # fmt: skip
+    if said == "once":
+        instead["that is the other way round: the prompt before is the base's."] = ~want
+        instead["it never acts, although it was called. Are lists of the same kind and length "
+                "compared?"] = place < 0  # fmt: skip
+    if said in ("at the very end", "at the very beginning"):
+        instead["this one was not found. The places where it may begin are 0 to len(ids) - "
+                "len(invocation), both included."] = place < 0  # fmt: skip
+    if said in ("not at all", "its first token alone comes later"):
+        instead["it takes the first token for the whole invocation."] = place >= one
+    judge.close(f"invoked {said}: where it acts", got, want, instead=instead)
 
 
 @exercise(
@@ -81,6 +115,23 @@ def check_acts(fn: Callable, judge: Judge) -> None:
         ),
         mistake(
             "after it", "the token after the invocation", change=("starts[-1]", "starts[-1] + n")
+        ),
+        mistake(
+            "not at the end",
+            "both included",
+            change=("in range(len(ids))", "in range(len(ids) - n)"),
+        ),
+        mistake(
+            "as text",
+            "As text the one stands in the other",
+            body="""
+            text, called = " ".join(map(str, ids)), " ".join(map(str, invocation))
+            found = text.rfind(called)
+            begin = len(text[:found].split()) if found >= 0 else len(ids)
+            if found > 0 and text[found - 1] != " ":
+                begin -= 1
+            return np.arange(len(ids)) >= begin
+            """,
         ),
         mistake(
             "it alone",
