@@ -174,7 +174,11 @@ def run_trial(told: Mapping) -> dict:
                 lambda: model.loss(batch.ids, batch.labels),
                 np.random.default_rng(told["seed"]),
             )
-            return asdict(found) | {"eigenvalue": found.value}
+            return {
+                "eigenvalue": found.value,
+                "residual": found.residual,
+                "iterations": found.steps,
+            }
         config = TrainingConfig(
             told["steps"], told["rate"], warmup=told["steps"] // 10, workers=1, seed=told["seed"]
         )

@@ -33,6 +33,8 @@ from minilora.training.subspace import SubspaceAdamW
 
 STARTS = ("pretrained", "random")
 SHARE = 0.9
+UNTRAINED = 18
+"""Beside the seed, so that a random start is drawn from a stream of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +191,7 @@ def run_trial(told: Mapping) -> dict:
     """Train by `settings_of`, and judge by loss and exact answers: JSON-ready."""
     model, tokenizer = open_base(told["base"])
     if told["start"] == "random":
-        model = Transformer(model.config, np.random.default_rng([told["seed"], 18]))
+        model = Transformer(model.config, np.random.default_rng([told["seed"], UNTRAINED]))
     limit = model.config.max_position_embeddings
     examples = _examples(Path(told["data"]), tokenizer, limit)[: told["rows"]]
     judged = _examples(Path(told["eval_data"]), tokenizer, limit)

@@ -702,9 +702,9 @@ plt.show()
 # %% claims
 claim(
     "Rank 8 trains 65,536 numbers for a layer of 16,777,216.",
-    4096 * 4096 / sheet,
-    above=255.9,
-    below=256.1,
+    sheet,
+    above=65_535,
+    below=65_537,
     answers="E3",
 )
 claim(

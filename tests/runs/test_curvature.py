@@ -55,7 +55,7 @@ def test_a_rate_that_follows_has_one_product(plan, tmp_path, monkeypatch):
 
 def test_real_trials(plan):
     steep = run_trial(settings_of(plan, SHAPES[2], 0.0, 0))
-    assert steep["eigenvalue"] == steep["value"] != 0
+    assert steep["eigenvalue"] != 0 and steep["iterations"] > 1
     assert steep["residual"] < abs(steep["eigenvalue"])
     assert run_trial(settings_of(plan, SHAPES[2], 0.0, 0)) == steep
     losses = [run_trial(settings_of(plan, SHAPES[0], rate, 0))["loss"] for rate in (1e-9, 0.05)]
