@@ -398,28 +398,31 @@ def scored(model, rows):
     return score_house("cardiology", rows, answers(model, tokenizer, [r["prompt"] for r in rows]))
 
 
-def train_and_watch(model, rate, optimizer):
-    """Train on the ward's notes; by step, what 24 held-out notes say, and 200 at step EARLY."""
+def train_and_watch(model, rate, optimizer, early):
+    """Train on the ward's notes; the history, and by step what 24 held-out notes say.
+
+    At step EARLY the scores of all held-out notes are put into `early`, where that is a list.
+    """
     seen = {0: scored(model, held_out[:24])}
-    early = []
 
     def look(step):
         seen[step] = scored(model, held_out[:24])
-        if step == EARLY:
+        if step == EARLY and early is not None:
             early.append(scored(model, held_out))
         return {"form": seen[step].format_compliance}
 
     config = TrainingConfig(steps=STEPS, lr=rate, warmup=15, seed=0, workers=1, eval_every=10)
     history = fit(model, batches[0], config, optimizer=optimizer, on_eval=look, progress=False)
-    return history, seen, early[0]
+    return history, seen
 
 
 handle = attach(base, LoRAConfig(r=8, lora_alpha=16), np.random.default_rng(0))
 optimizer = AdamW(base.named_parameters())
-history, seen, early_score = train_and_watch(base, best["LoRA"], optimizer)
+early = []
+history, seen = train_and_watch(base, best["LoRA"], optimizer, early)
 whole, _ = load_pretrained(data_folder("ward-base"))
 whole_optimizer = AdamW(whole.named_parameters())
-whole_history, whole_seen, _ = train_and_watch(whole, best["full"], whole_optimizer)
+whole_history, whole_seen = train_and_watch(whole, best["full"], whole_optimizer, None)
 whole_score = scored(whole, held_out)
 after_outputs = answers(base, tokenizer, [row["prompt"] for row in held_out])
 after_score = score_house("cardiology", held_out, after_outputs)
@@ -469,7 +472,7 @@ def interval(share, count):
     return np.array(wilson(round(share * count), count, 1.96))
 
 
-for name, score in (("after 40 steps", early_score), ("after 150 steps", after_score)):
+for name, score in (("after 40 steps", early[0]), ("after 150 steps", after_score)):
     low, high = 100 * interval(score.invented_dose_rate, score.no_dose_count)
     print(f"{name}: of {score.no_dose_count} missing doses ", end="")
     print(f"{100 * score.invented_dose_rate:.3g} % invented ({low:.3g} to {high:.3g} %)")
@@ -777,7 +780,7 @@ refuted(
 claim(
     "After 40 steps, on 320 notes, less than 10 % of the missing doses are still invented: the "
     "whole interval lies below it.",
-    interval(early_score.invented_dose_rate, early_score.no_dose_count)[1],
+    interval(early[0].invented_dose_rate, early[0].no_dose_count)[1],
     below=0.1,
 )
 claim(
