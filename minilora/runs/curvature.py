@@ -18,7 +18,7 @@ import numpy as np
 
 from minilora.analysis.curvature import in_float64, top_eigenvalue
 from minilora.backend import blas_threads
-from minilora.hub.bases import WARD, open_base
+from minilora.hub.bases import WARD, find_base, open_base
 from minilora.limits import require_count, require_finite
 from minilora.lora import LoRAConfig, attach
 from minilora.runs.trials import Trials, trials_in
@@ -111,6 +111,7 @@ def rank_correlation(found: Sequence[Curved]) -> tuple[float, float]:
 
 def measure(plan: CurvaturePlan, out: Path, *, jobs: int = 0, bars: bool = False) -> list[Curved]:
     """A line for each shape; a stopped call goes on in `out`, a folder for ledger and table."""
+    find_base(plan.base)  # refused before a folder is made
     told = {
         **json.loads(json.dumps(asdict(plan), default=str)),
         "hash": sha256_file(plan.data),

@@ -19,7 +19,7 @@ import numpy as np
 
 from minilora.autograd import IGNORE, no_grad
 from minilora.backend import blas_threads
-from minilora.hub.bases import WARD, open_base
+from minilora.hub.bases import WARD, find_base, open_base
 from minilora.limits import require_count, require_finite
 from minilora.lora import LoRAConfig, attach
 from minilora.nn import Transformer
@@ -117,6 +117,7 @@ def exponent(found: Sequence[Held]) -> float:
 
 def measure(plan: MemoryPlan, out: Path, *, jobs: int = 0, bars: bool = False) -> list[Held]:
     """Every rank and load; a stopped call goes on in `out`, a folder for ledger and table."""
+    find_base(plan.base)  # refused before a folder is made
     told = json.loads(json.dumps(asdict(plan)))
     with trials_in(out, told, run_trial, jobs=jobs, bars=bars) as trials:
         found = [held for r in plan.ranks for held in _of_rank(plan, r, trials)]

@@ -50,7 +50,7 @@ class Trials:
         run_all(trials, self._ledger, self._pool, self._bars)
         for trial in trials:
             if trial.id in self._ledger.failures:
-                raise ValueError(f"trial {dict(trial.told)}: {self._ledger.failures[trial.id]}")
+                raise ValueError(f"trial {trial.id} failed: {self._ledger.failures[trial.id]}")
         return [self._ledger.results[trial.id] for trial in trials]
 
 

@@ -28,7 +28,8 @@ def read_asked(path: Path, field: str, names: Collection[str]) -> list[Asked]:
     """The rows of JSON lines; row[field] is one of `names`, or missing or null for the base.
 
     Raises ValueError naming the first row that is no object, has no `prompt`, or names somebody
-    else; and for a file without rows. Raises OSError for none that can be read.
+    else; for a file without rows, or without the field where there are names. Raises OSError for
+    none that can be read.
     """
     asked = []
     try:
@@ -43,6 +44,11 @@ def read_asked(path: Path, field: str, names: Collection[str]) -> list[Asked]:
                 raise ValueError(f"{path}:{number}: {error}") from None
     if not asked:
         raise ValueError(f"{path} has no rows, expected JSON lines with a prompt each")
+    if names and not any(field in one.row for one in asked):
+        raise ValueError(
+            f"{path}: got no row with the field {field!r}, expected it to name who answers: "
+            f"{', '.join([*names, BASE])}"
+        )
     return asked
 
 

@@ -80,3 +80,10 @@ def test_a_file_without_rows_is_refused(base, adapters, tmp_path, capsys):
     path = write_jsonl(tmp_path / "rows.jsonl", [])
     assert main(["generate", "--data", str(path), *flags(base, adapters)]) == 1
     assert names(error_line(capsys), str(path))
+
+
+def test_a_field_that_no_row_has_is_refused(base, adapters, tmp_path, capsys):
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a"}, {"prompt": "b"}])
+    code = main(["generate", "--data", str(path), "--rows-by", "house", *flags(base, adapters)])
+    assert code == 1
+    assert names(error_line(capsys), path, "house", "cardio")

@@ -166,11 +166,20 @@ def test_the_search_knows_every_chapter_and_room(pages):
         assert f'"to": "{name}#' in page
 
 
-def test_a_book_is_written_beside_what_is_there(tmp_path):
-    (tmp_path / "mine.txt").write_text("stays")
-    sizes = build_book(tmp_path, find_chapters()[:1])
-    assert {name: (tmp_path / name).stat().st_size for name in sizes} == sizes
-    assert (tmp_path / "mine.txt").read_text() == "stays"
+def test_an_earlier_book_is_renewed_and_another_folder_left_alone(tmp_path):
+    sizes = build_book(tmp_path / "book", find_chapters()[:1])
+    assert {name: (tmp_path / "book" / name).stat().st_size for name in sizes} == sizes
+    (tmp_path / "book" / "mine.txt").write_text("stays")
+    (tmp_path / "book" / "index.html").write_text("old")
+    build_book(tmp_path / "book", find_chapters()[:1])
+    assert (tmp_path / "book" / "mine.txt").read_text() == "stays"
+    assert (tmp_path / "book" / "index.html").read_text("utf-8") != "old"
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_text("mine")
+    with refusal(ValueError, tmp_path / "site"):
+        build_book(tmp_path / "site", find_chapters()[:1])
+    assert [p.name for p in (tmp_path / "site").iterdir()] == ["index.html"]
+    assert (tmp_path / "site" / "index.html").read_text() == "mine"
 
 
 def test_a_file_is_no_folder_for_a_book(tmp_path):

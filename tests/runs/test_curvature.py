@@ -84,3 +84,9 @@ def test_the_command_shows_and_draws(plan, tmp_path, monkeypatch, capsys):
     told = json.loads((out / "curvature.json").read_text())
     assert names(capsys.readouterr().out, f"{told['correlation']:.2f}")
     assert imread(out / "curvature.png")[..., :3].std() > 0.01
+
+
+def test_a_base_that_is_not_there_leaves_no_folder(plan, tmp_path):
+    with refusal(ValueError, "nowhere"):
+        measure(replace(plan, base="nowhere"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -95,3 +95,9 @@ def test_the_command_shows_and_draws(tmp_path, monkeypatch, capsys):
     assert names(capsys.readouterr().out, "1.50", "2,048", "8,192")
     assert imread(out / "memory.png")[..., :3].std() > 0.01
     assert main(["memory", "--out", str(out), "--r", "one"]) == 1
+
+
+def test_a_base_that_is_not_there_leaves_no_folder(tmp_path):
+    with refusal(ValueError, "nowhere"):
+        measure(MemoryPlan(base="nowhere"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

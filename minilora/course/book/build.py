@@ -17,19 +17,26 @@ from minilora.course.source import Chapter, find_chapters
 from minilora.storage import atomic_write
 
 HERE = Path(__file__).resolve().parent
+MARK = "api-autograd.html"
+"""A page that every book has, and hardly any other folder."""
 NEEDED = ("markdown_it", "mdit_py_plugins", "latex2mathml", "pygments")
 
 
 def build_book(out: Path, chapters: Sequence[Chapter] | None = None) -> dict[str, int]:
     """Write the book into the folder `out`; the size in bytes of each file, by name.
 
-    chapters: all by default. Files that the folder holds besides stay.
+    chapters: all by default. Into an earlier book; what that holds besides stays.
 
     Raises ValueError, and writes nothing, where a package of the `book` extra is missing, `out` is
-    no folder, or the pages have faults (see `page_faults`).
+    a file or a folder of something else, or the pages have faults (see `page_faults`).
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"got the file {out}, expected a folder for the book")
+    if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
+        raise ValueError(
+            f"got the folder {out}, which holds other files, expected an absent or empty one, or "
+            f"an earlier book (with {MARK})"
+        )
     pages = make_pages(find_chapters() if chapters is None else chapters)
     if faults := page_faults(pages):
         raise ValueError("the book has faults:\n" + "\n".join(faults))
