@@ -88,6 +88,8 @@ def wanted_extras(argv):
         extras.add("notebooks")
     if argv[:1] == ["book"]:
         extras.add("book")
+    if argv[:1] == ["serve"]:
+        extras.add("serve")
     if argv[:1] == ["fetch"] or any(names_gguf(word) for word in argv[1:]):
         extras.add("gguf")
     return extras

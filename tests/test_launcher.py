@@ -93,6 +93,7 @@ def test_the_first_run_installs_and_later_ones_do_not(launcher):
         (["learn", "1"], "", "[notebooks]"),
         (["learn", "--no-open"], "", ""),
         (["book", "--out", "pages"], "", "[book]"),
+        (["serve", "--port", "0"], "", "[serve]"),
         (["info", "test"], "", ""),
         (["tour"], "gpu, notebooks", "[gpu,notebooks]"),
     ],

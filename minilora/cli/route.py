@@ -12,12 +12,12 @@ from minilora.cli import show
 from minilora.cli.adapters import named_adapters
 from minilora.cli.prompt import read_prompt
 from minilora.evaluation.paired import wilson
-from minilora.hub.bases import WARD_BASE
 from minilora.hub.several import NamedAdapter
 from minilora.runs.routing import (
-    CENTRES,
     MARK,
     NONE,
+    SPECIALISTS,
+    SPECIALISTS_CENTRES,
     Routing,
     RoutingPlan,
     adapters_in,
@@ -28,7 +28,7 @@ from minilora.serving import Centres, LossRouter, LossSettings, RuleRouter
 from minilora.text.answers import answers, prompt_ids
 
 GROUP = "Serve"
-SPECIALISTS, MEASURED = WARD_BASE.parent / "specialists", WARD_BASE.parent / "router" / MARK
+MEASURED = SPECIALISTS_CENTRES.parent / MARK
 BANK_HELP = "Folder of adapters, one a folder. Default: the ward's specialists."
 BY_HELP = (
     "reading: the centre nearest to what the base makes of the text; prompt, answer: the lowest "
@@ -102,7 +102,7 @@ def centres_for(chosen: list[NamedAdapter], by: str | None, router: Path | None)
 
     Raises ValueError for --by reading without centres, or centres of names that are not chosen.
     """
-    path = router or (MEASURED.parent / CENTRES if ours(chosen) else None)
+    path = router or (SPECIALISTS_CENTRES if ours(chosen) else None)
     if by not in (None, "reading") or path is None or not (router or path.is_file()):
         if by == "reading":
             raise ValueError("got --by reading, expected --router with the centres of a router")

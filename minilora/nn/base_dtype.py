@@ -80,6 +80,23 @@ def store_base(
     return model
 
 
+def unpack_base(model: Transformer) -> Transformer:
+    """Put the float32 numbers that stored blocks mean in their place, in place; returns it.
+
+    The model computes with the same numbers, and no product has to make them first: one token of
+    one row is then as fast as in float32, and takes float32's memory. Frozen as it was.
+    """
+    plain: dict[int, Parameter] = {}
+    for _, module in model.named_modules():
+        for leaf, parameter in list(module._parameters.items()):
+            if isinstance(parameter, StoredParameter):
+                if id(parameter) not in plain:
+                    numbers = parameter.data.dense().copy()  # rows lie together, as in a file
+                    plain[id(parameter)] = Parameter(numbers, requires_grad=False)
+                setattr(module, leaf, plain[id(parameter)])
+    return model
+
+
 def _stored(name: str, parameter: Parameter, format: str) -> StoredArray:
     try:
         return quantize(to_numpy(parameter.data), format).astype(parameter.dtype)

@@ -73,13 +73,15 @@ class RaggedDecoding(Decoding):
     """Steps of one token a row, each row at its own position; rows are read in and dropped.
 
     lengths (n,): how many positions each row has read. Weights must not change meanwhile.
+    most_rows, longest: what the pool need never have more of, though it may.
     """
 
-    def __init__(self, model: Transformer) -> None:
+    def __init__(self, model: Transformer, most_rows: int, longest: int) -> None:
         config, like = model.config, model.model.norm.weight.data
         shape = config.num_key_value_heads, config.head_dim
         caches = [_Cache(*shape, like) for _ in range(config.num_hidden_layers)]
         self.model, self.lengths = model, np.zeros(0, dtype=np.int64)
+        self.most_rows, self.longest = most_rows, longest
         super().__init__(model, caches, None)
 
     def _lay_out(self) -> None:
@@ -139,9 +141,8 @@ class RaggedDecoding(Decoding):
         held, _, columns, _ = self.caches[0].pool[0].shape
         if rows <= held and length <= columns:
             return
-        rows = held if rows <= held else max(rows, 2 * held)
-        most = max(length, self.config.max_position_embeddings)
-        length = columns if length <= columns else min(max(length, 2 * columns), most)
+        rows = held if rows <= held else max(rows, min(2 * held, self.most_rows))
+        length = columns if length <= columns else max(length, min(2 * columns, self.longest))
         for cache in self.caches:
             cache.grow(rows, length)
         self._set_turns(length)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from minilora.evaluation.paired import wilson
-from minilora.hub.bases import open_base, public_name
+from minilora.hub.bases import WARD_BASE, open_base, public_name
 from minilora.hub.several import NamedAdapter, base_dtype_of_all, base_of_all
 from minilora.limits import require_count
 from minilora.lora import mark_base
@@ -39,6 +39,9 @@ NONE = "none of these"
 TOKENS_TRIED = (1, 2, 4, 6, 8, 12, 16, 24, 32)
 """How many first tokens of an answer are tried."""
 CHOOSING_SEED, MEASURING_SEED = 71, 72
+SPECIALISTS = WARD_BASE.parent / "specialists"
+SPECIALISTS_CENTRES = WARD_BASE.parent / "router" / CENTRES
+"""The ward's adapters, and the centres of their router."""
 LEARNT_NOTES = 100
 """Training notes of each ward from which the centres of readings are learnt."""
 

@@ -22,6 +22,7 @@ from minilora.backend import (
 from minilora.limits import require_finite
 from minilora.nn import quiet_overflow
 from minilora.serving.bank import BASE, AdapterBank
+from minilora.serving.engine import Engine
 from minilora.serving.router import Choice, some_at_a_time
 from minilora.storage import atomic_write
 
@@ -53,6 +54,14 @@ def read_means(
                 means[i] = hidden[row, : len(prompts[i])].mean(axis=0, dtype=np.float64)
             bar.update(len(some))
     return np.array(means).reshape(len(prompts), -1)
+
+
+def read_mean_between_steps(engine: Engine, prompt: Sequence[int]) -> np.ndarray:
+    """(C,): the row of `read_means` for one prompt, while an engine answers others."""
+    model = engine.bank.model
+    with engine.reading_as_base():
+        hidden = model.hidden_states(get_array_module(model.head_weight.data).asarray([prompt]))
+    return to_numpy(hidden.data)[0].mean(axis=0, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,10 @@ class Centres:
         """Where each prompt (token ids) goes. Raises ValueError as `read_means`."""
         distances = self.distances(read_means(bank, prompts, progress))
         return [self.choice(row) for row in distances]
+
+    def route_between_steps(self, engine: Engine, prompt: Sequence[int]) -> Choice:
+        """As `route` for one prompt, while an engine answers others."""
+        return self.choice(self.distances(read_mean_between_steps(engine, prompt)[None])[0])
 
     def with_threshold(self, threshold: float | None) -> Centres:
         """The same with another threshold."""

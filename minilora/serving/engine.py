@@ -119,7 +119,11 @@ class Engine:
     most_waiting: how many may wait, None for any number. A step reads new prompts up to
     PREFILL_TOKENS tokens, one at least, so that a long queue does not hold up those that stream.
     kept_positions: how many positions of what the base read of prompts are kept for others that
-    begin alike, of the base or of activated adapters; 0 for none.
+    begin alike, of the base or of activated adapters; 0 for none. longest: positions of a prompt
+    with its answer, by default as many as the model has. Keys and values take up to most_rows times
+    longest positions.
+    read_positions, known_positions: how many positions of prompts were read so far, and how many
+    were known from others.
     While requests are being answered the model is not free for `generate`, and the bank for `use`;
     adapters may be added, and removed where no request in the engine names them. For one thread.
     """
@@ -130,11 +134,16 @@ class Engine:
         most_rows: int = 64,
         most_waiting: int | None = None,
         kept_positions: int = 0,
+        longest: int | None = None,
     ) -> None:
         require_count("most_rows", most_rows, 1)
+        positions = bank.model.config.max_position_embeddings
+        require_count("longest", positions if longest is None else longest, 1, positions)
         if most_waiting is not None:
             require_count("most_waiting", most_waiting, 1)
         self.bank, self.most_rows, self.most_waiting = bank, most_rows, most_waiting
+        self.longest = positions if longest is None else longest
+        self.read_positions = self.known_positions = 0
         self._waiting: deque[tuple[int, Request]] = deque()
         self._rows: list[_Row] = []
         self._count, self.kept = 0, KeptBeginnings(kept_positions)
@@ -164,8 +173,7 @@ class Engine:
             known = ", ".join([*self.bank.names[:8], BASE])
             raise ValueError(f"got adapter {request.adapter!r}, expected one of {known}")
         check_request(
-            [request.prompt], request.max_new_tokens,
-            self.bank.model.config.max_position_embeddings,
+            [request.prompt], request.max_new_tokens, self.longest,
             (request.temperature, request.top_p, request.seed),
         )  # fmt: skip
         require_count("seed", request.seed, 0)
@@ -187,6 +195,22 @@ class Engine:
         for row in self._rows:
             if row.number == number:
                 row.ended = CANCELLED
+
+    def uses(self, name: str) -> bool:
+        """Whether a request that waits or is being answered names this adapter."""
+        asked = [request for _, request in self._waiting] + [row.request for row in self._rows]
+        return any(request.adapter == name for request in asked)
+
+    def abandon(self) -> None:
+        """Forget every request without a word, where a step has raised and none can go on."""
+        for row in self._rows:
+            self.bank.let_go(row.request.adapter)
+        if self._rows:
+            self.bank.model.generations -= 1
+            self.bank.model.train(self._was_training)
+        self._rows, self._decoding = [], None
+        self._waiting.clear()
+        self._mix = Mix([], [])
 
     # -- answering ---------------------------------------------------------------------------
 
@@ -217,6 +241,20 @@ class Engine:
                 for row, own in zip(self._rows, logits, strict=True):
                     row.logits = own
         return events
+
+    @contextmanager
+    def reading_as_base(self) -> Iterator[None]:
+        """In the `with`, between two steps, the model reads what it is given as the base does."""
+        model, chosen = self.bank.model, self.bank.chosen
+        before, was_training = (chosen.alone, chosen.mix), model.training
+        chosen.alone = chosen.mix = None
+        model.eval()
+        try:
+            with no_grad(), quiet_overflow():
+                yield
+        finally:
+            chosen.alone, chosen.mix = before
+            model.train(was_training)
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -268,7 +306,7 @@ class Engine:
         """Room for those that may join soon, so that the pool need not grow with each of them."""
         if self._decoding is None:
             self.bank.chosen.mix = self._mix
-            self._decoding = RaggedDecoding(self.bank.model)
+            self._decoding = RaggedDecoding(self.bank.model, self.most_rows, self.longest)
         soon = list(islice(self._waiting, self.most_rows - len(self._rows)))
         if soon:
             length = max(len(one.prompt) + one.max_new_tokens for _, one in soon)
@@ -282,6 +320,8 @@ class Engine:
         beginning = self.kept.find(prompt[:by_base])
         known = min(beginning.length, len(prompt) - 1)  # the last token gives the logits
         logits = self._decoding.read(prompt, room, known, beginning.layers if known else ())
+        self.read_positions += len(prompt) - known
+        self.known_positions += known
         if by_base > beginning.length:
             self.kept.keep(prompt[:by_base], self._decoding.held(len(self._rows), by_base))
         return logits

@@ -11,6 +11,7 @@ from minilora.autograd import Tensor, no_grad
 from minilora.autograd import functional as F
 from minilora.autograd.quantize import quantize
 from minilora.autograd.stored_array import StoredArray
+from minilora.lora import base_fingerprint
 from minilora.nn import (
     BASE_DTYPES,
     Linear,
@@ -19,6 +20,7 @@ from minilora.nn import (
     generate,
     store_base,
 )
+from minilora.nn.base_dtype import unpack_base
 from minilora.storage import fingerprint
 from tests import tiny
 from tests.says import refusal
@@ -64,6 +66,20 @@ def test_generation_is_that_of_the_stored_numbers(dtype, use_cache):
     prompts = [[3, 1, 4], [9]]
     found = generate(model, prompts, 12, use_cache=use_cache)
     assert found == generate(dense_twin(model), prompts, 12)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", ["float16", "q4", "nf4"])
+def test_an_unpacked_base_is_the_stored_numbers_in_float32(dtype, tied):
+    packed, unpacked = (store_base(make(tied), dtype) for _ in range(2))
+    names = [name for name, _ in packed.named_parameters()]
+    assert unpack_base(unpacked) is unpacked
+    assert [name for name, _ in unpacked.named_parameters()] == names
+    assert all(type(p.data) is np.ndarray for p in unpacked.parameters())
+    assert base_fingerprint(unpacked) == base_fingerprint(packed) != base_fingerprint(make(tied))
+    assert not any(p.requires_grad for p in unpacked.parameters() if p.ndim == 2)
+    with no_grad():
+        np.testing.assert_allclose(unpacked(IDS).data, packed(IDS).data, rtol=0, atol=1e-5)
 
 
 def test_q4_keeps_linears_in_q4_and_embedding_and_head_in_q8():

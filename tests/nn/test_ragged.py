@@ -20,7 +20,7 @@ def a_model():
 def test_rows_that_come_and_go_answer_as_alone(seed):
     rng, model = np.random.default_rng(seed), a_model()
     expected = [generate(model, [p], ROOM)[0] for p in PROMPTS]
-    decoding, waiting, rows, answers = RaggedDecoding(model), list(range(5)), [], {}
+    decoding, waiting, rows, answers = RaggedDecoding(model, 8, 128), list(range(5)), [], {}
     logits = []
     with no_grad():
         while waiting or rows:
@@ -48,7 +48,7 @@ def test_rows_that_come_and_go_answer_as_alone(seed):
 
 def test_a_row_is_masked_from_what_lay_in_its_place_before():
     model = a_model()
-    decoding = RaggedDecoding(model)
+    decoding = RaggedDecoding(model, 8, 128)
     with no_grad():
         decoding.read([5] * 20, 10)
         decoding.step(np.array([4]))
