@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from tqdm import tqdm
 
-from minilora.backend import blas_threads, recommended_blas_threads
+from minilora.backend import blas_threads, keep_freed_memory, recommended_blas_threads
 from minilora.nn import Transformer, generate
 from minilora.nn.rows import rows_of, seeing
 from minilora.text.streaming import answer_text
@@ -87,6 +87,7 @@ def answer_ids(
     result: list[list[int]] = [[] for _ in prompts]
     stops, whole = stop_ids(model, tokenizer), rows_of(len(prompts))
     bar = tqdm(total=len(prompts), desc=progress, unit="answer", disable=not progress)
+    keep_freed_memory()  # A batch of answers makes and frees the same large arrays at every token.
     with bar, blas_threads(recommended_blas_threads(model.config.hidden_size)):
         for rows in _batches([len(ids) for ids in encoded], batch_size):
             batch = [encoded[j] for j in rows]
