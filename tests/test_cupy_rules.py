@@ -110,8 +110,10 @@ HOST_CALLS = {
     "serving/mixing.py: _Grouping": {"array", "where"},
     # An Adapter's arrays are on the host.
     "lora/adapter.py: _own_copy": {"array"},
-    "lora/adapter.py: _check_factors": {"isfinite"},
-    "lora/fitting.py: _check_shapes": {"can_cast"},
+    "lora/adapter.py: _check_array": {"isfinite"},
+    "lora/fitting.py: _check_array": {"can_cast"},
+    # Drawn on the host.
+    "lora/vera.py: _uniform": {"frombuffer"},
 }
 
 # Methods of arrays whose keywords are checked: names that no other object here shares.

@@ -64,10 +64,13 @@ class Watched(Module):
     """
 
     def __init__(self, layer: LoRALinear) -> None:
-        """Raises ValueError for a layer of DoRA, whose gradients are others."""
+        """Raises ValueError for a layer of DoRA or VeRA, whose gradients are others."""
         super().__init__()
-        if layer.config.use_dora:
-            raise ValueError("got a layer with use_dora True, expected one of plain LoRA")
+        if not layer.config.is_product:
+            raise ValueError(
+                f"got a layer with use_dora {layer.config.use_dora} and vera {layer.config.vera}, "
+                "expected one of plain LoRA"
+            )
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:

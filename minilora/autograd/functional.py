@@ -29,6 +29,7 @@ from minilora.autograd.products import (
     times_transpose,
 )
 from minilora.autograd.tensor import Tensor
+from minilora.autograd.vera import vera_linear
 from minilora.backend import Array, get_array_module
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "rope",
     "rope_tables",
     "swiglu",
+    "vera_linear",
 ]
 
 IGNORE = -100

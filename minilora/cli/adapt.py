@@ -62,6 +62,10 @@ ACTIVATED_HELP = (
 
 DORA_HELP = "DoRA: train the lengths of a weight's rows beside their directions."
 PISSA_HELP = "PiSSA: start at the weights' largest directions; the adapter has rank 2 r."
+VERA_HELP = (
+    "VeRA: train two vectors a module around random matrices that all share; wants a larger --r "
+    "and --lr."
+)
 LORA_PLUS_HELP = "LoRA+: B learns at so many times --lr, A at --lr."
 FREEZE_A_HELP = "LoRA-FA: A stays as it was drawn, and B alone is trained."
 
@@ -85,6 +89,7 @@ def adapt(
     lora_plus: float = typer.Option(1.0, "--lora-plus", metavar="RATIO", help=LORA_PLUS_HELP),
     freeze_a: bool = typer.Option(False, "--freeze-a", help=FREEZE_A_HELP),
     pissa: bool = typer.Option(False, "--pissa", help=PISSA_HELP),
+    vera: bool = typer.Option(False, "--vera", help=VERA_HELP),
     steps: int = typer.Option(None, "--steps", help=STEPS_HELP),
     batch_size: int = typer.Option(None, "--batch-size", help=BATCH_HELP),
     lr: float = typer.Option(None, "--lr", help=LR_HELP),
@@ -118,6 +123,7 @@ def adapt(
         loraplus_lr_ratio=lora_plus,
         freeze_a=freeze_a,
         pissa=pissa,
+        vera=vera,
         steps=steps,
         batch_size=batch_size,
         lr=lr,

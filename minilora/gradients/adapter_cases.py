@@ -22,7 +22,7 @@ from minilora.gradients.model_cases import (
     token_batch,
 )
 from minilora.lora.attach import attach
-from minilora.lora.config import ALL_LINEAR, LoRAConfig
+from minilora.lora.config import ALL_LINEAR, LoRAConfig, Vera
 from minilora.lora.dora import DoraLinear
 from minilora.lora.layer import LoRALinear
 from minilora.nn import Linear, Module, Transformer
@@ -37,6 +37,7 @@ CONFIGS = {
     ),
 }
 """Variant -> the adapter that is attached."""
+VERA = LoRAConfig(r=7, target_modules=ALL_LINEAR, lora_dropout=0.3, vera=Vera(3))
 DORA = LoRAConfig(r=2, lora_alpha=3, target_modules=ALL_LINEAR, lora_dropout=0.3, use_dora=True)
 
 
@@ -49,7 +50,7 @@ def adapted_model(config: LoRAConfig, seed: int, tied: bool = True) -> Transform
         if parameter.requires_grad:
             # Small enough to leave the base's activations in range, far from zero.
             parameter.data = 0.4 * rng.standard_normal(parameter.shape)
-            assert "lora_" in name
+            assert "lora_" in name or "vera_lambda_" in name
     return model
 
 
@@ -136,6 +137,10 @@ def adapted_cases(seed: int = 0) -> list[Case]:
     cases.append(
         module_case("adapted", "dora, dropout", model, loss_with_fixed_dropout, ids=ids,
                     labels=labels)
+    )  # fmt: skip
+    cases.append(
+        module_case("adapted", "vera, dropout", adapted_model(VERA, seed), loss_with_fixed_dropout,
+                    ids=ids, labels=labels)
     )  # fmt: skip
     everywhere = dataclasses.replace(CONFIGS["all linear"], invocation=INVOCATION)
     for variant, target in (

@@ -16,7 +16,7 @@ import numpy as np
 from minilora.autograd import functional as F
 from minilora.autograd import ops
 from minilora.autograd.tensor import Node, Tensor, topological_order
-from minilora.backend import Array
+from minilora.backend import Array, get_array_module
 from minilora.gradients import twins
 from minilora.gradients.case import Case
 from minilora.gradients.gradcheck import Probe, Recorded
@@ -171,6 +171,24 @@ def _dora_through_the_norm(
     return full + full.detach() * (share - share.detach())
 
 
+def _vera_gd_without_b(
+    x: Tensor, weight: Tensor, lambda_b: Tensor, lambda_d: Tensor, *rest: Array, **more: object
+) -> Tensor:
+    """d's gradient as if b were ones."""
+    full = F.vera_linear(x, weight, lambda_b, lambda_d.detach(), *rest, **more)
+    ones = Tensor(get_array_module(lambda_b.data).ones_like(lambda_b.data))
+    of_d = F.vera_linear(x.detach(), weight.detach(), ones, lambda_d, *rest)
+    return full + (of_d - of_d.detach())
+
+
+def _vera_gx_of_base_only(
+    x: Tensor, weight: Tensor, lambda_b: Tensor, lambda_d: Tensor, *rest: Array, **more: object
+) -> Tensor:
+    full = F.vera_linear(x.detach(), weight, lambda_b, lambda_d, *rest, **more)
+    through_base = F.linear(x, weight.detach())
+    return full + (through_base - through_base.detach())
+
+
 def _embedding_without_repeats(weight: Tensor, ids: Array) -> Tensor:
     def vjp(g: Array) -> Array:
         gw = np.zeros_like(weight.data)
@@ -230,6 +248,10 @@ FORGETFUL: dict[str, dict[str, Callable[..., Tensor]]] = {
     "dora_linear": {
         "gA without scaling": _dora_gA_without_scaling,
         "through the norm": _dora_through_the_norm,
+    },
+    "vera_linear": {
+        "gd without b": _vera_gd_without_b,
+        "gx of W only": _vera_gx_of_base_only,
     },
     "embedding": {"repeats not summed": _embedding_without_repeats},
     "rope": {"turned the wrong way": _rope_turned_forward},

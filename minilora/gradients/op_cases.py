@@ -198,6 +198,23 @@ _case(
     keep=lambda rng: F.dropout_mask((2, 3, 5), 0.4, rng, np.empty(0)),
 )
 
+
+def _matrix(*shape: int) -> Draw:
+    """A matrix that the op takes as a constant."""
+    return lambda rng: rng.standard_normal(shape)
+
+
+_vera = {"x": (2, 3, 5), "lambda_b": (7,), "lambda_d": (4,)}
+_shared = {"vera_A": _matrix(4, 5), "vera_B": _matrix(7, 4)}
+_case(F.vera_linear, "frozen W", _vera, weight=_frozen(7, 5), **_shared)
+_case(
+    F.vera_linear,
+    "W and bias trained, dropout",
+    {**_vera, "weight": (7, 5), "bias": (7,)},
+    **_shared,
+    keep=lambda rng: F.dropout_mask((2, 3, 5), 0.4, rng, np.empty(0)),
+)
+
 _attention = F.causal_attention
 _case(_attention, "heads alike", {n: (2, 5, 3, 4) for n in "qkv"})
 _case(_attention, "grouped", {"q": (2, 5, 6, 2), "k": (2, 5, 3, 2), "v": (2, 5, 3, 2)})

@@ -52,6 +52,22 @@ def dora_linear(
     return linear(dropped, total) * (magnitude / Tensor(norm)) + linear(x - dropped, weight, bias)
 
 
+def vera_linear(
+    x: Tensor,
+    weight: Tensor,
+    lambda_b: Tensor,
+    lambda_d: Tensor,
+    vera_A: Array,
+    vera_B: Array,
+    bias: Tensor | None = None,
+    keep: Array | None = None,
+) -> Tensor:
+    """The linear maps of A and B, each followed by a product with its vector."""
+    dropped = x if keep is None else x * Tensor(keep)
+    turned = linear(dropped, Tensor(vera_A)) * lambda_d
+    return linear(x, weight, bias) + linear(turned, Tensor(vera_B)) * lambda_b
+
+
 def embedding(weight: Tensor, ids: Array) -> Tensor:
     """One-hot rows times W."""
     return ops.matmul(_one_hot(ids, weight.shape[0], weight), weight)
@@ -159,6 +175,7 @@ TWINS: dict[str, Callable[..., Tensor]] = {
         linear,
         lora_linear,
         dora_linear,
+        vera_linear,
         embedding,
         rms_norm,
         swiglu,

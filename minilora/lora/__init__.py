@@ -4,7 +4,7 @@ from minilora.lora.adapter import Adapter
 from minilora.lora.attach import Attachment, attach
 from minilora.lora.base import BaseMark, mark_base
 from minilora.lora.compose import Composition, combine, take_out
-from minilora.lora.config import ALL_LINEAR, LoRAConfig
+from minilora.lora.config import ALL_LINEAR, LoRAConfig, Vera
 from minilora.lora.fitting import AttachError, BaseMismatchError
 from minilora.lora.layer import LoRALinear, MergeError
 from minilora.lora.peft_format import AdapterError
@@ -31,6 +31,7 @@ __all__ = [
     "LoRALinear",
     "MergeError",
     "TargetError",
+    "Vera",
     "adapter_state",
     "attach",
     "base_fingerprint",

@@ -14,9 +14,12 @@ from minilora.lora.base import BaseMark
 from minilora.lora.config import LoRAConfig
 from minilora.lora.peft_format import (
     CONFIG,
+    LORA_LEAVES,
     MAGNITUDE,
+    PROJECTION,
     SIDECAR,
     TENSORS,
+    VERA_LEAVES,
     AdapterError,
     dump_json,
     provenance_sha256,
@@ -38,8 +41,12 @@ MARKS = {
 }
 """Field of BaseMark -> its key in minilora.json."""
 
-LEAVES = ("lora_A", "lora_B", MAGNITUDE)
-"""Names of a module's arrays; the last is DoRA's."""
+
+def leaves_of(config: LoRAConfig) -> tuple[str, ...]:
+    """The names of a module's arrays in the order in which an Adapter of this config has them."""
+    if config.vera is not None:
+        return VERA_LEAVES
+    return LORA_LEAVES if config.use_dora else LORA_LEAVES[:2]
 
 
 class Adapter:
@@ -53,11 +60,13 @@ class Adapter:
     base: which base it was made for. provenance: where it came from, as JSON values.
     source: what messages call it, its folder where it was read from one.
     minilora_version: of the minilora that wrote the folder, None elsewhere.
+    projection: VeRA's A (r, largest in) and B (largest out, r) where it holds them, else ().
     rule: PEFT's options that chose the modules, where they were more than names; {} elsewhere.
     """
 
     __slots__ = (
-        "_factors", "_provenance", "base", "config", "minilora_version", "rule", "source",
+        "_factors", "_provenance", "base", "config", "minilora_version", "projection", "rule",
+        "source",
     )  # fmt: skip
 
     def __init__(
@@ -70,21 +79,26 @@ class Adapter:
         source: str = "the adapter",
         minilora_version: str | None = None,
         rule: Mapping | None = None,
+        projection: tuple[Array, ...] = (),
     ) -> None:
         """factors: module -> (A (r, in), B (out, r)), r as the config gives that module; with
-        use_dora (A, B, magnitude (out,)).
+        use_dora (A, B, magnitude (out,)); with vera (b (out,), d (r,)), and with its
+        save_projection the projection too.
 
         Raises AdapterError for no modules, modules that are not among the config's targets, and
         arrays that are not finite floats of these shapes; ValueError for provenance that JSON has
         no word for.
         """
         own = {name: tuple(_own_copy(x) for x in factors[name]) for name in sorted(factors)}
+        projection = tuple(_own_copy(x) for x in projection)
         _check_factors(source, config, own)
+        _check_projection(source, config, own, projection)
         values = {
             "config": in_plain_names(config, list(own)),
             "base": base,
             "source": source,
             "minilora_version": minilora_version,
+            "projection": projection,
             "rule": MappingProxyType(dict(rule or {})),
             "_factors": own,
             "_provenance": dump_json(dict(provenance or {})),
@@ -115,6 +129,7 @@ class Adapter:
                 source=str(folder),
                 minilora_version=sidecar.get("minilora_version"),
                 rule=parts.rule,
+                projection=parts.projection,
             )
         except AdapterError:
             raise
@@ -129,7 +144,7 @@ class Adapter:
         The folder appears whole or not at all, and equal adapters of one provenance give equal
         bytes. Raises ValueError for a folder that holds something else.
         """
-        tensors = {f"{name}.{leaf}": x for name, leaf, x in self._named_arrays()}
+        tensors = dict(self._named_arrays())
         sidecar = {
             "base_name": self.base.name,
             **{key: getattr(self.base, name) for name, key in MARKS.items()},
@@ -156,16 +171,22 @@ class Adapter:
         return self.arrays(module)
 
     def require_product(self) -> None:
-        """Raise AdapterError for a DoRA adapter: who knows ΔW = s B A alone must not read it."""
+        """Raise AdapterError for DoRA and VeRA: who knows ΔW = s B A alone must not read them."""
         if self.config.use_dora:
             raise AdapterError(
                 f"{self.source} got use_dora True: its ΔW depends on the base's weights and is no "
                 "product B A; expected a plain LoRA adapter here (attach it, or merge it into its "
                 "base)"
             )
+        if self.config.vera is not None:
+            raise AdapterError(
+                f"{self.source} got peft_type VERA: it holds two vectors a module, and matrices "
+                "that all modules share; expected a plain LoRA adapter here (attach it, and take "
+                "adapter(as_lora=True), which computes the same, or merge it into its base)"
+            )
 
     def arrays(self, module: str) -> tuple[np.ndarray, ...]:
-        """(A, B) of a module, or (A, B, magnitude (out,)) with use_dora.
+        """(A, B) of a module, or (A, B, magnitude (out,)) with use_dora, or VeRA's (b, d).
 
         Raises ValueError for one that is not adapted.
         """
@@ -188,18 +209,18 @@ class Adapter:
 
     @property
     def size(self) -> int:
-        """How many numbers the arrays of all modules have."""
-        return sum(array.size for _, _, array in self._named_arrays())
+        """How many numbers the arrays have that it holds."""
+        return sum(array.size for _, array in self._named_arrays())
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays of all modules."""
-        return sum(array.nbytes for _, _, array in self._named_arrays())
+        """Bytes of the arrays that it holds."""
+        return sum(array.nbytes for _, array in self._named_arrays())
 
     @property
     def fingerprint(self) -> str:
-        """ "sha256:..." over the arrays of all modules, with names, shapes and dtypes."""
-        return fingerprint({f"{name}.{leaf}": array for name, leaf, array in self._named_arrays()})
+        """ "sha256:..." over the arrays that it holds, with names, shapes and dtypes."""
+        return fingerprint(dict(self._named_arrays()))
 
     @property
     def base_name(self) -> str:
@@ -216,12 +237,14 @@ class Adapter:
         """Where it came from (data hash, training settings, evaluation): a new dict of JSON."""
         return json.loads(self._provenance)
 
-    def _named_arrays(self) -> list[tuple[str, str, np.ndarray]]:
+    def _named_arrays(self) -> list[tuple[str, np.ndarray]]:
+        """ "<module>.<leaf>" -> array, and VeRA's projection."""
+        leaves = leaves_of(self.config)
         return [
-            (name, leaf, array)
+            (f"{name}.{leaf}", array)
             for name, own in self._factors.items()
-            for leaf, array in zip(LEAVES[: len(own)], own, strict=True)
-        ]
+            for leaf, array in zip(leaves, own, strict=True)
+        ] + list(zip(PROJECTION, self.projection, strict=False))
 
     # -- a value ---------------------------------------------------------------------------
 
@@ -231,9 +254,7 @@ class Adapter:
         same = (self.config, self.base, self.modules) == (other.config, other.base, other.modules)
         return same and all(
             (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
-            for (_, _, a), (_, _, b) in zip(
-                self._named_arrays(), other._named_arrays(), strict=True
-            )
+            for (_, a), (_, b) in zip(self._named_arrays(), other._named_arrays(), strict=True)
         )
 
     def __hash__(self) -> int:
@@ -260,15 +281,17 @@ class Adapter:
     def __reduce__(self) -> tuple:
         return _rebuilt, (
             self.config, dict(self._factors), self.base, self.provenance, self.source,
-            self.minilora_version, dict(self.rule),
+            self.minilora_version, dict(self.rule), self.projection,
         )  # fmt: skip
 
 
-def _rebuilt(config, factors, base, provenance, source, minilora_version, rule) -> Adapter:
+def _rebuilt(
+    config, factors, base, provenance, source, minilora_version, rule, projection=()
+) -> Adapter:
     """An unpickled Adapter: made anew, so that its arrays refuse writes again."""
     return Adapter(
         config, factors, base=base, provenance=provenance, source=source,
-        minilora_version=minilora_version, rule=rule,
+        minilora_version=minilora_version, rule=rule, projection=projection,
     )  # fmt: skip
 
 
@@ -282,36 +305,61 @@ def _check_factors(
     source: str, config: LoRAConfig, factors: Mapping[str, tuple[np.ndarray, ...]]
 ) -> None:
     if not factors:
-        raise AdapterError(f"{source} got no tensors, expected A and B of one module at least")
+        raise AdapterError(f"{source} got no tensors, expected those of one module at least")
     extra = [name for name in factors if not names_target(config.target_modules, name)]
     if extra:
         raise AdapterError(
             f"{source} got unexpected tensors for {some_of(extra)}, expected only those of "
             f"{some_of(list(config.target_modules))}"
         )
-    leaves = LEAVES if config.use_dora else LEAVES[:2]
+    leaves = leaves_of(config)
     for name, own in factors.items():
         if len(own) != len(leaves):
+            got = f"{len(own)} arrays" if config.vera else ", ".join(LORA_LEAVES[: len(own)])
             raise AdapterError(
-                f"{source}: {name} got {', '.join(LEAVES[: len(own)])}, expected "
-                f"{', '.join(leaves)} with use_dora {config.use_dora}"
+                f"{source}: {name} got {got}, expected {', '.join(leaves)} with use_dora "
+                f"{config.use_dora}"
             )
-        r, out = config.at(name).r, own[1].shape[0]
-        shapes = {"lora_A": f"({r}, in)", "lora_B": f"(out, {r})", MAGNITUDE: f"({out},)"}
+        r = config.at(name).r
+        shapes = {
+            "lora_A": (r, None), "lora_B": (None, r), MAGNITUDE: own[1].shape[:1],
+            "vera_lambda_b": (None,), "vera_lambda_d": (r,),
+        }  # fmt: skip
         for leaf, array in zip(leaves, own, strict=True):
-            where, expected = f"{source}: {name}.{leaf}", shapes[leaf]
-            if not _fits(leaf, array, r, out):
-                raise AdapterError(f"{where} got shape {array.shape}, expected {expected}")
-            if array.dtype.kind != "f":
-                raise AdapterError(f"{where} got {array.dtype}, expected floats")
-            if not np.isfinite(array).all():
-                raise AdapterError(f"{where} got NaN or infinity, expected finite numbers")
+            _check_array(f"{source}: {name}.{leaf}", array, shapes[leaf])
 
 
-def _fits(leaf: str, array: np.ndarray, r: int, out: int) -> bool:
-    if leaf == MAGNITUDE:
-        return array.shape == (out,)
-    return array.ndim == 2 and array.shape[leaf == "lora_B"] == r
+def _check_projection(
+    source: str,
+    config: LoRAConfig,
+    factors: Mapping[str, tuple[np.ndarray, ...]],
+    projection: tuple[np.ndarray, ...],
+) -> None:
+    expected = len(PROJECTION) if config.vera is not None and config.vera.save_projection else 0
+    if len(projection) != expected:
+        raise AdapterError(
+            f"{source} got {len(projection)} shared matrices, expected {expected} "
+            f"({', '.join(PROJECTION)}) with vera {config.vera}"
+        )
+    if projection:
+        largest = max(len(b) for b, _ in factors.values())
+        shapes = ((config.r, None), (largest, config.r))
+        for leaf, array, shape in zip(PROJECTION, projection, shapes, strict=True):
+            _check_array(f"{source}: {leaf}", array, shape)
+
+
+def _check_array(where: str, array: np.ndarray, shape: tuple[int | None, ...]) -> None:
+    """shape: None for a size that is not known here. Raises AdapterError."""
+    fits = array.ndim == len(shape) and all(
+        size in (None, got) for size, got in zip(shape, array.shape, strict=True)
+    )
+    if not fits:
+        expected = str(shape).replace("None", "any")
+        raise AdapterError(f"{where} got shape {array.shape}, expected {expected}")
+    if array.dtype.kind != "f":
+        raise AdapterError(f"{where} got {array.dtype}, expected floats")
+    if not np.isfinite(array).all():
+        raise AdapterError(f"{where} got NaN or infinity, expected finite numbers")
 
 
 def _check_sidecar(adapter: Adapter, sidecar: Mapping) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
 
-from minilora.backend import get_array_module
+from minilora.backend import Array, get_array_module
 from minilora.lora.activated import ActivatedLinear
 from minilora.lora.adapter import Adapter
 from minilora.lora.base import BaseMark, mark_base
@@ -18,7 +19,8 @@ from minilora.lora.fitting import AttachError, attachable, config_for
 from minilora.lora.layer import LoRALinear, MergeError
 from minilora.lora.pissa import PissaLinear, doubled, require_pissa
 from minilora.lora.state import merged_weights
-from minilora.nn import Module
+from minilora.lora.vera import Projection, VeraLinear, draw_projection
+from minilora.nn import Linear, Module
 from minilora.nn.freeze import Freeze
 from minilora.text import Tokenizer
 
@@ -70,9 +72,8 @@ def attach(
     config = what if fresh else config_for(model, what, base_name, base)
     # What comes out must fit too, or the adapter could not be attached.
     chosen = attachable(model, doubled(config) if pissa else config)
-    kind = LoRALinear if config.invocation is None else ActivatedLinear
-    kind = PissaLinear if pissa else DoraLinear if config.use_dora else kind
-    layers = {name: kind(linear, config.at(name), rng) for name, linear in chosen.items()}
+    make = _maker(config, chosen, () if fresh else what.projection, pissa)
+    layers = {name: make(linear, config.at(name), rng) for name, linear in chosen.items()}
     for name, layer in layers.items():
         if not fresh:
             _copy_in(layer, what.arrays(name))
@@ -83,6 +84,24 @@ def attach(
         model.set_submodule(name, layer)
     source = None if fresh or trainable else what
     return Attachment(model, config, layers, freeze, source, pissa)
+
+
+def _maker(
+    config: LoRAConfig,
+    chosen: Mapping[str, Linear],
+    projection: tuple[np.ndarray, ...],
+    pissa: bool,
+) -> Callable[[Linear, LoRAConfig, np.random.Generator], LoRALinear]:
+    """What makes a layer; projection: VeRA's matrices as an Adapter holds them, () to draw them."""
+    if config.vera is not None:
+        linears = list(chosen.values())
+        held = Projection(*projection) if projection else draw_projection(config, linears)
+        return partial(VeraLinear, projection=held.like(linears[0].weight.data))
+    if pissa:
+        return PissaLinear
+    if config.use_dora:
+        return DoraLinear
+    return LoRALinear if config.invocation is None else ActivatedLinear
 
 
 def _copy_in(layer: LoRALinear, arrays: tuple[np.ndarray, ...]) -> None:
@@ -132,15 +151,21 @@ class Attachment:
         base_name: str | None = None,
         provenance: Mapping | None = None,
         tokenizer: Tokenizer | None = None,
+        as_lora: bool = False,
     ) -> Adapter:
         """The adapter as it is now, as a value; merged or not, it is the same.
+
+        as_lora: of VeRA, whether as the plain LoRA with d * A and b * B, which is larger, computes
+        the same, and which a bank, `combine` and an export can read.
 
         base_name: the model's. provenance: where it came from, as JSON values. tokenizer: the one
         that it was trained with. None for any of them means what the Adapter said that was
         attached, and nothing for one that was trained here. Raises ValueError for an array that is
-        not finite, or provenance that is not JSON.
+        not finite, provenance that is not JSON, and as_lora of another kind than VeRA.
         """
         self._require_attached("adapter")
+        if as_lora and self.config.vera is None:
+            raise ValueError("got as_lora for an adapter that is not of VeRA, expected one that is")
         for name, layer in self._layers.items():
             for leaf, parameter in layer.named_factors().items():
                 array = parameter.data
@@ -156,12 +181,16 @@ class Attachment:
         base = mark_base(self.model, base_name, tokenizer)
         if tokenizer is None and source is not None:
             base = replace(base, tokenizer=source.base.tokenizer, template=source.base.template)
-        return Adapter(
-            doubled(self.config) if self._pissa else self.config,
-            {name: layer.adapter_arrays() for name, layer in self._layers.items()},
-            base=base,
-            provenance=provenance,
-        )
+        config = doubled(self.config) if self._pissa else self.config
+        arrays = {name: layer.adapter_arrays() for name, layer in self._layers.items()}
+        projection: tuple[Array, ...] = ()
+        if as_lora:
+            config = replace(config, vera=None)
+            arrays = {name: layer.as_product() for name, layer in self._layers.items()}
+        elif config.vera is not None and config.vera.save_projection:
+            shared = next(iter(self._layers.values())).projection
+            projection = (shared.A, shared.B)
+        return Adapter(config, arrays, base=base, provenance=provenance, projection=projection)
 
     def freeze_A(self) -> None:
         """Train B alone from now on, against A as it is (Zhang et al. 2023, "LoRA-FA", Sec. 3).
@@ -169,6 +198,8 @@ class Attachment:
         No gradient of A is made, and an optimizer made afterwards keeps nothing for it.
         """
         self._require_attached("freeze_A")
+        if self.config.vera is not None:
+            raise ValueError("got freeze_A for VeRA, whose A is never trained, expected another")
         for layer in self._layers.values():
             layer.lora_A.requires_grad = False
             layer.lora_A.grad = None

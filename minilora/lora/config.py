@@ -17,6 +17,28 @@ LARGEST_ALPHA = 1e38
 
 
 @dataclass(frozen=True)
+class Vera:
+    """How VeRA's shared matrices are drawn and kept (Kopiczko et al. 2023); PEFT's names.
+
+    projection_prng_key: the seed that they are drawn from. save_projection: whether an adapter
+    holds them too, or the seed alone. d_initial: what each d starts at (b starts at 0).
+    Raises ValueError for a key below 0 or beyond 64 bits, and a d_initial that is not finite.
+    """
+
+    projection_prng_key: int = 0
+    save_projection: bool = True
+    d_initial: float = 0.1
+
+    def __post_init__(self) -> None:
+        require_count("projection_prng_key", self.projection_prng_key, 0, 2**64 - 1)
+        require_finite("d_initial", self.d_initial)
+        if not isinstance(self.save_projection, bool):
+            raise ValueError(
+                f"got save_projection {self.save_projection!r}, expected True or False"
+            )
+
+
+@dataclass(frozen=True)
 class LoRAConfig:
     """Rank, alpha and targets of an adapter; field names and meanings are PEFT's.
 
@@ -27,9 +49,12 @@ class LoRAConfig:
     invocation: token ids from whose last occurrence on an activated adapter acts (PEFT's
     alora_invocation_tokens; Greenewald et al. 2025), None for one that acts everywhere.
     use_dora: whether each module also holds the lengths that its rows have (Liu et al. 2024).
+    vera: for an adapter of two trained vectors a module beside shared random matrices; it has no
+    alpha, so lora_alpha becomes r, and s is 1.
     Raises ValueError, naming what was got and expected, for a rank below 1, an alpha that is not
     a positive number, a dropout outside [0, 1), targets that are no names, a key that is no
-    regular expression, an invocation that is no token ids, or one beside use_dora.
+    regular expression, an invocation that is no token ids or beside use_dora, and vera beside any
+    of use_dora, use_rslora, patterns and an invocation.
     """
 
     r: int = 8
@@ -41,6 +66,7 @@ class LoRAConfig:
     alpha_pattern: Mapping[str, float] = field(default_factory=dict, hash=False)
     invocation: tuple[int, ...] | None = None
     use_dora: bool = False
+    vera: Vera | None = None
 
     def __post_init__(self) -> None:
         require_finite("lora_dropout", self.lora_dropout, below=1.0)
@@ -49,6 +75,9 @@ class LoRAConfig:
                 raise ValueError(f"got {name} {getattr(self, name)!r}, expected True or False")
         if self.use_dora and self.invocation is not None:
             raise ValueError("got use_dora with an invocation, expected one of the two")
+        if self.vera is not None:
+            self._check_vera()
+            object.__setattr__(self, "lora_alpha", self.r)
         checked = {
             "r": _checked_rank(self.r),
             "lora_alpha": _checked_alpha(self.lora_alpha),
@@ -60,6 +89,19 @@ class LoRAConfig:
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+
+    def _check_vera(self) -> None:
+        if not isinstance(self.vera, Vera):
+            raise ValueError(f"got vera {self.vera!r}, expected a Vera, or None for plain LoRA")
+        names = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "invocation")
+        beside = [name for name in names if getattr(self, name)]
+        if beside:
+            raise ValueError(f"got vera with {', '.join(beside)}, expected vera alone")
+
+    @property
+    def is_product(self) -> bool:
+        """Whether ΔW of each module is s B A of an A and a B that the adapter holds for it."""
+        return not self.use_dora and self.vera is None
 
     @property
     def scaling(self) -> float:

@@ -9,13 +9,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from minilora.lora.adapter import LEAVES, Adapter
+from minilora.lora.adapter import Adapter, leaves_of
 from minilora.lora.base import BaseMark, computing_config, config_differences, mark_base
 from minilora.lora.config import LoRAConfig
 from minilora.lora.layer import check_rank
-from minilora.lora.peft_format import SIDECAR, AdapterError
+from minilora.lora.peft_format import MAGNITUDE, PROJECTION, SIDECAR, AdapterError
 from minilora.lora.state import adapted_fingerprint, base_fingerprint, is_adapted, lora_layers
 from minilora.lora.targets import TargetError, linears_by_rule, select_linears
+from minilora.lora.vera import projection_shapes
 from minilora.nn import Linear, Module
 from minilora.nn.freeze import is_frozen
 
@@ -133,6 +134,11 @@ def _check_fit(model: Module, config: LoRAConfig, adapter: Adapter) -> None:
     _check_modules(adapter, set(chosen))
     for name, linear in chosen.items():
         _check_shapes(adapter, name, linear)
+    if adapter.projection:
+        shapes = projection_shapes(adapter.config, chosen.values())
+        dtype = next(iter(chosen.values())).weight.dtype
+        for leaf, array, shape in zip(PROJECTION, adapter.projection, shapes, strict=True):
+            _check_array(f"{adapter.source}: {leaf}", array, shape, dtype)
 
 
 def _check_modules(adapter: Adapter, chosen: set[str]) -> None:
@@ -149,18 +155,20 @@ def _check_modules(adapter: Adapter, chosen: set[str]) -> None:
 
 def _check_shapes(adapter: Adapter, name: str, linear: Linear) -> None:
     r, dtype = adapter.config.at(name).r, linear.weight.dtype
-    arrays, out = adapter.arrays(name), linear.out_features
-    shapes = ((r, linear.in_features), (out, r), (out,))[: len(arrays)]
-    for leaf, array, expected in zip(LEAVES[: len(arrays)], arrays, shapes, strict=True):
-        if array.shape != expected:
-            raise AdapterError(
-                f"{adapter.source}: {name}.{leaf} got shape {array.shape}, expected {expected}"
-            )
-        if not np.can_cast(array.dtype, dtype):
-            raise AdapterError(
-                f"{adapter.source}: {name}.{leaf} got {array.dtype}, expected at most the base's "
-                f"{dtype}"
-            )
+    out = linear.out_features
+    shapes = {
+        "lora_A": (r, linear.in_features), "lora_B": (out, r), MAGNITUDE: (out,),
+        "vera_lambda_b": (out,), "vera_lambda_d": (r,),
+    }  # fmt: skip
+    for leaf, array in zip(leaves_of(adapter.config), adapter.arrays(name), strict=True):
+        _check_array(f"{adapter.source}: {name}.{leaf}", array, shapes[leaf], dtype)
+
+
+def _check_array(where: str, array: np.ndarray, expected: tuple[int, ...], dtype: np.dtype) -> None:
+    if array.shape != expected:
+        raise AdapterError(f"{where} got shape {array.shape}, expected {expected}")
+    if not np.can_cast(array.dtype, dtype):
+        raise AdapterError(f"{where} got {array.dtype}, expected at most the base's {dtype}")
 
 
 def _without_idle_keys(adapter: Adapter) -> LoRAConfig:

@@ -41,16 +41,19 @@ class LoRALinear(Module):
         super().__init__()
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
         check_rank(config, base_layer)
-        weight = base_layer.weight.data
-        xp = get_array_module(weight)
-        start = initial_lora_A(config.r, self.in_features, rng)
         self.config = config
-        self.lora_A = Parameter(xp.asarray(start, dtype=weight.dtype))
-        self.lora_B = Parameter(xp.zeros((self.out_features, config.r), dtype=weight.dtype))
+        self._start(base_layer.weight.data, rng)
         self.base_layer = base_layer
         self.dropout_rng = np.random.default_rng(int(rng.integers(2**63)))
         self._original: Matrix | None = None  # W while the base holds W + ΔW
         self.train(base_layer.training)
+
+    def _start(self, weight: Matrix, rng: np.random.Generator) -> None:
+        """Make the Parameters of the update, in the dtype and on the device of W."""
+        xp, r = get_array_module(weight), self.config.r
+        start = initial_lora_A(r, self.in_features, rng)
+        self.lora_A = Parameter(xp.asarray(start, dtype=weight.dtype))
+        self.lora_B = Parameter(xp.zeros((self.out_features, r), dtype=weight.dtype))
 
     @property
     def scaling(self) -> float:
@@ -70,15 +73,15 @@ class LoRALinear(Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out).
 
-        Raises MergeError when a merged layer is asked for gradients of A and B.
+        Raises MergeError when a merged layer is asked for gradients of its update.
         """
         base = self.base_layer
         if self.merged:
-            trains = self.lora_A.requires_grad or self.lora_B.requires_grad
+            trains = any(p.requires_grad for p in self.named_factors().values())
             if trains and self.training and is_grad_enabled():
                 raise MergeError(
                     "got a forward pass in training mode through a merged layer, which cannot "
-                    "train A and B; expected unmerge() first, or eval() or no_grad() to predict"
+                    "train its update; expected unmerge() first, or eval() or no_grad() to predict"
                 )
             return base(x)
         keep = None
@@ -111,8 +114,8 @@ class LoRALinear(Module):
 
         Raises MergeError where that is not finite.
         """
-        _require_finite("lora_A", self.lora_A.data)
-        _require_finite("lora_B", self.lora_B.data)
+        for leaf, parameter in self.named_factors().items():
+            _require_finite(leaf, parameter.data)
         total = dense(self.base_weight) + self.delta_weight()
         _require_finite("merged weight", total)
         return total
@@ -158,9 +161,12 @@ def _require_finite(name: str, array: Array) -> None:
 
 
 def check_rank(config: LoRAConfig, base: Linear, name: str = "this Linear") -> None:
-    """Raise ValueError where the rank exceeds that of any ΔW of the layer."""
+    """Raise ValueError where the rank exceeds that of any ΔW of the layer.
+
+    VeRA's may: each of its r numbers d trains another random direction of the shared matrices.
+    """
     limit = min(base.in_features, base.out_features)
-    if config.r > limit:
+    if config.vera is None and config.r > limit:
         raise ValueError(
             f"got r {config.r} for {name} with weight ({base.out_features}, {base.in_features}), "
             f"expected at most {limit}"

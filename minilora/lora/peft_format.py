@@ -18,7 +18,13 @@ import numpy as np
 from minilora import __version__
 from minilora.backend import Array
 from minilora.lora.config import LoRAConfig
-from minilora.lora.peft_options import check_options, choosing_rule, config_of, options_of
+from minilora.lora.peft_options import (
+    check_options,
+    choosing_rule,
+    config_of,
+    is_vera,
+    options_of,
+)
 from minilora.lora.targets import is_chosen
 from minilora.storage import atomic_folder, read_json, read_safetensors, write_safetensors
 
@@ -45,7 +51,16 @@ FINGERPRINTS = (
 MAGNITUDE = "lora_magnitude_vector"
 """The leaf of DoRA's lengths, whose tensor's name PEFT ends with it."""
 
-_TENSOR_NAME = re.compile(rf"base_model\.model\.(.+)\.(?:(lora_[AB])\.weight|({MAGNITUDE}))")
+LORA_LEAVES = ("lora_A", "lora_B", MAGNITUDE)
+VERA_LEAVES = ("vera_lambda_b", "vera_lambda_d")
+"""A module's arrays in an adapter's order; DoRA's lengths are not always there."""
+PROJECTION = ("vera_A", "vera_B")
+"""VeRA's matrices, which belong to no module."""
+
+_TENSOR_NAME = re.compile(
+    rf"base_model\.model\.(.+)\.(?:(lora_[AB])\.weight|({MAGNITUDE}|vera_lambda_[bd]))"
+)
+_PROJECTION_NAME = re.compile(r"base_model\.(vera_[AB])")
 
 
 class AdapterError(ValueError):
@@ -66,13 +81,15 @@ class FolderParts:
     """What an adapter folder holds.
 
     config: with the targets as written, or the modules of the tensors where a rule chose them.
-    factors: module -> (A, B), each there, with DoRA's magnitude as third where there is one. rule:
+    factors: module -> (A, B), each there, with DoRA's magnitude as third where there is one; of
+    VeRA (b, d). projection: VeRA's A and B where they are there, else (). rule:
     PEFT's options that chose the modules where they were more than names, else {}. sidecar:
     minilora.json as parsed, or None.
     """
 
     config: LoRAConfig
     factors: dict[str, tuple[np.ndarray, ...]]
+    projection: tuple[np.ndarray, ...]
     base_name: str
     rule: dict
     sidecar: dict | None
@@ -92,7 +109,7 @@ def read_folder(folder: str | Path) -> FolderParts:
     options = _read_json(path / CONFIG)
     try:
         check_options(options)
-        factors = _read_factors(path)
+        factors, projection = _read_tensors(path, is_vera(options))
         config, rule = config_of(options, sorted(factors)), choosing_rule(options)
         idle = [name for name in factors if rule and not is_chosen(name, rule)]
     except AdapterError:
@@ -109,7 +126,7 @@ def read_folder(folder: str | Path) -> FolderParts:
     for name in names:
         if name is not None and not isinstance(name, str):
             raise AdapterError(f"{path} got base name {name!r}, expected a text")
-    return FolderParts(config, factors, names[0] or names[1] or "", rule, sidecar)
+    return FolderParts(config, factors, projection, names[0] or names[1] or "", rule, sidecar)
 
 
 def _read_json(path: Path) -> dict:
@@ -132,8 +149,10 @@ def adapters_below(path: Path) -> str:
     return ""
 
 
-def _read_factors(path: Path) -> dict[str, tuple[np.ndarray, ...]]:
-    """Module -> (A, B), or (A, B, magnitude), in the order of the sorted names."""
+def _read_tensors(
+    path: Path, vera: bool
+) -> tuple[dict[str, tuple[np.ndarray, ...]], tuple[np.ndarray, ...]]:
+    """Module -> its arrays, in the order of the sorted names, and VeRA's projection."""
     if not (path / TENSORS).is_file():
         if (path / PICKLE).exists():
             raise AdapterError(
@@ -145,25 +164,31 @@ def _read_factors(path: Path) -> dict[str, tuple[np.ndarray, ...]]:
         raw, _ = read_safetensors(path / TENSORS)
     except ValueError as error:
         raise AdapterError(str(error)) from None
+    leaves, needed = (VERA_LEAVES, VERA_LEAVES) if vera else (LORA_LEAVES, LORA_LEAVES[:2])
+    shared = {m[1]: raw.pop(n) for n in list(raw) if vera and (m := _PROJECTION_NAME.fullmatch(n))}
     matches = {name: _TENSOR_NAME.fullmatch(name) for name in sorted(raw)}
-    unknown = [name for name, match in matches.items() if match is None]
+    unknown = [name for name, m in matches.items() if m is None or (m[2] or m[3]) not in leaves]
     if unknown or not raw:
+        example = "vera_lambda_b" if vera else "lora_A.weight"
         raise AdapterError(
             f"{path / TENSORS} got {some_of(unknown) or 'no tensors'}, expected only names such as "
-            "base_model.model.<module>.lora_A.weight"
+            f"base_model.model.<module>.{example}"
         )
+    if len(shared) == 1:
+        other = next(name for name in PROJECTION if name not in shared)
+        raise AdapterError(f"{path / TENSORS}: missing {other} beside {next(iter(shared))}")
     tensors = {(m[1], m[2] or m[3]): raw[name] for name, m in matches.items()}
     for module, leaf in tensors:
-        for other in ("lora_A", "lora_B"):
+        for other in needed:
             if (module, other) not in tensors:
                 raise AdapterError(
                     f"{path / TENSORS}: missing {module}.{other} beside {module}.{leaf}"
                 )
-    leaves = ("lora_A", "lora_B", MAGNITUDE)
-    return {
+    factors = {
         name: tuple(tensors[name, leaf] for leaf in leaves if (name, leaf) in tensors)
         for name in sorted({module for module, _ in tensors})
     }
+    return factors, tuple(shared[name] for name in PROJECTION if name in shared)
 
 
 def pair_names(names: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -223,12 +248,13 @@ def write_folder(
     """Write the three files; the folder appears whole or not at all. Returns its path.
 
     tensors: "<module>.lora_A", "<module>.lora_B" and, of DoRA, "<module>.lora_magnitude_vector" ->
-    array. sidecar: what minilora.json says beside the versions. Keys, targets and tensors are
-    sorted, so that equal adapters give equal bytes. Raises ValueError for what JSON has no word
-    for, before anything is written.
+    array; of VeRA "<module>.vera_lambda_b" and "_d", and "vera_A" and "vera_B". sidecar: what
+    minilora.json says beside the versions. Keys, targets and tensors are sorted, so that equal
+    adapters give equal bytes. Raises ValueError for what JSON has no word for, before anything is
+    written.
     """
     about = {"format_version": FORMAT_VERSION, "minilora_version": __version__, **sidecar}
-    modules = sorted({name.rpartition(".")[0] for name in tensors})
+    modules = sorted({name.rpartition(".")[0] for name in tensors if name not in PROJECTION})
     texts = {CONFIG: options_of(config, modules, base_name), SIDECAR: about}
     texts = {name: dump_json(value).encode() for name, value in texts.items()}
     named = {_tensor_name(name): tensors[name] for name in sorted(tensors)}
@@ -240,7 +266,9 @@ def write_folder(
 
 
 def _tensor_name(name: str) -> str:
-    end = "" if name.endswith(f".{MAGNITUDE}") else ".weight"
+    if name in PROJECTION:
+        return f"base_model.{name}"
+    end = ".weight" if name.endswith((".lora_A", ".lora_B")) else ""
     return f"base_model.model.{name}{end}"
 
 

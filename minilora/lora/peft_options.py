@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from minilora.limits import require_count
-from minilora.lora.config import ALL_LINEAR, LoRAConfig
+from minilora.lora.config import ALL_LINEAR, LoRAConfig, Vera
 from minilora.lora.expressions import MOST_EXPRESSIONS, check_expression
 
 READ = ("r", "lora_alpha", "target_modules")
@@ -16,6 +16,10 @@ OPTIONAL = {
     "use_dora": "use_dora",
 }  # fmt: skip
 """PEFT's key -> the field of LoRAConfig."""
+VERA_READ = ("r", "target_modules")
+VERA_OPTIONAL = {"vera_dropout": "lora_dropout"}
+VERA_OWN = ("projection_prng_key", "save_projection", "d_initial")
+"""Of PEFT's VeraConfig; the last are the fields of Vera."""
 # With target_modules, these choose the modules; see targets.linears_by_rule.
 CHOOSING = ("exclude_modules", "layers_to_transform", "layers_pattern")
 # Keys that say nothing about what the adapter computes, whatever their value.
@@ -24,17 +28,22 @@ SILENT = {
     "peft_version", "qalora_group_size", "revision", "task_type",
 }  # fmt: skip
 # The one value of each that means "as usual"; every other key must be empty (null, false, {}).
-USUAL = {"bias": ("none",), "init_lora_weights": (True, False, "gaussian", "orthogonal")}
+USUAL = {
+    "bias": ("none",),
+    "init_lora_weights": (True, False, "gaussian", "orthogonal"),
+    "init_weights": (True, False),
+}
 
 
 def check_options(options: Mapping) -> None:
     """Raise ValueError, naming the option, for what minilora would not compute as PEFT does."""
     kind, task = options.get("peft_type"), options.get("task_type")
-    if kind != "LORA":
-        raise ValueError(f"got peft_type {kind!r}, expected 'LORA'")
+    if kind not in ("LORA", "VERA"):
+        raise ValueError(f"got peft_type {kind!r}, expected 'LORA' or 'VERA'")
     if task not in (None, "CAUSAL_LM"):
         raise ValueError(f"got task_type {task!r}, expected 'CAUSAL_LM'")
-    known = {*SILENT, *READ, *OPTIONAL, *CHOOSING}
+    needed, own = (VERA_READ, {*VERA_OPTIONAL, *VERA_OWN}) if is_vera(options) else (READ, OPTIONAL)
+    known = {*SILENT, *needed, *own, *CHOOSING}
     odd = [
         f"{key} = {value!r}"
         for key, value in sorted(options.items())
@@ -44,12 +53,17 @@ def check_options(options: Mapping) -> None:
         raise ValueError(
             f"got {', '.join(odd)}, which minilora does not support; expected these options unset"
         )
-    missing = [key for key in READ if options.get(key) is None]
+    missing = [key for key in needed if options.get(key) is None]
     if missing:
-        raise ValueError(f"has no {', '.join(missing)}, expected all of {READ}")
+        raise ValueError(f"has no {', '.join(missing)}, expected all of {needed}")
     for key in ("target_modules", "exclude_modules", "layers_pattern"):
         _check_names(key, options.get(key))
     _check_layers(options)
+
+
+def is_vera(options: Mapping) -> bool:
+    """Whether they are those of PEFT's VeraConfig."""
+    return options.get("peft_type") == "VERA"
 
 
 def _is_usual(key: str, value: object) -> bool:
@@ -108,7 +122,11 @@ def choosing_rule(options: Mapping) -> dict:
 def config_of(options: Mapping, modules: list[str]) -> LoRAConfig:
     """The config; `modules` are its targets where a rule chose them. Raises ValueError."""
     targets = modules if choosing_rule(options) else options["target_modules"]
-    given = {own: options[key] for key, own in OPTIONAL.items() if options.get(key) is not None}
+    optional = VERA_OPTIONAL if is_vera(options) else OPTIONAL
+    given = {own: options[key] for key, own in optional.items() if options.get(key) is not None}
+    if is_vera(options):
+        own = {key: options[key] for key in VERA_OWN if options.get(key) is not None}
+        return LoRAConfig(options["r"], target_modules=targets, vera=Vera(**own), **given)
     return LoRAConfig(options["r"], options["lora_alpha"], targets, **given)
 
 
@@ -122,23 +140,30 @@ def shared_scaling(config: LoRAConfig, modules: Iterable[str]) -> float | dict[s
 def options_of(config: LoRAConfig, modules: list[str], base_name: str) -> dict:
     """What adapter_config.json says of an adapter on these modules."""
     config = in_plain_names(config, modules)
-    patterns = {"rank_pattern": config.rank_pattern, "alpha_pattern": config.alpha_pattern}
-    return {
+    common = {
         "r": config.r,
-        "lora_alpha": config.lora_alpha,
-        "lora_dropout": config.lora_dropout,
-        "use_rslora": config.use_rslora,
         "target_modules": list(config.target_modules),
-        **{name: dict(pattern) for name, pattern in patterns.items() if pattern},
-        **({"use_dora": True} if config.use_dora else {}),
-        **({"alora_invocation_tokens": list(config.invocation)} if config.invocation else {}),
         "base_model_name_or_path": base_name,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
+        "task_type": "CAUSAL_LM",
+    }
+    if config.vera is not None:
+        dropout = {"vera_dropout": config.lora_dropout}
+        return {**common, **dropout, **asdict(config.vera), "init_weights": True,
+                "peft_type": "VERA"}  # fmt: skip
+    patterns = {"rank_pattern": config.rank_pattern, "alpha_pattern": config.alpha_pattern}
+    return {
+        **common,
+        "lora_alpha": config.lora_alpha,
+        "lora_dropout": config.lora_dropout,
+        "use_rslora": config.use_rslora,
+        **{name: dict(pattern) for name, pattern in patterns.items() if pattern},
+        **({"use_dora": True} if config.use_dora else {}),
+        **({"alora_invocation_tokens": list(config.invocation)} if config.invocation else {}),
         "init_lora_weights": True,
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
     }
 
 

@@ -66,10 +66,11 @@ class PissaLinear(LoRALinear):
 
 def require_pissa(config: LoRAConfig) -> None:
     """Raise ValueError for a config that PiSSA's start is not made for."""
-    if config.lora_dropout or config.use_dora or config.invocation is not None:
+    if config.lora_dropout or not config.is_product or config.invocation is not None:
         raise ValueError(
-            f"got PiSSA with lora_dropout {config.lora_dropout:g}, use_dora {config.use_dora} and "
-            f"invocation {config.invocation}, expected 0, False and None"
+            f"got PiSSA with lora_dropout {config.lora_dropout:g}, use_dora {config.use_dora}, "
+            f"vera {config.vera} and invocation {config.invocation}, expected 0, False, None and "
+            "None"
         )
 
 

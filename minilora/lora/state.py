@@ -26,7 +26,8 @@ def trainable_parameters(model: Module) -> int:
 
 
 def adapter_state(model: Module) -> dict[str, Array]:
-    """ "<module>.lora_A", "<module>.lora_B" and DoRA's "<module>.lora_magnitude_vector" -> array.
+    """ "<module>.lora_A", "<module>.lora_B" and DoRA's "<module>.lora_magnitude_vector" -> array;
+    of VeRA "<module>.vera_lambda_b" and "<module>.vera_lambda_d".
 
     In the model's order; {} when plain.
     """

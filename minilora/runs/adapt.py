@@ -17,6 +17,7 @@ from minilora.limits import require_finite
 from minilora.lora import (
     Attachment,
     LoRAConfig,
+    Vera,
     attach,
     base_fingerprint,
     trainable_parameters,
@@ -54,7 +55,8 @@ class AdaptPlan(OpenPlan):
     that open the assistant's turn, and leaves the prompt to the base. use_dora: whether it also
     holds the lengths of the rows (DoRA). loraplus_lr_ratio: how many
     times A's rate is B's, whose own is lr (LoRA+). freeze_a: whether A stays as it was drawn, and
-    B alone is trained (LoRA-FA). pissa: whether A and B start at the weight's largest directions;
+    B alone is trained (LoRA-FA). vera: whether two vectors a module are trained around random
+    matrices that all share (VeRA). pissa: whether A and B start at the weight's largest directions;
     the adapter then has rank 2 r. max_length: tokens of an
     example. replay: share of what is trained on that is of the base's own tasks; replay_data: rows
     of these, the ward's where it is None. gate: whether base and adapter are compared on the
@@ -80,6 +82,7 @@ class AdaptPlan(OpenPlan):
     loraplus_lr_ratio: float = 1.0
     freeze_a: bool = False
     pissa: bool = False
+    vera: bool = False
     max_length: int | None = None
     replay: float = 0.0
     replay_data: Path | None = None
@@ -95,6 +98,11 @@ class AdaptPlan(OpenPlan):
         require_finite("loraplus_lr_ratio", self.loraplus_lr_ratio, above=True)
         if self.pissa:
             require_pissa(self.lora(0, (0,) if self.activated else None))
+        if self.vera and (self.freeze_a or self.loraplus_lr_ratio != 1.0):
+            raise ValueError(
+                f"got vera with freeze_a {self.freeze_a} and loraplus_lr_ratio "
+                f"{self.loraplus_lr_ratio:g}, expected False and 1: it trains no A and no B"
+            )
         if self.freeze_a and self.loraplus_lr_ratio != 1.0:
             raise ValueError(
                 f"got loraplus_lr_ratio {self.loraplus_lr_ratio:g} with freeze_a, which trains no "
@@ -112,7 +120,7 @@ class AdaptPlan(OpenPlan):
             targets = defaults.default_targets(width)
         return LoRAConfig(
             self.r, self.lora_alpha, targets, self.lora_dropout, self.use_rslora,
-            invocation=invocation, use_dora=self.use_dora,
+            invocation=invocation, use_dora=self.use_dora, vera=Vera() if self.vera else None,
         )  # fmt: skip
 
     def check(self) -> None:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from minilora.backend import blas_threads, to_numpy
 from minilora.hub.bases import base_dtype_of, base_of, open_base, public_name
 from minilora.lora import Adapter, Attachment, adapter_state, attach, mark_base
-from minilora.lora.adapter import LEAVES
+from minilora.lora.adapter import leaves_of
 from minilora.lora.peft_format import SIDECAR, provenance_sha256
 from minilora.nn import Transformer, quiet_overflow
 from minilora.runs.data import read_file, split
@@ -332,7 +332,7 @@ def _state_of(adapter: Adapter) -> dict[str, np.ndarray]:
     return {
         f"{module}.{leaf}": array
         for module in adapter.modules
-        for leaf, array in zip(LEAVES, adapter.arrays(module), strict=False)
+        for leaf, array in zip(leaves_of(adapter.config), adapter.arrays(module), strict=True)
     }
 
 

@@ -91,14 +91,16 @@ def test_a_frozen_a_gets_no_gradient_no_vjp_and_no_state(monkeypatch):
         ({"use_dora": True}, ["use_dora"]),
         ({"freeze_a": True}, ["frozen A"]),
         ({"loraplus_lr_ratio": RATIO}, ["loraplus_lr_ratio", 7]),
+        ({"vera": True, "lr": 0.05}, ["VERA"]),
     ],
 )
-def test_it_is_saved_as_pefts_lora_and_verified(plan, way, said):
+def test_it_is_saved_in_pefts_words_and_verified(plan, way, said):
     made = replace(plan, steps=20, keep_checkpoints=True, workers=1, **way)
     result = run(made)
     assert result.after.loss < result.before.loss
     options = json.loads((made.out / "adapter_config.json").read_text())
-    assert options["peft_type"] == "LORA" and "loraplus_lr_ratio" not in options
+    assert options["peft_type"] == ("VERA" if made.vera else "LORA")
+    assert "loraplus_lr_ratio" not in options
     again = VerifyPlan(adapter=made.out, data=made.data, base=made.base)
     assert verify(again).verdict is Verdict.VERIFIED
     assert verify(replace(again, segments=2)).verdict is Verdict.VERIFIED
@@ -126,3 +128,6 @@ def test_a_stopped_run_goes_on_in_its_own_way_only(plan):
         replace(plan, use_dora=True, activated=True)
     with refusal(ValueError, "loraplus_lr_ratio"):
         replace(plan, loraplus_lr_ratio=0.0)
+    for beside in ({"freeze_a": True}, {"loraplus_lr_ratio": RATIO}, {"use_dora": True}):
+        with refusal(ValueError, "vera"):
+            replace(plan, vera=True, **beside)
