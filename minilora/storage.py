@@ -44,6 +44,15 @@ _DTYPES = {
 # ---------------------------------------------------------------------------------- atomic writing
 
 
+def require_place(option: str, path: Path | None) -> None:
+    """Raise ValueError unless a file can be put at `path`; None asks for none.
+
+    Called before minutes are spent on what goes into the file.
+    """
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise ValueError(f"got {option} {path}, expected a file in a folder that is there")
+
+
 def atomic_write(path: str | Path, data: bytes) -> None:
     """Write `data` to `path` so that a reader, or a kill, sees the old file or the new one.
 

@@ -32,6 +32,15 @@ def test_atomic_write_makes_and_replaces(tmp_path):
     assert names(path.parent) == ["file.bin"]
 
 
+def test_a_place_for_a_file_is_looked_at_before_there_is_one(tmp_path):
+    storage.require_place("--json", None)
+    storage.require_place("--json", tmp_path / "new.json")
+    for place in (tmp_path, tmp_path / "none" / "new.json"):
+        with refusal(ValueError, "--json", place):
+            storage.require_place("--json", place)
+    assert names(tmp_path) == []
+
+
 @pytest.mark.parametrize("step", ["replace", "fsync"])
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, step):
     path = tmp_path / "file.bin"

@@ -103,7 +103,10 @@ def adapt(
     resume: bool = typer.Option(False, "--resume", help="Continue the stopped run of OUT.run."),
     keep_checkpoints: bool = typer.Option(False, "--keep-checkpoints", help=KEEP_HELP),
 ) -> None:
-    """Train a LoRA adapter on your data, compare before and after, and save it for PEFT."""
+    """Train a LoRA adapter on your data, compare before and after, and save it for PEFT.
+
+    Example: minilora adapt --data data/ward/cardiology.train.jsonl --out my-adapter
+    """
     plan = AdaptPlan(
         out=out,
         data=data,

@@ -54,7 +54,10 @@ def bench(
         [], "--from", help="Show the summary of such JSON files again; nothing is measured."
     ),
 ) -> None:
-    """Measure speed and memory beside torch with PEFT, a textbook autograd, the bare matmuls."""
+    """Measure speed and memory beside torch with PEFT, a textbook autograd, the bare matmuls.
+
+    Example: minilora bench --workload W --job lora-qv --starts 1
+    """
     console = Console()
     if again:
         show_files(console, again, json_, markdown)

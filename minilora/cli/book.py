@@ -18,7 +18,9 @@ def book(
 ) -> None:
     """Write the course and the API as pages that need no network and no server.
 
-    Example: minilora book --out book, then open book/index.html.
+    Then open book/index.html there.
+
+    Example: minilora book --out book
     """
     sizes = build_book(out)
     pages = sum(name.endswith(".html") for name in sizes)

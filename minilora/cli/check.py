@@ -37,7 +37,10 @@ def check(
         None, "--seed", min=0, help="Seed of the numbers and sizes checked on."
     ),
 ) -> None:
-    """Check your answers, as they are saved in your notebooks."""
+    """Check your answers, as they are saved in your notebooks.
+
+    Example: minilora check 1.2 --hint
+    """
     exercises = chosen(what)
     if hint or solution:
         if len(exercises) != 1:

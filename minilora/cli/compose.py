@@ -50,6 +50,8 @@ def compose(
 
     Each task's score is shown for the base, for each adapter alone and for the composition, and
     as a share of what its own adapter gets alone.
+
+    Example: minilora compose a=data/specialists/cardiology b=data/specialists/vascular --out both
     """
     plan = ComposePlan(
         parts=tuple(_part(text) for text in adapters),

@@ -43,7 +43,10 @@ def diff(
         help="Show the file A (.safetensors) as text, or compare the files A and B.",
     ),
 ) -> None:
-    """Compare what two adapters do: settings, ΔW, scores, the answers that changed, and why."""
+    """Compare what two adapters do: settings, ΔW, scores, the answers that changed, and why.
+
+    Example: minilora diff __base__ data/specialists/vascular --data data/ward/vascular.eval.jsonl
+    """
     if text:
         if data is not None:
             raise ValueError("got --text and --data, expected one of them")

@@ -27,7 +27,10 @@ WIDTHS = (128, 256, 576, 768)
 
 
 def doctor() -> None:
-    """Show what minilora runs on: Python, NumPy, BLAS threads, memory, GPU, extras, models."""
+    """Show what minilora runs on: Python, NumPy, BLAS threads, memory, GPU, extras, models.
+
+    Example: minilora doctor
+    """
     rows = [*software(), *threads(), *hardware(), *extras(), ("ward-base", ward_base()), *fetched()]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:

@@ -56,6 +56,8 @@ def evaluate(
     """Evaluate what you ship: greedy answers, compared with the expected ones.
 
     The base always has a column, so that an adapter stands beside what a prompt gets.
+
+    Example: minilora evaluate --adapter tour/adapter --data data/ward/cardiology.eval.jsonl
     """
     plan = ComparePlan(
         data=data,

@@ -29,6 +29,8 @@ def fetch(
 
     SmolLM2-135M-Instruct, Apache-2.0, 93 MB to download. It is kept in MINILORA_CACHE, or the
     user's cache folder.
+
+    Example: minilora fetch smollm2-135m
     """
     if name not in KNOWN:
         raise ValueError(f"got {name!r}, expected a known model: {', '.join(KNOWN)}")

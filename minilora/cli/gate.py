@@ -47,7 +47,10 @@ def gate(
     json_file: Path = typer.Option(None, "--json", help="Write the evidence here."),
     junit: Path = typer.Option(None, "--junit", help="Write JUnit XML here, for CI."),
 ) -> None:
-    """Gate what you ship: exit code 0 pass, 1 fail, 2 can't tell, 3 no verdict (an error)."""
+    """Gate what you ship: exit code 0 pass, 1 fail, 2 can't tell, 3 no verdict (an error).
+
+    Example: minilora gate --adapter tour/adapter --suite data/ward/regression.jsonl
+    """
     plan = GatePlan(
         adapter=adapter,
         model=model,

@@ -58,6 +58,8 @@ def generate(
 
     With several adapters, each answers under a line with its name. With --data each row is answered
     by the adapter that it names, in batches that mix them, and written with its answer as JSON.
+
+    Example: minilora generate --adapter tour/adapter --prompt-file note.txt
     """
     if data is not None and not (prompt is None and prompt_file is None and temperature == 0.0):
         raise ValueError("got --data beside a prompt or a temperature, expected it alone")

@@ -29,7 +29,10 @@ def gradcheck(
     ),
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of inputs, cotangents, directions."),
 ) -> None:
-    """Compare every hand-written gradient with finite differences; exit code 1 if one is wrong."""
+    """Compare every hand-written gradient with finite differences; exit code 1 if one is wrong.
+
+    Example: minilora gradcheck --mutants
+    """
     console, began = Console(), time.perf_counter()
     cases = chosen_cases(op, seed)
     rng = np.random.default_rng(seed)

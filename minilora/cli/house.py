@@ -18,7 +18,10 @@ def house(
     files: str = typer.Option("", "--files", help="Show this room's files, and what they import."),
     plot: Path | None = typer.Option(None, "--plot", help="Draw rooms and arrows into this PNG."),
 ) -> None:
-    """Show the rooms in order and what each imports; exit code 1 if an import breaks the order."""
+    """Show the rooms in order and what each imports; exit code 1 if an import breaks the order.
+
+    Example: minilora house --files lora
+    """
     console, built = Console(), read_house()
     if files:
         show_files(console, built, files)

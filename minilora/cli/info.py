@@ -23,7 +23,10 @@ def info(
     base: str = typer.Option(None, "--base", help=f"Check adapters against it. {BASE_HELP}"),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON list, for programs."),
 ) -> None:
-    """Show settings, sizes, fingerprints and origin of adapter and model folders."""
+    """Show settings, sizes, fingerprints and origin of adapter and model folders.
+
+    Example: minilora info data/ward-base data/specialists/vascular
+    """
     known, failed = [], []
     for path in paths:
         try:

@@ -27,7 +27,10 @@ def learn(
         True, "--open/--no-open", help="Open JupyterLab, or only bring the folder up to date."
     ),
 ) -> None:
-    """Open the course in JupyterLab, in a copy of yours that is never overwritten."""
+    """Open the course in JupyterLab, in a copy of yours that is never overwritten.
+
+    Example: minilora learn 1
+    """
     folder = chosen_folder(folder)
     wanted = find_chapter(chapter) if chapter is not None else None
     if open_ and not has_jupyterlab():

@@ -19,7 +19,10 @@ def merge(
     out: Path = typer.Option(..., "--out", help="Folder to write the merged model to."),
     base: str = typer.Option(None, "--base", help=BASE_OF_ADAPTER_HELP),
 ) -> None:
-    """Merge an adapter into its base, check that nothing but rounding differs, and write it."""
+    """Merge an adapter into its base, check that nothing but rounding differs, and write it.
+
+    Example: minilora merge --adapter data/specialists/vascular --out merged
+    """
     merged = merge_adapter(adapter, out, base)
     check = merged.check
     rows = [

@@ -37,7 +37,10 @@ def pretrain(
     ),
     resume: bool = typer.Option(False, "--resume", help="Continue from OUT.run."),
 ) -> None:
-    """Pretrain the ward's base on synthetic notes, and write it as a Hugging Face folder."""
+    """Pretrain the ward's base on synthetic notes, and write it as a Hugging Face folder.
+
+    Example: minilora pretrain --out my-base --documents 2000 --steps 100
+    """
     plan = PretrainPlan.of_width(
         hidden_size,
         out=out,

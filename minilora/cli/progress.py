@@ -17,7 +17,10 @@ GROUP = "Course"
 
 
 def progress(folder: Path | None = typer.Option(None, "--folder", help=FOLDER_HELP)) -> None:
-    """Show which exercises are done, and what comes next."""
+    """Show which exercises are done, and what comes next.
+
+    Example: minilora progress
+    """
     records = read_progress(chosen_folder(folder))
     rows, done, total = [], 0, 0
     for chapter in find_chapters():

@@ -59,7 +59,10 @@ def route(
     measure: bool = typer.Option(False, "--measure", help=MEASURE_HELP),
     out: Path = typer.Option(Path("router"), "--out", help="Folder for what --measure finds."),
 ) -> None:
-    """Say which adapter a text is for: by rule, or by the lowest loss; or that it is for none."""
+    """Say which adapter a text is for: by rule, or by the lowest loss; or that it is for none.
+
+    Example: minilora route --bank data/specialists --prompt-file note.txt
+    """
     console = Console()
     if rules is not None:
         if answer or measure:

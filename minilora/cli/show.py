@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from minilora.storage import atomic_write
 
 
 def size(count: float) -> str:
@@ -46,3 +50,13 @@ def grid(
 def say(console: Console, text: str) -> None:
     """A line as it is: no markup, no highlighting, wrapped by the terminal only."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def save_svg(console: Console, path: Path, title: str) -> None:
+    """What a recording console has shown, as a picture for a page that loads nothing else.
+
+    Rich's own picture would fetch its font from elsewhere.
+    """
+    svg = console.export_svg(title=title, unique_id="console", clear=False)
+    svg = re.sub(r"@font-face {.*?}", "", svg, flags=re.DOTALL)
+    atomic_write(path, svg.replace("Fira Code, monospace", "monospace").encode())

@@ -29,7 +29,10 @@ def specialists(
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of A and of the order of the data."),
     workers: int = typer.Option(0, "--workers", min=0, help="Processes; 0: one a core."),
 ) -> None:
-    """Train an adapter for each ward of the hospital on one base, and score all of them."""
+    """Train an adapter for each ward of the hospital on one base, and score all of them.
+
+    Example: minilora specialists --out wards --ward vascular
+    """
     console = Console()
     plan = SpecialistsPlan(
         out=out,

@@ -30,7 +30,10 @@ def spectrum(
     plot: Path = typer.Option(None, "--plot", help="Draw it as a PNG here."),
     json_file: Path = typer.Option(None, "--json", help="Also write all numbers here."),
 ) -> None:
-    """Show singular values of ΔW, ranks, amplification and intruders; with B what both share."""
+    """Show singular values of ΔW, ranks, amplification and intruders; with B what both share.
+
+    Example: minilora spectrum data/specialists/vascular data/specialists/cardiology
+    """
     plan = SpectrumPlan(
         a=a, b=b, base=base, r=r, top=top, threshold=threshold, seed=seed, plot_file=plot,
         json_file=json_file,

@@ -26,6 +26,8 @@ def steering(
 
     Each rule is trained alone, and all at once; rates, weights and densities are chosen on other
     notes. Then the forecast of who disturbs whom is held against what was lost.
+
+    Example: minilora steering --out steering
     """
     console = Console()
     plan = SteeringPlan(out=out, seeds=tuple(range(seeds)), steps=steps, asked=asked)

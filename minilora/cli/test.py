@@ -23,7 +23,10 @@ terminal, and whoever gives pytest-xdist's own options has chosen."""
 
 
 def test(ctx: typer.Context) -> None:
-    """Run the tests; the rest goes to pytest, and --all adds PyTorch, PEFT and all chapters."""
+    """Run the tests; the rest goes to pytest, and --all adds PyTorch, PEFT and all chapters.
+
+    Example: minilora test tests/lora -k merge
+    """
     if not (ROOT / "tests").is_dir():
         raise ValueError(f"the tests belong to a checkout of the project; found none in {ROOT}")
     if importlib.util.find_spec("pytest") is None:

@@ -15,6 +15,7 @@ from minilora.cli.gate_report import verdict_line
 from minilora.cli.reporter import TableReporter
 from minilora.cli.scores import tour_rows
 from minilora.runs import TourPlan, TourResult, run
+from minilora.storage import require_place
 from minilora.ward import HOUSE_FORMATS
 from minilora.ward.rules import gives_dose
 
@@ -36,9 +37,14 @@ def tour(
     lr: float = typer.Option(DEFAULT.lr, "--lr", help="Peak learning rate."),
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of A and of the order of the data."),
     workers: int = typer.Option(0, "--workers", min=0, help="Processes; 0: one a core."),
+    svg: Path = typer.Option(None, "--svg", help="Keep notes, answers and scores as a picture."),
 ) -> None:
-    """Adapt the ward's base to a hospital's discharge notes with LoRA, and measure all of it."""
-    console = Console()
+    """Adapt the ward's base to a hospital's discharge notes with LoRA, and measure all of it.
+
+    Example: minilora tour --ward pediatrics
+    """
+    require_place("--svg", svg)
+    console = Console(record=svg is not None)
     plan = TourPlan(out=out, ward=ward, steps=steps, lr=lr, seed=seed, workers=workers)
     result = run(plan, TourReporter(console, ward))
     before, after = result.before, result.after
@@ -48,6 +54,8 @@ def tour(
     show.grid(console, f"{ward}: held-out notes", titles, rows, right=(1, 2, 3))
     knows = result.prompted.format_compliance > 0.5
     gets = " That gets the format, and not the rule." if knows else ""
+    if svg is not None:
+        show.save_svg(console, svg, "python3 minilora tour")
     show.say(console, READING.format(prompted=gets))
     show.say(console, verdict_line(result.gate))
     show.pairs(console, "What it took", bill(result))

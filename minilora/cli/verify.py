@@ -33,7 +33,10 @@ def verify(
     base: str = typer.Option(None, "--base", help=BASE_OF_ADAPTER_HELP),
     json_file: Path = typer.Option(None, "--json", help="Also write the result here."),
 ) -> None:
-    """Train an adapter again and compare: exit code 0 verified, 1 refuted, 2 can't tell."""
+    """Train an adapter again and compare: exit code 0 verified, 1 refuted, 2 can't tell.
+
+    Example: minilora verify my-adapter --data data/ward/cardiology.train.jsonl
+    """
     plan = VerifyPlan(
         adapter=adapter, data=data, replay_data=replay_data, segments=segments, base=base,
         json_file=json_file,

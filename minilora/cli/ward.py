@@ -17,7 +17,10 @@ GROUP = "Make"
 def ward(
     out: Path = typer.Option(Path("data/ward"), "--out", help="Folder to write the files into."),
 ) -> None:
-    """Write the synthetic hospital's data: house tasks, regression suite, corpus sample, card."""
+    """Write the synthetic hospital's data: house tasks, regression suite, corpus sample, card.
+
+    Example: minilora ward --out ward
+    """
     rows = [file_row(path) for path in write_ward(out)]
     headings = ("file", "lines", "size", "sha256, its beginning")
     show.grid(Console(), f"Wrote {out}", headings, rows, right=(1, 2))

@@ -39,7 +39,10 @@ def why(
     device: str = typer.Option("cpu", "--device", help=DEVICE_HELP),
     json_file: Path = typer.Option(None, "--json", help="Also write all scores here."),
 ) -> None:
-    """Rank the training notes by what they have to do with an answer (TracIn)."""
+    """Rank the training notes by what they have to do with an answer (TracIn).
+
+    Example: minilora why --adapter my-adapter --data my.jsonl --eval held.jsonl --row 7
+    """
     plan = WhyPlan(
         adapter=adapter, data=data, as_text=text, eval_data=eval_data, rows=rows, row=row,
         prompt=prompt, answer=answer, suspects=suspects, by=by, clean=clean, moments=checkpoints,

@@ -1,11 +1,12 @@
-"""`python -m minilora.course.build [N ...] [--check | --texts | --claims]`: sources to notebooks.
+"""`python -m minilora.course.build [N ...] [--check | --texts | --sliders | --claims]`: notebooks.
 
 Without an option each chapter is executed and its notebook written with outputs. With --check
 nothing is written: the committed notebook must have the source's cells, have run from top to
 bottom, hold figures and nothing of the machine it was built on, and the chapter must run again.
 Output digits are never compared, because they differ between BLAS kernels. With --texts
-nothing is executed either: texts are renewed, and refused where code has changed. With --claims
-only notebooks/CLAIMS.md is made, from the notebooks as they are.
+nothing is executed either: texts are renewed, and refused where code has changed. With --sliders
+chapters are executed and only what their sliders show is kept. With --claims only
+notebooks/CLAIMS.md is made, from the notebooks as they are.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import argparse
 import json
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from minilora.course.claims import ELSEWHERE
 from minilora.course.claims_table import TABLE, claims_table
@@ -27,6 +30,7 @@ from minilora.course.execute import (
     output_faults,
     put_verdicts,
 )
+from minilora.course.frames import code_digests, frames_path, read_frames, write_frames
 from minilora.course.source import (
     Chapter,
     ChapterError,
@@ -42,13 +46,44 @@ BYTES = 1_000_000
 
 
 def build(chapter: Chapter) -> Notebook:
-    """Execute a chapter and write its notebook. Raises ChapterError and writes nothing else."""
+    """Execute a chapter, write its notebook and what its sliders show. ChapterError: neither."""
     require(chapter, source_faults(chapter))
-    notebook = execute(make_notebook(chapter), chapter.path.name)
-    require(chapter, notebook_faults(chapter, notebook))
-    require(chapter, time_faults(notebook))
-    atomic_write(chapter.notebook, notebook_bytes(notebook))
+    with tempfile.TemporaryDirectory() as folder:
+        notebook = execute(make_notebook(chapter), chapter.path.name, Path(folder))
+        require(chapter, notebook_faults(chapter, notebook))
+        require(chapter, time_faults(notebook))
+        atomic_write(chapter.notebook, notebook_bytes(notebook))
+        keep_frames(chapter, Path(folder))
     return notebook
+
+
+def draw_sliders(chapter: Chapter) -> Notebook:
+    """Execute a chapter for what its sliders show; its notebook stays. Returns the new run."""
+    require(chapter, source_faults(chapter))
+    with tempfile.TemporaryDirectory() as folder:
+        notebook = execute(make_notebook(chapter), chapter.path.name, Path(folder))
+        keep_frames(chapter, Path(folder))
+    return notebook
+
+
+def keep_frames(chapter: Chapter, folder: Path) -> None:
+    """Commit the frames of a run, one file a slider cell, and remove those of cells that left.
+
+    Raises ChapterError where the run has not called `slider` once in each slider cell.
+    """
+    drawn = sorted(folder.iterdir(), key=lambda path: int(path.stem))
+    codes = code_digests(chapter)
+    if len(drawn) != len(codes):
+        raise ChapterError(
+            f"{chapter.path.name}: got {len(drawn)} calls of slider in {len(codes)} slider cells, "
+            "expected one in each"
+        )
+    for number, (path, code) in enumerate(zip(drawn, codes, strict=True), 1):
+        write_frames(frames_path(chapter, number), read_frames(path)[0], code)
+    kept = {frames_path(chapter, number) for number in range(1, len(codes) + 1)}
+    for path in frames_path(chapter, 1).parent.glob(f"{chapter.name}-*.json"):
+        if path not in kept:
+            path.unlink()
 
 
 def check(chapter: Chapter) -> Notebook:
@@ -161,6 +196,10 @@ def committed_faults(chapter: Chapter) -> Iterator[str]:
         first = f", first at {odd[0]['source'][:60]!r}" if odd else ""
         yield f"{path.name} is not made from this source{first}; {again}"
     yield from notebook_faults(chapter, committed)
+    for number, code in enumerate(code_digests(chapter), 1):
+        path = frames_path(chapter, number)
+        if path.is_file() and read_frames(path)[1] != code:
+            yield f"{path.name} is drawn by other code; {again} --sliders"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -169,6 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("chapters", nargs="*", type=int, metavar="N", help="all by default")
     parser.add_argument("--check", action="store_true", help="write nothing")
     parser.add_argument("--texts", action="store_true", help="renew texts, execute nothing")
+    parser.add_argument("--sliders", action="store_true", help="write only what sliders show")
     parser.add_argument("--claims", action="store_true", help="only write notebooks/CLAIMS.md")
     options = parser.parse_args(argv)
     failed = False
@@ -186,6 +226,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         act, word = check, "checked"
     elif options.texts:
         act, word = renew_texts, "renewed the texts of"
+    elif options.sliders:
+        act, word = draw_sliders, "drew the sliders of"
+        chapters = [chapter for chapter in chapters if code_digests(chapter)]
     for chapter in chapters:
         began = time.perf_counter()
         try:

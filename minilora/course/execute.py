@@ -11,10 +11,12 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from minilora import THREAD_VARIABLES
 from minilora.course.claims import VERDICT_TYPE, Verdict
+from minilora.course.frames import FRAMES_VARIABLE
 from minilora.course.notebook import PLAIN_VARIABLE
 from minilora.course.progress import FOLDER_VARIABLE
 from minilora.course.source import ROOT, Cell, Chapter, ChapterError, cell_id, with_verdicts
@@ -60,11 +62,12 @@ def _cell(id: str, cell: Cell, text: str) -> dict[str, Any]:
     return made
 
 
-def execute(notebook: Notebook, name: str) -> Notebook:
+def execute(notebook: Notebook, name: str, frames: Path | None = None) -> Notebook:
     """Run every cell in a fresh kernel of this Python, in an empty folder, and clean the result.
 
-    name: of the chapter, for messages. Raises ChapterError where a cell raises or never ends,
-    with its text and the exception's.
+    name: of the chapter, for messages. frames: an empty folder for what its sliders show; without
+    one they draw a single picture and keep none. Raises ChapterError where a cell raises or never
+    ends, with its text and the exception's.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -77,6 +80,9 @@ def execute(notebook: Notebook, name: str) -> Notebook:
     environment.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     paths = filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment.update({PLAIN_VARIABLE: "1", "PYTHONPATH": os.pathsep.join(paths)})
+    environment.pop(FRAMES_VARIABLE, None)
+    if frames is not None:
+        environment[FRAMES_VARIABLE] = str(frames)
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(
             node,

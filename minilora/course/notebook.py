@@ -12,6 +12,7 @@ from typing import Any
 from minilora.course import progress
 from minilora.course.checking import PASSED, UNWRITTEN, missing, run_check
 from minilora.course.exercises import find_exercise
+from minilora.course.frames import FRAMES_VARIABLE, draw_frames, label, write_frames
 from minilora.course.kernel import live_shell
 from minilora.course.source import ROOT
 
@@ -112,9 +113,14 @@ def slider(draw: Callable[..., Any], **ranges: Any) -> None:
 
     ranges: (low, high) or (low, high, step), or a list of the values to slide through; a slider
     starts at `draw`'s default.
-    Without ipywidgets or a live kernel nothing is shown. Where chapters are built and tested,
-    `draw` runs once at the lowest values, unseen, so that a mistake in it is found.
+    Without ipywidgets or a live kernel nothing is shown. Where chapters are tested, `draw` runs
+    once at the lowest values, unseen, so that a mistake in it is found; where they are built, it
+    draws the frames of every place for the book.
     """
+    if folder := os.environ.get(FRAMES_VARIABLE):
+        number = len(list(Path(folder).iterdir())) + 1
+        write_frames(Path(folder) / f"{number}.json", draw_frames(draw, ranges), "")
+        return
     if os.environ.get(PLAIN_VARIABLE):
         _draw_unseen(draw, {name: _first(choice) for name, choice in ranges.items()})
         return
@@ -127,7 +133,7 @@ def slider(draw: Callable[..., Any], **ranges: Any) -> None:
     defaults = inspect.signature(draw).parameters
     for name, choice in ranges.items():
         if isinstance(choice, list):  # which ipywidgets would show as a menu
-            shown = [(f"{v:.4g}" if isinstance(v, float) else str(v), v) for v in choice]
+            shown = [(label(v), v) for v in choice]
             start = defaults[name].default if name in defaults else None
             start = start if start in choice else choice[0]
             ranges[name] = ipywidgets.SelectionSlider(options=shown, value=start, description=name)

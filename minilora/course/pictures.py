@@ -1,6 +1,13 @@
-"""The course's schematics by name: what a thing looks like, before any code about it."""
+"""The course's schematics by name: what a thing looks like, before any code about it.
+
+`python -m minilora.course.pictures NAME FILE.svg` writes one of them.
+"""
 
 from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -333,3 +340,18 @@ ALL = (
     two_dials, places, merge_and_unmerge, many_sheets, side_effects, two_adapters,
 )  # fmt: skip
 """Every picture, in the order in which the chapters show them."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write one picture as SVG."""
+    by_name = {picture.__name__: picture for picture in ALL}
+    parser = argparse.ArgumentParser(prog="python -m minilora.course.pictures", description=__doc__)
+    parser.add_argument("name", choices=by_name)
+    parser.add_argument("file", type=Path, help="where to write it")
+    options = parser.parse_args(argv)
+    by_name[options.name]().write(options.file)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -13,7 +13,7 @@ from minilora.evaluation.variants import Variant, VariantScore, score_variant, w
 from minilora.hub.bases import open_base
 from minilora.hub.several import BASE, NamedAdapter, base_dtype_of_all, base_of_all, in_turn
 from minilora.runs.plan import Clock, Reporter, paths_from_texts
-from minilora.storage import atomic_write, sha256_file
+from minilora.storage import atomic_write, require_place, sha256_file
 from minilora.text import encode_records
 
 
@@ -51,9 +51,7 @@ class ComparePlan:
             )
         if self.instruction is not None and not self.instruction.strip():
             raise ValueError("got an empty --instruction, expected a text")
-        out = self.json_file  # refused before minutes are spent on what goes in
-        if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
-            raise ValueError(f"got --json {out}, expected a file in a folder that is there")
+        require_place("--json", self.json_file)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from minilora.lora.exchange import wearing
 from minilora.nn import Transformer, bytes_by_format
 from minilora.runs.diff_page import page
 from minilora.runs.plan import Clock, Reporter, paths_from_texts
-from minilora.storage import atomic_write, sha256_file
+from minilora.storage import atomic_write, require_place, sha256_file
 from minilora.text import Tokenizer, encode_records
 from minilora.text.answers import answer_ids
 from minilora.text.streaming import answer_text
@@ -61,9 +61,8 @@ class DiffPlan:
         paths_from_texts(self)
         if self.causes is not None and self.causes < 0:
             raise ValueError(f"got --causes {self.causes}, expected 0 or more")
-        for option, out in (("--json", self.json_file), ("--html", self.html_file)):
-            if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
-                raise ValueError(f"got {option} {out}, expected a file in a folder that is there")
+        require_place("--json", self.json_file)
+        require_place("--html", self.html_file)
 
 
 @dataclass(frozen=True)

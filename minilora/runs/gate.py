@@ -27,7 +27,7 @@ from minilora.limits import require_count
 from minilora.lora import Adapter, attach, base_fingerprint, mark_base
 from minilora.nn import Transformer
 from minilora.runs.plan import Clock, Reporter, paths_from_texts
-from minilora.storage import atomic_write, read_json, sha256_file
+from minilora.storage import atomic_write, read_json, require_place, sha256_file
 from minilora.text import Tokenizer
 from minilora.text.answers import answers
 
@@ -81,10 +81,8 @@ class GatePlan:
                 f"got files named {', '.join(names)}, expected names that differ, as metrics have "
                 "them in theirs"
             )
-        for option, out in (("--json", self.json_file), ("--junit", self.junit_file)):
-            # refused before minutes are spent on what goes in
-            if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
-                raise ValueError(f"got {option} {out}, expected a file in a folder that is there")
+        require_place("--json", self.json_file)
+        require_place("--junit", self.junit_file)
 
 
 @dataclass(frozen=True)

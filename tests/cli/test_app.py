@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 
 import pytest
+import typer
 
 from minilora import __version__
 from minilora.cli import app, doctor, test
@@ -58,6 +61,24 @@ def test_version_and_help(capfd):
     assert capfd.readouterr().out == f"minilora {__version__}\n"
     assert app.main(["--help"]) == 0
     assert "doctor" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("name", app.find_commands())
+def test_help_ends_with_an_example_that_the_command_takes(name):
+    """Parsed, and not run: an option that was renamed would be an error here."""
+    shown = app.find_commands()[name].help
+    (line,) = re.findall(r"^Example: (minilora .+)$", shown, re.M)
+    assert shown.endswith(line)
+    _, called, *rest = shlex.split(line)
+    assert called == name
+    command = typer.main.get_command(app.build([name])).commands[name]
+    command.make_context(name, rest)
+
+
+def test_an_example_with_a_wrong_option_is_found():
+    command = typer.main.get_command(app.build(["tour"])).commands["tour"]
+    with pytest.raises(Exception, match="--no-such"):
+        command.make_context("tour", ["--no-such"])
 
 
 def test_an_unknown_command_is_named(capfd):

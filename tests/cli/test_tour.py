@@ -1,6 +1,8 @@
 """The tour on the shipped base, cut short: what it shows, checks, writes and refuses."""
 
 import json
+import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -24,7 +26,8 @@ def short_tour(tmp_path_factory):
     out = tmp_path_factory.mktemp("tour") / "t"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
         patch.setattr(touring, "CHECK_ROWS", 24)
-        raise SystemExit(app.main(["tour", "--out", str(out), *SHORT]))
+        svg = out.with_name("tour.svg")
+        raise SystemExit(app.main(["tour", "--out", str(out), "--svg", str(svg), *SHORT]))
     assert stop.value.code == 0
     return out
 
@@ -47,6 +50,25 @@ def test_tour_writes_adapter_merged_model_plot_and_figures(short_tour):
     assert figures["gate"]["verdict"] in ("pass", "fail", "can't tell")
     assert (short_tour / "tour.png").read_bytes().startswith(b"\x89PNG")
     assert Adapter.read(short_tour / "adapter").config == LoRAConfig()
+
+
+def test_the_picture_shows_note_answers_and_scores_and_loads_nothing(short_tour):
+    svg = short_tour.with_name("tour.svg").read_text("utf-8")
+    root = ElementTree.fromstring(svg)
+    shown = " ".join("".join(root.itertext()).replace("\xa0", " ").split())
+    assert names(shown, "furosemide", "The base answers", "With the adapter", "exact")
+    links = re.findall(r"url\(([^)]*)\)|href=['\"]([^'\"]*)", svg)
+    assert all(link.startswith("#") for pair in links for link in pair if link)
+    assert "@font-face" not in svg and "Parameters" not in shown
+
+
+def test_a_picture_without_a_place_is_refused_before_the_base_is_asked(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(touring, "open_base", None)
+    place = tmp_path / "none" / "tour.svg"
+    assert app.main(["tour", "--out", str(tmp_path / "t"), "--svg", str(place)]) == 1
+    assert names(error_line(capsys), "--svg", place)
 
 
 def test_merged_model_answers_as_base_and_adapter_do(short_tour):

@@ -85,10 +85,15 @@ def make_pages(chapters: Sequence[Chapter]) -> dict[str, bytes]:
             after=after,
             contents=_on_this_page(body) if name not in ("index.html", "search.html") else [],
             search_index=_script_json(index) if name == "search.html" else "",
-            search_script=(HERE / "search.js").read_text("utf-8") if name == "search.html" else "",
+            search_script=_script("search.js") if name == "search.html" else "",
+            slider_script=_script("slider.js") if "<figure class='slider'" in body else "",
         ).encode()
     files["style.css"] = ((HERE / "style.css").read_text("utf-8") + code_colours()).encode()
     return files
+
+
+def _script(name: str) -> str:
+    return (HERE / name).read_text("utf-8")
 
 
 def _template(name: str):

@@ -12,17 +12,17 @@ from typing import Any
 
 from minilora.course.book.text import code_html, html_of
 from minilora.course.exercises import Exercise, find_exercise
+from minilora.course.frames import SUFFIX, Frames, frames_path, read_frames
 from minilora.course.source import Chapter
 
-SUFFIX = {"image/png": "png", "image/jpeg": "jpg"}
 WHERE_TO_WORK = (
     "<p class='note'>This page is for reading. To run the chapter, write its exercises and have "
     "them checked, call <code>python3 minilora learn {number}</code> in the project's folder. "
     "Below a claim, ✓ and ✗ say what was measured.</p>"
 )
-SLIDER = (
-    "<p class='note'>In the notebook, sliders follow here; the figure above shows the same.</p>"
-)
+STILL = "<p class='note'>{here} the figure above shows the same.</p>"
+NO_FRAMES = STILL.format(here="In the notebook, sliders follow here;")
+NO_SCRIPT = STILL.format(here="With scripts, sliders follow here;")
 
 
 @dataclass
@@ -33,7 +33,9 @@ class _Page:
     parts: list[str] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     heading: str = ""
-    pictures: int = 0
+    schematics: int = 0
+    figures: int = 0
+    sliders: int = 0
 
 
 def chapter_html(chapter: Chapter) -> tuple[str, dict[str, bytes]]:
@@ -62,7 +64,9 @@ def _text(page: _Page, source: str, tags: list[str]) -> None:
 def _code(page: _Page, source: str, cell: Mapping[str, Any]) -> None:
     tags = cell["metadata"].get("tags", [])
     if "slider" in tags:
-        page.parts.append(SLIDER)
+        page.sliders += 1
+        path = frames_path(page.chapter, page.sliders)
+        page.parts.append(_slider(page, read_frames(path)[0]) if path.is_file() else NO_FRAMES)
         return
     if "exercise" in tags:
         exercise = find_exercise(cell["metadata"]["exercise"])
@@ -74,6 +78,33 @@ def _code(page: _Page, source: str, cell: Mapping[str, Any]) -> None:
     if "claims" in tags:
         shown = f"<details><summary>How the claims were measured</summary>{shown}</details>"
     page.parts.append(shown)
+
+
+def _slider(page: _Page, frames: Frames) -> str:
+    """Sliders over the frames, which a script of the page brings to life; hidden without one."""
+    stem = f"{page.chapter.number:02d}-slider-{page.sliders}"
+    suffix = SUFFIX[frames.kind]
+    for number, picture in enumerate(frames.pictures):
+        page.files[f"figures/{stem}-{number}.{suffix}"] = picture
+    first = 0
+    for start, labels in zip(frames.start, frames.labels, strict=True):
+        first = first * len(labels) + start
+    controls = ""
+    for i, (name, labels) in enumerate(zip(frames.names, frames.labels, strict=True), 1):
+        id, start = f"s{stem}-{i}", frames.start[i - 1]
+        words = escape(json.dumps(labels, ensure_ascii=False), quote=True)
+        controls += (
+            f"<p><label for='{id}'>{escape(name)}</label> <input type='range' id='{id}' min='0' "
+            f"max='{len(labels) - 1}' value='{start}' data-labels='{words}'> "
+            f"<output for='{id}'>{escape(labels[start])}</output></p>"
+        )
+    picture = f"figures/{stem}-{first}.{suffix}"
+    alt = escape(f"Figure of the section {page.heading}, at the sliders' places", quote=True)
+    return (
+        f"<noscript>{NO_SCRIPT}</noscript><figure class='slider' hidden data-frames="
+        f"'figures/{stem}-' data-suffix='.{suffix}' data-count='{len(frames.pictures)}'>"
+        f"{controls}<img src='{picture}' alt='{alt}' loading='lazy'></figure>"
+    )
 
 
 def folded(exercise: Exercise) -> str:
@@ -95,15 +126,15 @@ def folded(exercise: Exercise) -> str:
 def _output(page: _Page, source: str, output: Mapping[str, Any]) -> str:
     data = output.get("data", {})
     if "image/svg+xml" in data:
-        page.pictures += 1
+        page.schematics += 1
         svg = _joined(data["image/svg+xml"])
-        name = f"head-{page.pictures}"  # an id may stand only once on a page
+        name = f"head-{page.schematics}"  # an id may stand only once on a page
         svg = svg.replace("id='head'", f"id='{name}'").replace("url(#head)", f"url(#{name})")
         return f"<figure class='scroll schematic'>{svg}</figure>"
     for kind, suffix in SUFFIX.items():
         if kind in data:
-            number = len(page.files) + 1
-            name = f"figures/{page.chapter.number:02d}-{number:02d}.{suffix}"
+            page.figures += 1
+            name = f"figures/{page.chapter.number:02d}-{page.figures:02d}.{suffix}"
             page.files[name] = base64.b64decode(_joined(data[kind]))
             alt = escape(figure_alt(source, page.heading), quote=True)
             return f"<figure><img src='{name}' alt='{alt}' loading='lazy'></figure>"

@@ -41,6 +41,9 @@ class _Reader(HTMLParser):
             self.loaded.append(given.get("href", ""))
         if "src" in given:
             self.loaded.append(given["src"])
+        if "data-frames" in given:  # what a slider's script loads
+            stem, suffix = given["data-frames"], given["data-suffix"]
+            self.loaded += [f"{stem}{i}{suffix}" for i in range(int(given["data-count"]))]
         if tag == "img" and not given.get("alt"):
             self.faults.append(f"the image {given.get('src')} has no alt text")
         if tag == "svg" and not (given.get("aria-label") or given.get("aria-hidden") == "true"):
