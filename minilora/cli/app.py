@@ -24,7 +24,7 @@ from minilora.cli.errors import print_error, usage_text, with_plain_errors
 FOLDER = Path(__file__).parent
 GROUPS = ("Course", "Adapt", "Judge", "Serve", "Understand", "Make")
 """What the commands are for, in the order in which the help shows them."""
-FIRST = ("tour", "learn", "adapt", "generate", "info", "pretrain")
+FIRST = ("learn", "tour", "adapt", "generate", "info", "pretrain")
 """The commands that come first in their group; the others follow by name."""
 HELP = "Learn LoRA by building it, and adapt a language model with what you built."
 

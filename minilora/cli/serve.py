@@ -58,6 +58,8 @@ def serve(
 
     A request's `model` is an adapter's name, the base, or `router`. Greedy unless it says a
     temperature. Requests of any adapters share each step.
+
+    Example: minilora serve --adapter cardiology=tour/adapter --port 8080
     """
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise ValueError(
