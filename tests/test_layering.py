@@ -12,6 +12,7 @@ from minilora.cli.app import find_commands
 from minilora.rooms import DOORS, PACKAGE, ROOMS, House, read_house, room_of
 
 NEVER = ("torch", "transformers", "peft", "tensorflow", "jax")
+HTTP = ("starlette", "uvicorn", "anyio", "prometheus_client")
 PEERS = ("bench/torch_peer.py", "bench/torch_bank.py")  # what minilora is compared with
 
 
@@ -23,6 +24,8 @@ def outside_faults(house: House) -> Iterator[str]:
             yield f"{where}: the library imports {top}"
         if top == "cupy" and room_of(one.file) != "backend":
             yield f"{where}: cupy is imported outside backend.py"
+        if top in HTTP and not one.file.startswith("serving/http/"):
+            yield f"{where}: {top} is imported outside serving/http"
         if one.file == "__init__.py" and one.target:
             yield f"{where}: importing the package must stay light, and it imports {one.target}"
         if one.target and room_of(one.target) not in ROOMS + DOORS:
@@ -100,6 +103,8 @@ OUTSIDE = [
     ("cli/adapt.py", "from peft import LoraConfig\n"),
     ("bench/sides.py", "import torch\n"),
     ("cli/torch_peer.py", "import torch\n"),
+    ("serving/service.py", "import anyio.to_thread\n"),
+    ("cli/serve.py", "from starlette.routing import Route\n"),
     ("__init__.py", "from minilora.nn import layers\n"),
 ]
 
@@ -131,6 +136,7 @@ def test_an_import_from_no_room_is_found(tmp_path):
         ("cli/adapt.py", "from minilora import __version__, backend\nfrom ..ward import notes\n"),
         ("ward/score.py", "from ..hub import checkpoint\nimport numpy as np\n"),
         ("backend.py", "import cupy\n"),
+        ("serving/http/app.py", "import uvicorn\n"),
         ("bench/torch_peer.py", "import peft\nimport torch\n"),
         ("bench/torch_bank.py", "import peft\nimport torch\n"),
         ("__main__.py", "from minilora.cli.app import main\n"),
