@@ -88,8 +88,12 @@ class Answers:
     def cancel(self, index: int | None = None) -> None:
         """Give up one of them, or all; what has ended is left as it is."""
         for place in self.open if index is None else self.open & {index}:
-            self.tell(Told(place, ended=CANCELLED))
-            self._service.forget(self, place)
+            self.end(place, CANCELLED)
+
+    def end(self, index: int, why: str, error: str | None = None) -> None:
+        """End one of them that goes on, and free its row."""
+        self.tell(Told(index, ended=why, error=error))
+        self._service.forget(self, index)
 
     def tell(self, told: Told) -> None:
         """Take what one is told; nothing after its end."""
@@ -208,8 +212,7 @@ class Service:
         self._closing = True
         for answers in list(self._open):
             for place in answers.open:
-                answers.tell(Told(place, ended=BROKEN, error=why))
-                self.forget(answers, place)
+                answers.end(place, BROKEN, why)
 
     # -- adapters ------------------------------------------------------------------------------
 

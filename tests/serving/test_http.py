@@ -19,13 +19,16 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
 
+import anyio
 from prometheus_client.parser import text_string_to_metric_families
 
 from minilora.hub import save_pretrained
 from minilora.serving.http.asked import Limits
 from minilora.serving.http.run import hosts_for, listen, require_key
+from minilora.serving.http.streams import EventStream
 from minilora.serving.router import Choice
 from minilora.serving.service import ROUTER
+from minilora.text.answers import prompt_ids
 from tests.serving.served import (
     NAME,
     NAMES,
@@ -419,6 +422,32 @@ def test_a_reader_who_does_not_read_holds_up_nobody():
             own.close()
 
 
+def test_a_stream_whose_client_takes_nothing_is_given_up():
+    closed = []
+
+    async def events():
+        try:
+            while True:
+                yield b"data: {}\n\n"
+        finally:
+            closed.append(True)
+
+    async def never():
+        await anyio.sleep_forever()
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+        if len(sent) > 3:
+            await anyio.sleep_forever()
+
+    anyio.run(EventStream(events(), 0.1), {"type": "http"}, never, send)
+    assert closed and [one["type"] for one in sent[:2]] == [
+        "http.response.start", "http.response.body",
+    ]  # fmt: skip
+
+
 def test_cut_connections_at_any_byte_leave_the_server_whole(client):
     whole = json.dumps(chat_body(NOTES[0], "plain", stream=True)).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
@@ -529,6 +558,17 @@ def test_metrics_are_prometheus_and_count(client):
     assert read == grown["minilora_prompt_tokens_total", "wide"]
     assert after["minilora_adapters",] == 3 and after["minilora_open_requests",] == 0
     assert not any("nobody" in name for name in after)
+
+
+def test_a_note_is_read_once_for_the_base_and_activated_adapters():
+    with serving(an_engine(kept_positions=64)) as client:
+        note = "The patient takes 20 mg."
+        for name in (NAME, "activated"):
+            assert text_of(client.chat(note, name)[1]) == alone(note, name)[1]
+        read = len(prompt_ids(WORDS, note))
+        assert (client.engine.read_positions, client.engine.known_positions) == (
+            read + 1, read - 1,
+        )  # fmt: skip
 
 
 def test_a_step_that_fails_is_told_and_the_next_requests_are_answered():

@@ -8,6 +8,10 @@ import json
 import numpy as np
 import pytest
 
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytest.importorskip("prometheus_client")
+
 from minilora.hub import save_pretrained
 from minilora.hub.several import NamedAdapter
 from minilora.lora import Adapter, LoRAConfig, mark_base

@@ -315,7 +315,7 @@ class _Api:
             raise Refused(f"got no whole body in {self.limits.seconds:g} seconds", 408) from None
         if too_long:
             raise Refused(f"got a body of more than {most} bytes, expected at most so many", 413)
-        return await anyio.to_thread.run_sync(read_object, bytes(body))
+        return read_object(bytes(body))
 
 
 async def _nothing() -> AsyncIterator[bytes]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import anyio
 
 from minilora.serving.engine import BROKEN, CANCELLED, STOP, Request
 from minilora.serving.http.asked import Asked, Refused
@@ -63,23 +63,21 @@ class Replies:
     async def pieces(self) -> AsyncGenerator[list[Piece], None]:
         """All that comes, until every answer has ended; those that go away give up the rest."""
         left = self.answers.began + self.seconds - time.monotonic()
-        told = aiter(self.answers)
+        timer = asyncio.get_running_loop().call_later(left, self._end_late)
         try:
-            while True:
-                with anyio.move_on_after(left) as scope:
-                    some = await anext(told, None)
-                if scope.cancelled_caught:
-                    why = f"the answer took more than {self.seconds:g} seconds"
-                    yield [self._end(Piece(i, "", LATE, why)) for i in sorted(self.answers.open)]
-                    return
-                if some is None:
-                    return
+            async for some in self.answers:
                 yield [piece for one in some for piece in self._read(one)]
-                left = self.answers.began + self.seconds - time.monotonic()
         finally:
+            timer.cancel()
             for index in self.answers.open:
                 self.metrics.ended.labels(self.names[index], CANCELLED).inc()
             self.answers.cancel()
+
+    def _end_late(self) -> None:
+        """Tell those that go on that their time is over."""
+        why = f"the answer took more than {self.seconds:g} seconds"
+        for index in self.answers.open:
+            self.answers.end(index, LATE, why)
 
     def _read(self, told: Told) -> list[Piece]:
         """The pieces that one more thing makes; none for what comes after a stop text."""
@@ -144,7 +142,7 @@ def routed(choice: Choice) -> dict[str, Any]:
 # --------------------------------------------------------------------------------- OpenAI's forms
 
 
-class Form:
+class Form(ABC):
     """The JSON of one kind of completions, whole or in chunks."""
 
     prefix, kind, chunk_kind = "", "", ""
@@ -153,13 +151,13 @@ class Form:
         self.replies, self._begun = replies, set[int]()
         self._head = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time())}
 
+    @abstractmethod
     def message(self, text: str) -> dict[str, Any]:
         """A whole answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def delta(self, index: int, text: str) -> dict[str, Any]:
         """A part of one."""
-        raise NotImplementedError
 
     async def whole(self) -> dict[str, Any]:
         """The response of a request that is not streamed. Raises Refused where an answer failed."""
