@@ -25,6 +25,7 @@ KEY_HELP = "Key that requests must bear; demanded where others than this machine
 LOAD_HELP = "Folder from which clients may load adapters, and unload any. Default: none may."
 ROWS_HELP = f"Requests answered at a time. Default: {ROWS}, or what fits in memory."
 CONTEXT_HELP = f"Tokens of a prompt with its answer. Default: {CONTEXT}, or what the model has."
+PROMPT_HELP = "Of one prompt, at most. Default: what the context has room for."
 PACKED_HELP = (
     "Keep a rounded base packed: less memory, and its numbers are made anew for each step, at a "
     "fraction of the speed for few requests at a time (data/serving/README.md)."
@@ -48,6 +49,7 @@ def serve(
     kept_positions: int = typer.Option(
         KEPT, "--kept-positions", help="Positions of prompts kept for others that begin alike."
     ),
+    max_prompt_tokens: int = typer.Option(None, "--max-prompt-tokens", help=PROMPT_HELP),
     max_new_tokens: int = typer.Option(1024, "--max-new-tokens", help="Of one answer, at most."),
     waiting: int = typer.Option(128, "--waiting", help="Requests that may wait for a row."),
     body_bytes: int = typer.Option(1 << 20, "--body-bytes", help="Of one request, at most."),
@@ -73,7 +75,7 @@ def serve(
     run.require_key(host, api_key)
     specialists = base is None and not adapter
     chosen = adapters_in(SPECIALISTS) if specialists else named_adapters(adapter)
-    limits = Limits(body=body_bytes, new=max_new_tokens, seconds=seconds)
+    limits = Limits(body_bytes, max_prompt_tokens, max_new_tokens, seconds=seconds)
     with run.listen(host, port) as listener:
         opened = open_engine(
             chosen, base, base_dtype, packed=packed, rows=rows, context=context, kept=kept_positions
@@ -83,5 +85,6 @@ def serve(
         settings = Settings(opened.name, limits, api_key, run.hosts_for(host), load_from)
         service = Service(opened.engine, waiting, route)
         names = ", ".join([opened.name, *service.names, *([ROUTER] if route else [])])
+        server = run.make_server(service, opened.tokenizer, settings, grace)
         typer.echo(f"Serving {names} at {run.url_of(listener)} (Ctrl-C ends it).")
-        run.serve(service, opened.tokenizer, settings, listener, grace)
+        server.run([listener])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from tests.says import names, refusal
+from tests.says import error_line, names, refusal
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -22,12 +23,14 @@ pytest.importorskip("prometheus_client")
 import anyio
 from prometheus_client.parser import text_string_to_metric_families
 
+from minilora.cli.app import main
 from minilora.hub import save_pretrained
+from minilora.serving.http.app import Settings, make_app
 from minilora.serving.http.asked import Limits
 from minilora.serving.http.run import hosts_for, listen, require_key
 from minilora.serving.http.streams import EventStream
 from minilora.serving.router import Choice
-from minilora.serving.service import ROUTER
+from minilora.serving.service import ROUTER, Service
 from minilora.text.answers import prompt_ids
 from tests.serving.served import (
     NAME,
@@ -351,6 +354,42 @@ def test_on_this_machine_it_is_not():
 def test_a_key_that_no_header_can_bear_is_refused(key):
     with refusal(ValueError):
         require_key("127.0.0.1", key)
+
+
+@pytest.mark.parametrize("base", ["plain", "wide"])
+def test_a_base_and_an_adapter_of_one_name_are_refused(base):
+    with refusal(ValueError, base):
+        make_app(Service(an_engine()), WORDS, Settings(base))
+
+
+@pytest.mark.parametrize(
+    "limits", [{"body": 0}, {"new": 0}, {"prompt": 0}, {"seconds": 0.0}, {"seconds": math.nan}]
+)
+def test_limits_that_leave_no_room_are_refused(limits):
+    with refusal(ValueError, *limits):
+        Limits(**limits)
+
+
+def test_a_folder_to_load_from_that_is_none_is_refused(tmp_path):
+    with refusal(ValueError, tmp_path / "nowhere"):
+        Settings(NAME, load_from=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--host", "0.0.0.0"], "--api-key"),
+        (["--port", "70000"], 70000),
+        (["--rows", "0"], "rows"),
+        (["--context", "99999"], 99999),
+        (["--grace", "nan"], "nan"),
+        (["--waiting", "-1"], -1),
+        (["--load-from", "nowhere"], "nowhere"),
+    ],
+)
+def test_the_command_refuses_before_it_serves(saved, capsys, options, named):
+    assert main(["serve", "--base", str(saved), "--port", "0", *options]) == 1
+    assert names(error_line(capsys), named)
 
 
 def test_a_port_that_is_taken_is_refused():

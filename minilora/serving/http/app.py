@@ -63,7 +63,7 @@ class Settings:
     base: what the base is called. key: that every request must bear, None for none. hosts: the
     names by which it may be asked, None for any; a web page elsewhere that gives its own name to
     this address is refused by it. load_from: the folder in which adapters may be named while the
-    server runs, None for none.
+    server runs, None for none. Raises ValueError for one that is no folder.
     """
 
     base: str
@@ -71,6 +71,10 @@ class Settings:
     key: str | None = None
     hosts: frozenset[str] | None = None
     load_from: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.load_from is not None and not self.load_from.is_dir():
+            raise ValueError(f"got {self.load_from} to load adapters from, expected a folder")
 
 
 class Json(Response):
@@ -84,7 +88,13 @@ class Json(Response):
 
 
 def make_app(service: Service, tokenizer: Tokenizer, settings: Settings) -> Starlette:
-    """The application; it begins and ends the service."""
+    """The application; it begins and ends the service.
+
+    Raises ValueError for an adapter that has the base's name or the router's.
+    """
+    taken = {settings.base, ROUTER} & set(service.names)
+    if taken:
+        raise ValueError(f"got an adapter named {taken.pop()!r}, which stands for another")
     return _Api(service, tokenizer, settings).app()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
+from minilora.limits import require_count, require_finite
 from minilora.serving.engine import Request
 from minilora.text import Tokenizer
 from minilora.text.answers import prompt_ids, raw_ids
@@ -56,16 +57,24 @@ class Refused(ValueError):
 class Limits:
     """How much a request may ask for.
 
-    body: bytes. prompt, new: tokens; usual: new ones where a request names no number. together:
-    answers to one request. seconds: from a request's arrival to the end of its answer.
+    body: bytes. prompt: tokens, None for what the context has room for. new: tokens of an answer,
+    and usual where a request names no number. together: answers to one request. seconds: from a
+    request's arrival to the end of its answer. Raises ValueError for what leaves no room for any.
     """
 
     body: int = 1 << 20
-    prompt: int = 2048
+    prompt: int | None = None
     new: int = 1024
     usual: int = 256
     together: int = 16
     seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        for name in ("body", "new", "usual", "together"):
+            require_count(name, getattr(self, name), 1)
+        if self.prompt is not None:
+            require_count("prompt", self.prompt, 1)
+        require_finite("seconds", self.seconds, above=True)
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,7 @@ class Asked:
         longest: positions of a prompt with its answer. Raises Refused for a prompt or an answer
         that is too long.
         """
-        most = min(limits.prompt, longest - 1)
+        most = min(limits.prompt or longest, longest - 1)
         made = []
         for ids in prompts:
             if not 1 <= len(ids) <= most:

@@ -61,24 +61,14 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def serve(
-    service: Service,
-    tokenizer: Tokenizer,
-    settings: Settings,
-    listener: socket.socket,
-    grace: float = 30.0,
-) -> None:
-    """Serve until Ctrl-C or SIGTERM; then those in flight have `grace` seconds to finish.
-
-    Afterwards, or at a second Ctrl-C, they are told that the server ends. A third ends it at once.
-    """
-    make_server(service, tokenizer, settings, grace).run([listener])
-
-
 def make_server(
     service: Service, tokenizer: Tokenizer, settings: Settings, grace: float = 30.0
 ) -> uvicorn.Server:
-    """What `serve` runs; its `handle_exit` counts as a signal."""
+    """A server whose `run([listener])` serves until Ctrl-C or SIGTERM.
+
+    Then those in flight have `grace` seconds to finish. Afterwards, or at a second Ctrl-C, they are
+    told that the server ends. A third ends it at once.
+    """
     require_finite("grace", grace)
     config = uvicorn.Config(
         make_app(service, tokenizer, settings), http="h11", ws="none", lifespan="on",
@@ -90,7 +80,7 @@ def make_server(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, which ends as `serve` says, and without raising its signals once more."""
+    """uvicorn's, which ends as `make_server` says, and without raising its signals once more."""
 
     def __init__(self, config: uvicorn.Config, service: Service, grace: float) -> None:
         super().__init__(config)
