@@ -502,6 +502,47 @@ def test_cut_connections_at_any_byte_leave_the_server_whole(client):
     assert text_of(client.chat(NOTES[0], "plain")[1]) == alone(NOTES[0], "plain")[1]
 
 
+def test_a_storm_of_good_and_bad_clients_leaves_every_whole_answer_right(folders):
+    expected = {(note, name): alone(note, name)[1] for note in NOTES for name in NAMES}
+    engine = an_engine(most_rows=6)
+
+    with serving(engine, most_waiting=500, load_from=folders) as client:
+
+        def behave(seed: int) -> str:
+            rng = np.random.default_rng(seed)
+            note, name = NOTES[rng.integers(len(NOTES))], NAMES[rng.integers(len(NAMES))]
+            kind = seed % 6
+            if kind == 0:
+                return (
+                    "whole" if text_of(client.chat(note, name)[1]) == expected[note, name] else ""
+                )
+            if kind == 1:
+                told = client.events("/v1/chat/completions", chat_body(note, name, stream=True))
+                text = "".join(p["choices"][0]["delta"].get("content", "") for p in told)
+                return "streamed" if text == expected[note, name] else ""
+            if kind == 2:
+                with client.begin(chat_body(note, name, LONG, stream=True)) as own:
+                    own.recv(int(rng.integers(1, 2000)))
+                return "cut"
+            if kind == 3:
+                client.begin(chat_body(note, name, LONG)).close()
+                return "cut"
+            if kind == 4:
+                return "refused" if client.ask("/v1/completions", b"{")[0] == 400 else ""
+            own = f"own-{seed}"
+            assert load(client, own, "good")[0] == 200
+            status, _, _ = client.chat(note, own)
+            gone = client.ask("/v1/unload_lora_adapter", {"lora_name": own})[0]
+            return "came and went" if status == gone == 200 else ""
+
+        with ThreadPoolExecutor(12) as pool:
+            told = list(pool.map(behave, range(120)))
+        assert all(told), [i for i, one in enumerate(told) if not one]
+        until(lambda: client.service.open == 0 and engine.active == engine.waiting == 0)
+        assert client.service.names == ("activated", "plain", "wide") == engine.bank.names
+        assert text_of(client.chat(NOTES[0], "plain")[1]) == expected[NOTES[0], "plain"]
+
+
 # -- adapters -----------------------------------------------------------------------------------
 
 
