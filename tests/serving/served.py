@@ -49,15 +49,17 @@ def an_engine(most_rows=4, kept_positions=64, **settings) -> Engine:
     return Engine(bank, most_rows, kept_positions=kept_positions, **settings)
 
 
-def slow(engine: Engine, seconds: float = 0.01) -> None:
-    """Make each step take so long."""
-    step = engine.step
+def slow(engine: Engine, seconds: float = 0.01) -> list[int]:
+    """Make each step take so long; a list that has a line for each."""
+    step, steps = engine.step, []
 
     def slowly():
+        steps.append(engine.active)
         time.sleep(seconds)
         return step()
 
     engine.step = slowly
+    return steps
 
 
 def alone(note: str, name: str, most: int = 24) -> tuple[list[int], str]:

@@ -171,6 +171,16 @@ def test_every_answer_under_load_is_the_one_alone(client):
     assert answers == [expected[one] for one in asked]
 
 
+def test_a_stop_text_frees_its_row():
+    engine = an_engine()
+    steps = slow(engine)
+    with serving(engine) as client:
+        _, text = alone(NOTES[1], "plain")
+        client.chat(NOTES[1], "plain", LONG, stop=text[4:6])
+        until(lambda: engine.active == 0)
+        assert 2 < len(steps) < LONG / 2
+
+
 def test_a_seed_says_what_is_sampled(client):
     settings = {"temperature": 1.3, "top_p": 0.9}
     one, same, other = (
@@ -405,7 +415,7 @@ def test_a_port_that_is_taken_is_refused():
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_away_frees_its_row_and_harms_nobody(stream):
     engine = an_engine()
-    slow(engine)
+    steps = slow(engine)
     with serving(engine) as client:
         gone = client.begin(chat_body(NOTES[1], "wide", LONG, stream=stream))
         until(lambda: engine.active == 1)
@@ -414,6 +424,7 @@ def test_a_client_that_goes_away_frees_its_row_and_harms_nobody(stream):
             until(lambda: engine.active == 2)
             gone.close()
             until(lambda: engine.active <= 1)
+            assert len(steps) < LONG / 2
             assert text_of(other.result()[1]) == alone(NOTES[0], "plain", 40)[1]
         assert client.service.open == 0
         counted = client.ask("/metrics")[1]
@@ -433,7 +444,7 @@ time.sleep(60)
 @pytest.mark.processes
 def test_a_client_that_is_killed_frees_its_row():
     engine = an_engine()
-    slow(engine)
+    steps = slow(engine)
     with serving(engine) as client:
         data = json.dumps(chat_body(NOTES[1], "wide", LONG, stream=True)).encode()
         head = (
@@ -447,6 +458,7 @@ def test_a_client_that_is_killed_frees_its_row():
             until(lambda: engine.active == 1)
             process.kill()
         until(lambda: engine.active == 0)
+        assert len(steps) < LONG / 2
         assert client.chat(NOTES[0], "plain")[0] == 200
 
 
@@ -653,17 +665,18 @@ def test_a_note_is_read_once_for_the_base_and_activated_adapters():
 
 def test_a_step_that_fails_is_told_and_the_next_requests_are_answered():
     engine = an_engine()
-    step, fails = engine.step, [True]
+    drop, fails = engine._drop_ended, [True]
 
     def sometimes():
-        if len(engine._rows) == 1 and fails:
+        if fails:
             fails.clear()
             raise RuntimeError("the memory is gone")
-        return step()
+        drop()
 
-    engine.step = sometimes
+    engine._drop_ended = sometimes
     with serving(engine) as client:
-        status, value, _ = client.chat(NOTES[0], "wide", 60)
+        status, value, _ = client.chat(NOTES[0], "wide", LONG)
+        assert engine.active == 0
         assert (status, value["error"]["type"]) == (500, "server_error")
         assert names(said(value), "the memory is gone")
         assert text_of(client.chat(NOTES[0], "wide")[1]) == alone(NOTES[0], "wide")[1]

@@ -150,6 +150,7 @@ def test_a_router_by_reading_chooses_as_it_does_alone(tmp_path):
     route = open_router(tmp_path / "c.safetensors", engine, WORDS)
     alone = Centres.read(tmp_path / "c.safetensors").route(engine.bank, prompts)
     assert len({choice.name for choice in alone}) == 3
+    engine.bank.use("plain")  # the base reads, whatever the bank is using
     engine.submit(Request(prompts[0], "wide", max_new_tokens=30))
     engine.step()
     for prompt, expected in zip(prompts, alone, strict=True):  # in the middle of an answer
