@@ -68,8 +68,8 @@ class Watched(Module):
         super().__init__()
         if not layer.config.is_product:
             raise ValueError(
-                f"got a layer with use_dora {layer.config.use_dora} and vera {layer.config.vera}, "
-                "expected one of plain LoRA"
+                f"got a layer with use_dora {layer.config.use_dora}, vera {layer.config.vera} and "
+                f"tables {layer.config.tables}, expected one of plain LoRA"
             )
         self.layer = layer
 

@@ -43,6 +43,7 @@ __all__ = [
     "linear",
     "linear_cross_entropy",
     "lora_linear",
+    "put_rows",
     "rms_norm",
     "rope",
     "rope_tables",
@@ -211,6 +212,28 @@ def embedding(weight: Tensor, ids: Array) -> Tensor:
         return gw
 
     return Tensor.from_op(take_rows(w, ids), (weight, vjp), fresh=True)
+
+
+def put_rows(weight: Tensor, rows: Tensor, ids: Array) -> Tensor:
+    """W with `rows` (k, C) in place of W[ids].   grows = g[ids],   gW = g, and 0 at ids
+
+    weight (V, C), ids (k,), no two of them equal. The result is a new array, as large as W.
+    """
+    w = weight.data
+    _check_ids(ids, w.shape[0])
+    if rows.shape != (ids.size, w.shape[1]):
+        raise ValueError(f"put_rows got {rows.shape} rows for {ids.size} ids of W {w.shape}")
+    xp = get_array_module(w)
+    ids = xp.asarray(ids)
+    out = w.copy()
+    out[ids] = rows.data
+
+    def grad_weight(g: Array) -> Array:
+        gw = g.copy()
+        gw[ids] = 0
+        return gw
+
+    return Tensor.from_op(out, (weight, grad_weight), (rows, lambda g: g[ids]), fresh=True)
 
 
 def _check_labels(labels: Array, shape: tuple[int, ...], vocab: int) -> None:

@@ -40,6 +40,20 @@ CONFIGS = {
 VERA = LoRAConfig(r=7, target_modules=ALL_LINEAR, lora_dropout=0.3, vera=Vera(3))
 DORA = LoRAConfig(r=2, lora_alpha=3, target_modules=ALL_LINEAR, lora_dropout=0.3, use_dora=True)
 
+Q, SOME = ("q_proj",), (7, 2, 0, 4, 5, 3)
+TABLES = {
+    "rows, tied": (LoRAConfig(2, 3, Q, trainable_token_indices={"embed_tokens": SOME}), True),
+    "rows of both": (
+        LoRAConfig(2, 3, Q, trainable_token_indices={"embed_tokens": SOME, "lm_head": (2, 4)}),
+        False,
+    ),
+    "whole, tied": (LoRAConfig(2, 3, Q, modules_to_save=("embed_tokens", "lm_head")), True),
+    "whole head": (LoRAConfig(2, 3, Q, modules_to_save=("lm_head",)), False),
+    "products, tied": (LoRAConfig(2, 3, (*Q, "embed_tokens", "lm_head")), True),
+    "product of the embedding": (LoRAConfig(2, 3, (*Q, "embed_tokens")), False),
+}
+"""Variant -> the adapter, and whether the model is tied."""
+
 
 def adapted_model(config: LoRAConfig, seed: int, tied: bool = True) -> Transformer:
     """A tiny float64 Transformer with an adapter whose A and B are both random."""
@@ -50,7 +64,7 @@ def adapted_model(config: LoRAConfig, seed: int, tied: bool = True) -> Transform
         if parameter.requires_grad:
             # Small enough to leave the base's activations in range, far from zero.
             parameter.data = 0.4 * rng.standard_normal(parameter.shape)
-            assert "lora_" in name or "vera_lambda_" in name
+            assert any(part in name for part in ("lora_", "vera_lambda_", ".table.", ".head."))
     return model
 
 
@@ -142,6 +156,11 @@ def adapted_cases(seed: int = 0) -> list[Case]:
         module_case("adapted", "vera, dropout", adapted_model(VERA, seed), loss_with_fixed_dropout,
                     ids=ids, labels=labels)
     )  # fmt: skip
+    for variant, (config, tied) in TABLES.items():
+        cases.append(
+            module_case("adapted", f"tables: {variant}", adapted_model(config, seed, tied), loss_of,
+                        ids=ids, labels=labels)
+        )  # fmt: skip
     everywhere = dataclasses.replace(CONFIGS["all linear"], invocation=INVOCATION)
     for variant, target in (
         ("activated, after prompts", loss_after_prompts),

@@ -189,6 +189,12 @@ def _vera_gx_of_base_only(
     return full + (through_base - through_base.detach())
 
 
+def _put_rows_beside_w(weight: Tensor, rows: Tensor, ids: Array) -> Tensor:
+    """W's gradient also where rows stand in its place."""
+    full = F.put_rows(weight.detach(), rows, ids)
+    return full + (weight - weight.detach())
+
+
 def _embedding_without_repeats(weight: Tensor, ids: Array) -> Tensor:
     def vjp(g: Array) -> Array:
         gw = np.zeros_like(weight.data)
@@ -254,6 +260,7 @@ FORGETFUL: dict[str, dict[str, Callable[..., Tensor]]] = {
         "gx of W only": _vera_gx_of_base_only,
     },
     "embedding": {"repeats not summed": _embedding_without_repeats},
+    "put_rows": {"rows of W still there": _put_rows_beside_w},
     "rope": {"turned the wrong way": _rope_turned_forward},
     "linear_cross_entropy": {
         "no one-hot": _after_linear(_cross_entropy_without_one_hot),

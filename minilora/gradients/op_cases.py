@@ -215,6 +215,13 @@ _case(
     keep=lambda rng: F.dropout_mask((2, 3, 5), 0.4, rng, np.empty(0)),
 )
 
+_case(
+    F.put_rows,
+    "",
+    {"weight": (7, 3), "rows": (2, 3)},
+    ids=lambda rng: np.array([5, 1]),
+)
+
 _attention = F.causal_attention
 _case(_attention, "heads alike", {n: (2, 5, 3, 4) for n in "qkv"})
 _case(_attention, "grouped", {"q": (2, 5, 6, 2), "k": (2, 5, 3, 2), "v": (2, 5, 3, 2)})

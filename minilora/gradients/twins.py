@@ -73,6 +73,13 @@ def embedding(weight: Tensor, ids: Array) -> Tensor:
     return ops.matmul(_one_hot(ids, weight.shape[0], weight), weight)
 
 
+def put_rows(weight: Tensor, rows: Tensor, ids: Array) -> Tensor:
+    """W where no id points, and one-hot columns times the rows."""
+    hot = _one_hot(ids, weight.shape[0], weight)
+    kept = Tensor(1 - hot.data.sum(axis=0)[:, None])
+    return weight * kept + ops.matmul(ops.swapaxes(hot, 0, 1), rows)
+
+
 def _one_hot(ids: Array, count: int, like: Tensor) -> Tensor:
     xp = get_array_module(like.data)
     hot = xp.asarray(ids)[..., None] == xp.arange(count)
@@ -177,6 +184,7 @@ TWINS: dict[str, Callable[..., Tensor]] = {
         dora_linear,
         vera_linear,
         embedding,
+        put_rows,
         rms_norm,
         swiglu,
         gelu,

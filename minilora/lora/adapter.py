@@ -11,7 +11,7 @@ import numpy as np
 
 from minilora.backend import Array, to_numpy
 from minilora.lora.base import BaseMark
-from minilora.lora.config import LoRAConfig
+from minilora.lora.config import EMBEDDING, PRODUCT, ROWS, WHOLE, LoRAConfig
 from minilora.lora.peft_format import (
     CONFIG,
     LORA_LEAVES,
@@ -49,6 +49,25 @@ def leaves_of(config: LoRAConfig) -> tuple[str, ...]:
     return LORA_LEAVES if config.use_dora else LORA_LEAVES[:2]
 
 
+BASE_WEIGHT = "base_layer.weight"
+"""What PEFT saves beside A and B of a table: the table that they were trained on."""
+
+
+def table_shapes(
+    config: LoRAConfig, table: str, vocab: int | None = None, width: int | None = None
+) -> dict[str, tuple[int | None, int | None]]:
+    """Leaf -> shape of the arrays of a table; None for a size that is not known."""
+    kind, r = config.tables[table], config.at(table).r
+    if kind == WHOLE:
+        return {"weight": (vocab, width)}
+    if kind == ROWS:
+        ids = config.trainable_token_indices[table.rpartition(".")[2]]
+        return {"trainable_tokens_delta": (len(ids), width)}
+    if table == EMBEDDING:
+        return {"lora_embedding_A": (r, vocab), "lora_embedding_B": (width, r)}
+    return {"lora_A": (r, width), "lora_B": (vocab, r)}
+
+
 class Adapter:
     """ΔW = s B A for some of a base's Linears: a config, A and B of every module, and their origin.
 
@@ -61,12 +80,13 @@ class Adapter:
     source: what messages call it, its folder where it was read from one.
     minilora_version: of the minilora that wrote the folder, None elsewhere.
     projection: VeRA's A (r, largest in) and B (largest out, r) where it holds them, else ().
+    tables: "<table>.<leaf>" -> what is trained of the embedding and the head, mostly nothing.
     rule: PEFT's options that chose the modules, where they were more than names; {} elsewhere.
     """
 
     __slots__ = (
         "_factors", "_provenance", "base", "config", "minilora_version", "projection", "rule",
-        "source",
+        "source", "tables",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +100,7 @@ class Adapter:
         minilora_version: str | None = None,
         rule: Mapping | None = None,
         projection: tuple[Array, ...] = (),
+        tables: Mapping[str, Array] | None = None,
     ) -> None:
         """factors: module -> (A (r, in), B (out, r)), r as the config gives that module; with
         use_dora (A, B, magnitude (out,)); with vera (b (out,), d (r,)), and with its
@@ -93,12 +114,15 @@ class Adapter:
         projection = tuple(_own_copy(x) for x in projection)
         _check_factors(source, config, own)
         _check_projection(source, config, own, projection)
+        tables = {name: _own_copy(x) for name, x in sorted((tables or {}).items())}
+        _check_tables(source, config, tables)
         values = {
-            "config": in_plain_names(config, list(own)),
+            "config": in_plain_names(config, [*own, *config.tables]),
             "base": base,
             "source": source,
             "minilora_version": minilora_version,
             "projection": projection,
+            "tables": MappingProxyType(tables),
             "rule": MappingProxyType(dict(rule or {})),
             "_factors": own,
             "_provenance": dump_json(dict(provenance or {})),
@@ -130,6 +154,7 @@ class Adapter:
                 minilora_version=sidecar.get("minilora_version"),
                 rule=parts.rule,
                 projection=parts.projection,
+                tables=parts.tables,
             )
         except AdapterError:
             raise
@@ -176,6 +201,12 @@ class Adapter:
             raise AdapterError(
                 f"{self.source} got use_dora True: its ΔW depends on the base's weights and is no "
                 "product B A; expected a plain LoRA adapter here (attach it, or merge it into its "
+                "base)"
+            )
+        if self.config.tables:
+            raise AdapterError(
+                f"{self.source} changes {', '.join(self.config.tables)} too, which no ΔW of a "
+                "Linear says; expected a plain LoRA adapter here (attach it, or merge it into its "
                 "base)"
             )
         if self.config.vera is not None:
@@ -238,13 +269,13 @@ class Adapter:
         return json.loads(self._provenance)
 
     def _named_arrays(self) -> list[tuple[str, np.ndarray]]:
-        """ "<module>.<leaf>" -> array, and VeRA's projection."""
+        """ "<module>.<leaf>" -> array, VeRA's projection, and those of tables."""
         leaves = leaves_of(self.config)
         return [
             (f"{name}.{leaf}", array)
             for name, own in self._factors.items()
             for leaf, array in zip(leaves, own, strict=True)
-        ] + list(zip(PROJECTION, self.projection, strict=False))
+        ] + [*zip(PROJECTION, self.projection, strict=False), *self.tables.items()]
 
     # -- a value ---------------------------------------------------------------------------
 
@@ -281,17 +312,17 @@ class Adapter:
     def __reduce__(self) -> tuple:
         return _rebuilt, (
             self.config, dict(self._factors), self.base, self.provenance, self.source,
-            self.minilora_version, dict(self.rule), self.projection,
+            self.minilora_version, dict(self.rule), self.projection, dict(self.tables),
         )  # fmt: skip
 
 
 def _rebuilt(
-    config, factors, base, provenance, source, minilora_version, rule, projection=()
+    config, factors, base, provenance, source, minilora_version, rule, projection, tables
 ) -> Adapter:
     """An unpickled Adapter: made anew, so that its arrays refuse writes again."""
     return Adapter(
         config, factors, base=base, provenance=provenance, source=source,
-        minilora_version=minilora_version, rule=rule, projection=projection,
+        minilora_version=minilora_version, rule=rule, projection=projection, tables=tables,
     )  # fmt: skip
 
 
@@ -346,6 +377,23 @@ def _check_projection(
         shapes = ((config.r, None), (largest, config.r))
         for leaf, array, shape in zip(PROJECTION, projection, shapes, strict=True):
             _check_array(f"{source}: {leaf}", array, shape)
+
+
+def _check_tables(source: str, config: LoRAConfig, tables: Mapping[str, np.ndarray]) -> None:
+    shapes = {
+        f"{table}.{leaf}": shape
+        for table in config.tables
+        for leaf, shape in table_shapes(config, table).items()
+    }
+    allowed = {f"{t}.{BASE_WEIGHT}" for t, kind in config.tables.items() if kind == PRODUCT}
+    missing, extra = shapes.keys() - tables.keys(), tables.keys() - shapes.keys() - allowed
+    if missing or extra:
+        raise AdapterError(
+            f"{source}: missing {some_of(sorted(missing)) or 'nothing'}, unexpected "
+            f"{some_of(sorted(extra)) or 'nothing'}; expected of tables {sorted(shapes)}"
+        )
+    for name, array in tables.items():
+        _check_array(f"{source}: {name}", array, shapes.get(name, (None, None)))
 
 
 def _check_array(where: str, array: np.ndarray, shape: tuple[int | None, ...]) -> None:

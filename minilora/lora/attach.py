@@ -19,8 +19,9 @@ from minilora.lora.fitting import AttachError, attachable, config_for
 from minilora.lora.layer import LoRALinear, MergeError
 from minilora.lora.pissa import PissaLinear, doubled, require_pissa
 from minilora.lora.state import merged_weights
+from minilora.lora.tables import AdaptedTable, changes_of, changes_on, put_in, with_changes
 from minilora.lora.vera import Projection, VeraLinear, draw_projection
-from minilora.nn import Linear, Module
+from minilora.nn import Linear, Module, Parameter
 from minilora.nn.freeze import Freeze
 from minilora.text import Tokenizer
 
@@ -79,11 +80,18 @@ def attach(
             _copy_in(layer, what.arrays(name))
         for parameter in layer.named_factors().values():
             parameter.requires_grad = trainable
+    changes = changes_of(model, config, rng)
+    for table, change in changes.items():
+        for leaf, parameter in change.named_parameters():
+            if not fresh:
+                _copy_into(parameter, what.tables[f"{table}.{leaf}"])
+            parameter.requires_grad = trainable
+    tables = with_changes(model, changes)
     freeze = Freeze(model)
-    for name, layer in layers.items():
-        model.set_submodule(name, layer)
+    for name, module in {**layers, **tables}.items():
+        model.set_submodule(name, module)
     source = None if fresh or trainable else what
-    return Attachment(model, config, layers, freeze, source, pissa)
+    return Attachment(model, config, layers, freeze, source, pissa, tables)
 
 
 def _maker(
@@ -106,8 +114,11 @@ def _maker(
 
 def _copy_in(layer: LoRALinear, arrays: tuple[np.ndarray, ...]) -> None:
     for parameter, array in zip(layer.named_factors().values(), arrays, strict=True):
-        xp = get_array_module(parameter.data)
-        parameter.data = xp.array(array, dtype=parameter.dtype)
+        _copy_into(parameter, array)
+
+
+def _copy_into(parameter: Parameter, array: np.ndarray) -> None:
+    parameter.data = get_array_module(parameter.data).array(array, dtype=parameter.dtype)
 
 
 class Attachment:
@@ -126,14 +137,16 @@ class Attachment:
         freeze: Freeze,
         source: Adapter | None,
         pissa: bool = False,
+        tables: Mapping[str, AdaptedTable] | None = None,
     ) -> None:
         """source: the Adapter that was attached to be used as it is; None for one to train.
 
-        pissa: whether the layers are PissaLinears.
+        pissa: whether the layers are PissaLinears. tables: of the embedding and the head, those
+        that are changed.
         """
         self.model, self.config = model, config
         self._layers, self._freeze, self._source = dict(layers), freeze, source
-        self._pissa = pissa
+        self._pissa, self._tables = pissa, dict(tables or {})
 
     @property
     def layers(self) -> Mapping[str, LoRALinear]:
@@ -166,13 +179,20 @@ class Attachment:
         self._require_attached("adapter")
         if as_lora and self.config.vera is None:
             raise ValueError("got as_lora for an adapter that is not of VeRA, expected one that is")
-        for name, layer in self._layers.items():
-            for leaf, parameter in layer.named_factors().items():
-                array = parameter.data
-                if not bool(get_array_module(array).isfinite(array).all()):
-                    raise ValueError(
-                        f"got NaN or infinity in {name}.{leaf}, expected finite numbers"
-                    )
+        changes = changes_on(self._tables)
+        tables = {
+            f"{table}.{leaf}": parameter.data
+            for table, change in changes.items()
+            for leaf, parameter in change.named_parameters()
+        }
+        found = {
+            f"{name}.{leaf}": parameter.data
+            for name, layer in self._layers.items()
+            for leaf, parameter in layer.named_factors().items()
+        }
+        for name, array in {**found, **tables}.items():
+            if not bool(get_array_module(array).isfinite(array).all()):
+                raise ValueError(f"got NaN or infinity in {name}, expected finite numbers")
         source = self._source
         if base_name is None:
             base_name = "" if source is None else source.base_name
@@ -190,7 +210,9 @@ class Attachment:
         elif config.vera is not None and config.vera.save_projection:
             shared = next(iter(self._layers.values())).projection
             projection = (shared.A, shared.B)
-        return Adapter(config, arrays, base=base, provenance=provenance, projection=projection)
+        return Adapter(
+            config, arrays, base=base, provenance=provenance, projection=projection, tables=tables
+        )
 
     def freeze_A(self) -> None:
         """Train B alone from now on, against A as it is (Zhang et al. 2023, "LoRA-FA", Sec. 3).
@@ -256,21 +278,22 @@ class Attachment:
             self.merge()
         elif not all(layer.merged for layer in self._layers.values()):
             raise self._merge_error("merge_and_unload", "all or none")
-        self._take_off()
+        self._take_off(merged=True)
         return self.model
 
-    def _take_off(self) -> None:
-        for name, layer in self._layers.items():
-            self.model.set_submodule(name, layer.base_layer)
-        self._freeze.release(
-            (layer.base_layer.weight, layer.base_weight) for layer in self._layers.values()
-        )
+    def _take_off(self, merged: bool = False) -> None:
+        for name, module in {**self._layers, **self._tables}.items():
+            self.model.set_submodule(name, module.base_layer)
+        before = [(layer.base_layer.weight, layer.base_weight) for layer in self._layers.values()]
+        if merged and self._tables:
+            before += put_in(self.model, self._tables)
+        self._freeze.release(before)
         self._freeze = None
 
     def _require_attached(self, verb: str) -> None:
         if not self.attached:
             raise AttachError(f"{verb} got an adapter that is off its model, expected one on it")
-        for name, layer in self._layers.items():
+        for name, layer in {**self._layers, **self._tables}.items():
             if self.model.get_submodule(name) is not layer:
                 raise AttachError(
                     f"{verb} got a model that has another module at {name}, expected the layer "

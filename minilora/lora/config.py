@@ -12,6 +12,10 @@ from minilora.lora.expressions import MOST_EXPRESSIONS, check_expression, fits_s
 
 ALL_LINEAR = "all-linear"
 """The target that means every Linear but the output head (PEFT's word for it)."""
+EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
+"""A model's two tables, a row a token."""
+WHOLE, ROWS, PRODUCT = "whole", "rows", "product"
+"""What may be trained of a table."""
 LARGEST_ALPHA = 1e38
 """float32, which multiplies by it, ends at 3.4e38; infinity times a B of 0 would be NaN."""
 
@@ -49,12 +53,18 @@ class LoRAConfig:
     invocation: token ids from whose last occurrence on an activated adapter acts (PEFT's
     alora_invocation_tokens; Greenewald et al. 2025), None for one that acts everywhere.
     use_dora: whether each module also holds the lengths that its rows have (Liu et al. 2024).
+    modules_to_save: "embed_tokens", "lm_head": tables that are trained whole.
+    trainable_token_indices: "embed_tokens" or "lm_head" -> token ids whose rows are trained in
+    place of the base's; in a tied model those of embed_tokens are the head's too. A table that is
+    among the targets gets A and B, of which "all-linear" gives it none. A table that is changed
+    alone leaves a tied model's other one to the base.
     vera: for an adapter of two trained vectors a module beside shared random matrices; it has no
     alpha, so lora_alpha becomes r, and s is 1.
     Raises ValueError, naming what was got and expected, for a rank below 1, an alpha that is not
     a positive number, a dropout outside [0, 1), targets that are no names, a key that is no
-    regular expression, an invocation that is no token ids or beside use_dora, and vera beside any
-    of use_dora, use_rslora, patterns and an invocation.
+    regular expression, an invocation that is no token ids or beside use_dora, vera beside any of
+    use_dora, use_rslora, patterns and an invocation, a table that is to be trained in two ways, or
+    beside an invocation or vera, and tables without a Linear.
     """
 
     r: int = 8
@@ -67,6 +77,8 @@ class LoRAConfig:
     invocation: tuple[int, ...] | None = None
     use_dora: bool = False
     vera: Vera | None = None
+    modules_to_save: tuple[str, ...] = ()
+    trainable_token_indices: Mapping[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         require_finite("lora_dropout", self.lora_dropout, below=1.0)
@@ -86,9 +98,12 @@ class LoRAConfig:
             "rank_pattern": _checked_pattern("rank_pattern", self.rank_pattern, _checked_rank),
             "alpha_pattern": _checked_pattern("alpha_pattern", self.alpha_pattern, _checked_alpha),
             "invocation": _checked_invocation(self.invocation),
+            "modules_to_save": _checked_whole(self.modules_to_save),
+            "trainable_token_indices": _checked_rows(self.trainable_token_indices),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+        self._check_tables()
 
     def _check_vera(self) -> None:
         if not isinstance(self.vera, Vera):
@@ -98,10 +113,52 @@ class LoRAConfig:
         if beside:
             raise ValueError(f"got vera with {', '.join(beside)}, expected vera alone")
 
+    def _check_tables(self) -> None:
+        kinds = self._kinds_of_tables()
+        for name, found in kinds.items():
+            if len(found) > 1:
+                raise ValueError(f"got {name} to train as {' and '.join(found)}, expected one way")
+        if not self.linear_targets:
+            raise ValueError(
+                f"got target_modules {self.target_modules!r}, expected a Linear among them"
+            )
+        beside = [name for name in ("vera", "invocation") if getattr(self, name) is not None]
+        products = any(PRODUCT in found for found in kinds.values())
+        beside += ["use_dora"] if self.use_dora and products else []
+        if kinds and beside:
+            raise ValueError(
+                f"got {', '.join(kinds)} to train with {beside[0]}, expected one of the two"
+            )
+
+    def _kinds_of_tables(self) -> dict[str, list[str]]:
+        kinds: dict[str, list[str]] = {}
+        for table in (EMBEDDING, HEAD):
+            short = table.rpartition(".")[2]
+            found = [WHOLE] if short in self.modules_to_save else []
+            found += [ROWS] if short in self.trainable_token_indices else []
+            targets = () if self.target_modules == ALL_LINEAR else self.target_modules
+            found += [PRODUCT] if {table, short} & set(targets) else []
+            if found:
+                kinds[table] = found
+        return kinds
+
+    @property
+    def tables(self) -> dict[str, str]:
+        """The tables of which something is trained: name -> WHOLE, ROWS or PRODUCT."""
+        return {name: found[0] for name, found in self._kinds_of_tables().items()}
+
+    @property
+    def linear_targets(self) -> tuple[str, ...] | str:
+        """The targets that mean Linears other than the head."""
+        if self.target_modules == ALL_LINEAR:
+            return ALL_LINEAR
+        tables = {EMBEDDING, EMBEDDING.rpartition(".")[2], HEAD}
+        return tuple(name for name in self.target_modules if name not in tables)
+
     @property
     def is_product(self) -> bool:
-        """Whether ΔW of each module is s B A of an A and a B that the adapter holds for it."""
-        return not self.use_dora and self.vera is None
+        """Whether all that it changes is, of Linears, s B A of an A and a B that it holds."""
+        return not self.use_dora and self.vera is None and not self.tables
 
     @property
     def scaling(self) -> float:
@@ -170,6 +227,35 @@ def _checked_invocation(tokens: object) -> tuple[int, ...] | None:
     if min(ids) < 0:
         raise ValueError(expected)
     return tuple(int(i) for i in ids)
+
+
+def _checked_whole(names: object) -> tuple[str, ...]:
+    known = [EMBEDDING.rpartition(".")[2], HEAD]
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise ValueError(f"got modules_to_save {names!r}, expected some of {known}")
+    found = tuple(dict.fromkeys(names))
+    if not set(found) <= set(known):
+        raise ValueError(f"got modules_to_save {list(found)}, expected some of {known}")
+    return tuple(name for name in known if name in found)
+
+
+def _checked_rows(indices: object) -> dict[str, tuple[int, ...]]:
+    known = [EMBEDDING.rpartition(".")[2], HEAD]
+    expected = f"got trainable_token_indices {indices!r}, expected some of {known} -> token ids"
+    if not isinstance(indices, Mapping) or not set(indices) <= set(known):
+        raise ValueError(expected)
+    checked = {}
+    for name in sorted(indices):
+        ids = indices[name]
+        if isinstance(ids, (str, Mapping)) or not isinstance(ids, Iterable):
+            raise ValueError(expected)
+        ids = tuple(ids)
+        if not ids or not all(isinstance(i, Integral) and not isinstance(i, bool) for i in ids):
+            raise ValueError(expected)
+        if min(ids) < 0 or len(set(ids)) < len(ids):
+            raise ValueError(expected)
+        checked[name] = tuple(int(i) for i in ids)
+    return _Pattern(checked)
 
 
 def _checked_pattern(name: str, pattern: object, checked: Callable) -> dict:

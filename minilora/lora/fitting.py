@@ -9,12 +9,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from minilora.lora.adapter import Adapter, leaves_of
+from minilora.autograd.products import dense
+from minilora.backend import to_numpy
+from minilora.lora.adapter import BASE_WEIGHT, Adapter, leaves_of, table_shapes
 from minilora.lora.base import BaseMark, computing_config, config_differences, mark_base
-from minilora.lora.config import LoRAConfig
+from minilora.lora.config import EMBEDDING, HEAD, ROWS, LoRAConfig
 from minilora.lora.layer import check_rank
 from minilora.lora.peft_format import MAGNITUDE, PROJECTION, SIDECAR, AdapterError
 from minilora.lora.state import adapted_fingerprint, base_fingerprint, is_adapted, lora_layers
+from minilora.lora.tables import table_of
 from minilora.lora.targets import TargetError, linears_by_rule, select_linears
 from minilora.lora.vera import projection_shapes
 from minilora.nn import Linear, Module
@@ -51,8 +54,9 @@ def attachable(model: Module, config: LoRAConfig) -> dict[str, Linear]:
 
 def fitting_linears(model: Module, config: LoRAConfig) -> dict[str, Linear]:
     """As `attachable`, for a model whose Linears may be frozen, as those of a bank are."""
-    chosen = select_linears(model, config.target_modules)
-    for pattern, idle in config.idle_keys(chosen).items():
+    chosen = select_linears(model, config.linear_targets)
+    _check_tables(model, config)
+    for pattern, idle in config.idle_keys([*chosen, *config.tables]).items():
         known = ", ".join(sorted({name.rpartition(".")[2] for name in chosen}))
         raise TargetError(
             f"{pattern} got {', '.join(map(repr, idle))}, which fit no adapted module; expected "
@@ -61,6 +65,38 @@ def fitting_linears(model: Module, config: LoRAConfig) -> dict[str, Linear]:
     for name, linear in chosen.items():
         check_rank(config.at(name), linear, name)
     return chosen
+
+
+def _check_tables(model: Module, config: LoRAConfig) -> None:
+    """Raise TargetError for tables that the model lacks, and rows beyond them or of a tied head."""
+    for name, kind in config.tables.items():
+        try:
+            vocab = table_of(model, name).weight.shape[0]
+        except (ValueError, AttributeError):
+            raise TargetError(f"got {name} to train for a model without it") from None
+        if kind != ROWS:
+            continue
+        if name == HEAD and getattr(model, "lm_head", None) is None:
+            raise TargetError(
+                f"got rows of {HEAD} to train for a model whose head is tied to {EMBEDDING}, whose "
+                "rows they are; expected those of embed_tokens alone"
+            )
+        largest = max(config.trainable_token_indices[name.rpartition(".")[2]])
+        if largest >= vocab:
+            raise TargetError(
+                f"got token id {largest} in trainable_token_indices for {name} with {vocab} rows, "
+                f"expected 0 to {vocab - 1}; new tokens are added to the base first (add_tokens)"
+            )
+
+
+def _check_base_table(adapter: Adapter, name: str, array: np.ndarray, table: Module) -> None:
+    """PEFT saves the table beside A and B: if it is another one, so is what the adapter does."""
+    own = to_numpy(dense(table.weight.data))
+    if own.shape != array.shape or not np.array_equal(own, array.astype(own.dtype)):
+        raise BaseMismatchError(
+            f"{adapter.source}: {name} is another table {array.shape} than the base's {own.shape}, "
+            "expected the same numbers"
+        )
 
 
 def config_for(
@@ -86,7 +122,7 @@ def fitting_config(
     with _naming_both(adapter, base_name):
         _check_numbers(model, adapter, base_name)
         _check_rule(model, adapter)
-        chosen = select_linears(model, config.target_modules)
+        chosen = select_linears(model, config.linear_targets)
         if not known:  # then the shapes are all there is to judge by
             _check_fit(model, config, adapter)
     if known:
@@ -134,6 +170,15 @@ def _check_fit(model: Module, config: LoRAConfig, adapter: Adapter) -> None:
     _check_modules(adapter, set(chosen))
     for name, linear in chosen.items():
         _check_shapes(adapter, name, linear)
+    for name, array in adapter.tables.items():
+        if name.endswith(f".{BASE_WEIGHT}"):
+            table = table_of(model, name.removesuffix(f".{BASE_WEIGHT}"))
+            _check_base_table(adapter, name, array, table)
+            continue
+        table, _, leaf = name.rpartition(".")
+        weight = table_of(model, table).weight
+        expected = table_shapes(config, table, *weight.shape)[leaf]
+        _check_array(f"{adapter.source}: {name}", array, expected, weight.dtype)
     if adapter.projection:
         shapes = projection_shapes(adapter.config, chosen.values())
         dtype = next(iter(chosen.values())).weight.dtype
@@ -174,7 +219,7 @@ def _check_array(where: str, array: np.ndarray, expected: tuple[int, ...], dtype
 def _without_idle_keys(adapter: Adapter) -> LoRAConfig:
     """The config less the keys of patterns that fit no module, of which PEFT warns as well."""
     config = adapter.config
-    for pattern, idle in config.idle_keys(adapter.modules).items():
+    for pattern, idle in config.idle_keys([*adapter.modules, *config.tables]).items():
         _warn(f"{adapter.source}: {pattern} {', '.join(map(repr, idle))} fit no adapted module "
               "and change nothing")  # fmt: skip
         kept = {key: x for key, x in getattr(config, pattern).items() if key not in idle}

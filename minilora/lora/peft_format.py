@@ -17,7 +17,7 @@ import numpy as np
 
 from minilora import __version__
 from minilora.backend import Array
-from minilora.lora.config import LoRAConfig
+from minilora.lora.config import EMBEDDING, HEAD, LoRAConfig
 from minilora.lora.peft_options import (
     check_options,
     choosing_rule,
@@ -60,6 +60,11 @@ PROJECTION = ("vera_A", "vera_B")
 _TENSOR_NAME = re.compile(
     rf"base_model\.model\.(.+)\.(?:(lora_[AB])\.weight|({MAGNITUDE}|vera_lambda_[bd]))"
 )
+_TABLE_NAME = re.compile(
+    r"base_model\.model\.(model\.embed_tokens|lm_head)\."
+    r"(?:(token_adapter)\.trainable_tokens_delta|(lora_embedding_[AB])|(lora_[AB])\.weight"
+    r"|((?:base_layer\.)?weight))"
+)
 _PROJECTION_NAME = re.compile(r"base_model\.(vera_[AB])")
 
 
@@ -82,7 +87,8 @@ class FolderParts:
 
     config: with the targets as written, or the modules of the tensors where a rule chose them.
     factors: module -> (A, B), each there, with DoRA's magnitude as third where there is one; of
-    VeRA (b, d). projection: VeRA's A and B where they are there, else (). rule:
+    VeRA (b, d). projection: VeRA's A and B where they are there, else (). tables: of the embedding
+    and the head, "<table>.<leaf>" -> array. rule:
     PEFT's options that chose the modules where they were more than names, else {}. sidecar:
     minilora.json as parsed, or None.
     """
@@ -90,6 +96,7 @@ class FolderParts:
     config: LoRAConfig
     factors: dict[str, tuple[np.ndarray, ...]]
     projection: tuple[np.ndarray, ...]
+    tables: dict[str, np.ndarray]
     base_name: str
     rule: dict
     sidecar: dict | None
@@ -109,7 +116,7 @@ def read_folder(folder: str | Path) -> FolderParts:
     options = _read_json(path / CONFIG)
     try:
         check_options(options)
-        factors, projection = _read_tensors(path, is_vera(options))
+        factors, projection, tables = _read_tensors(path, is_vera(options))
         config, rule = config_of(options, sorted(factors)), choosing_rule(options)
         idle = [name for name in factors if rule and not is_chosen(name, rule)]
     except AdapterError:
@@ -126,7 +133,9 @@ def read_folder(folder: str | Path) -> FolderParts:
     for name in names:
         if name is not None and not isinstance(name, str):
             raise AdapterError(f"{path} got base name {name!r}, expected a text")
-    return FolderParts(config, factors, projection, names[0] or names[1] or "", rule, sidecar)
+    return FolderParts(
+        config, factors, projection, tables, names[0] or names[1] or "", rule, sidecar
+    )
 
 
 def _read_json(path: Path) -> dict:
@@ -151,8 +160,8 @@ def adapters_below(path: Path) -> str:
 
 def _read_tensors(
     path: Path, vera: bool
-) -> tuple[dict[str, tuple[np.ndarray, ...]], tuple[np.ndarray, ...]]:
-    """Module -> its arrays, in the order of the sorted names, and VeRA's projection."""
+) -> tuple[dict[str, tuple[np.ndarray, ...]], tuple[np.ndarray, ...], dict[str, np.ndarray]]:
+    """Module -> its arrays, by the sorted names, then VeRA's projection, and those of tables."""
     if not (path / TENSORS).is_file():
         if (path / PICKLE).exists():
             raise AdapterError(
@@ -166,6 +175,8 @@ def _read_tensors(
         raise AdapterError(str(error)) from None
     leaves, needed = (VERA_LEAVES, VERA_LEAVES) if vera else (LORA_LEAVES, LORA_LEAVES[:2])
     shared = {m[1]: raw.pop(n) for n in list(raw) if vera and (m := _PROJECTION_NAME.fullmatch(n))}
+    of_tables = {name: m for name in sorted(raw) if (m := _TABLE_NAME.fullmatch(name))}
+    tables = {_table_leaf(m): raw.pop(name) for name, m in of_tables.items()}
     matches = {name: _TENSOR_NAME.fullmatch(name) for name in sorted(raw)}
     unknown = [name for name, m in matches.items() if m is None or (m[2] or m[3]) not in leaves]
     if unknown or not raw:
@@ -188,7 +199,18 @@ def _read_tensors(
         name: tuple(tensors[name, leaf] for leaf in leaves if (name, leaf) in tensors)
         for name in sorted({module for module, _ in tensors})
     }
-    return factors, tuple(shared[name] for name in PROJECTION if name in shared)
+    return factors, tuple(shared[name] for name in PROJECTION if name in shared), tables
+
+
+def _table_leaf(match: re.Match) -> str:
+    """ "<table>.<leaf>" of a tensor of the embedding or the head."""
+    leaf = "trainable_tokens_delta" if match[2] else match[3] or match[4] or match[5]
+    return f"{match[1]}.{leaf}"
+
+
+def is_of_table(name: str) -> bool:
+    """Whether an adapter's array of this name is of the embedding or the head."""
+    return name.startswith((f"{EMBEDDING}.", f"{HEAD}."))
 
 
 def pair_names(names: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -254,7 +276,9 @@ def write_folder(
     written.
     """
     about = {"format_version": FORMAT_VERSION, "minilora_version": __version__, **sidecar}
-    modules = sorted({name.rpartition(".")[0] for name in tensors if name not in PROJECTION})
+    modules = sorted(
+        {n.rpartition(".")[0] for n in tensors if n not in PROJECTION and not is_of_table(n)}
+    )
     texts = {CONFIG: options_of(config, modules, base_name), SIDECAR: about}
     texts = {name: dump_json(value).encode() for name, value in texts.items()}
     named = {_tensor_name(name): tensors[name] for name in sorted(tensors)}
@@ -268,6 +292,9 @@ def write_folder(
 def _tensor_name(name: str) -> str:
     if name in PROJECTION:
         return f"base_model.{name}"
+    table, _, leaf = name.rpartition(".")
+    if leaf == "trainable_tokens_delta":
+        return f"base_model.model.{table}.token_adapter.{leaf}"
     end = ".weight" if name.endswith((".lora_A", ".lora_B")) else ""
     return f"base_model.model.{name}{end}"
 

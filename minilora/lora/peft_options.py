@@ -13,7 +13,8 @@ READ = ("r", "lora_alpha", "target_modules")
 OPTIONAL = {
     "lora_dropout": "lora_dropout", "use_rslora": "use_rslora", "rank_pattern": "rank_pattern",
     "alpha_pattern": "alpha_pattern", "alora_invocation_tokens": "invocation",
-    "use_dora": "use_dora",
+    "use_dora": "use_dora", "modules_to_save": "modules_to_save",
+    "trainable_token_indices": "trainable_token_indices",
 }  # fmt: skip
 """PEFT's key -> the field of LoRAConfig."""
 VERA_READ = ("r", "target_modules")
@@ -127,6 +128,9 @@ def config_of(options: Mapping, modules: list[str]) -> LoRAConfig:
     if is_vera(options):
         own = {key: options[key] for key in VERA_OWN if options.get(key) is not None}
         return LoRAConfig(options["r"], target_modules=targets, vera=Vera(**own), **given)
+    rows = given.get("trainable_token_indices")
+    if isinstance(rows, list):
+        given["trainable_token_indices"] = {"embed_tokens": rows}
     return LoRAConfig(options["r"], options["lora_alpha"], targets, **given)
 
 
@@ -153,6 +157,7 @@ def options_of(config: LoRAConfig, modules: list[str], base_name: str) -> dict:
         dropout = {"vera_dropout": config.lora_dropout}
         return {**common, **dropout, **asdict(config.vera), "init_weights": True,
                 "peft_type": "VERA"}  # fmt: skip
+    rows = {name: list(ids) for name, ids in config.trainable_token_indices.items()}
     patterns = {"rank_pattern": config.rank_pattern, "alpha_pattern": config.alpha_pattern}
     return {
         **common,
@@ -161,6 +166,8 @@ def options_of(config: LoRAConfig, modules: list[str], base_name: str) -> dict:
         "use_rslora": config.use_rslora,
         **{name: dict(pattern) for name, pattern in patterns.items() if pattern},
         **({"use_dora": True} if config.use_dora else {}),
+        **({"modules_to_save": list(config.modules_to_save)} if config.modules_to_save else {}),
+        **({"trainable_token_indices": rows} if rows else {}),
         **({"alora_invocation_tokens": list(config.invocation)} if config.invocation else {}),
         "init_lora_weights": True,
         "peft_type": "LORA",

@@ -69,8 +69,8 @@ def require_pissa(config: LoRAConfig) -> None:
     if config.lora_dropout or not config.is_product or config.invocation is not None:
         raise ValueError(
             f"got PiSSA with lora_dropout {config.lora_dropout:g}, use_dora {config.use_dora}, "
-            f"vera {config.vera} and invocation {config.invocation}, expected 0, False, None and "
-            "None"
+            f"vera {config.vera}, invocation {config.invocation} and tables {config.tables}, "
+            "expected 0, False, None, None and {}"
         )
 
 

@@ -7,11 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
-from minilora.lora.config import ALL_LINEAR
+from minilora.lora.config import ALL_LINEAR, HEAD
 from minilora.lora.expressions import ends_after, fits_whole
 from minilora.nn import Linear, Module
 
-HEAD = "lm_head"
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -110,9 +109,7 @@ def _unmatched_message(model: Module, unmatched: list[str], linears: Mapping) ->
     for target in unmatched:
         kinds = {kind for name, kind in modules.items() if _fits(name, target)}
         near = difflib.get_close_matches(target, [*counts, *linears], n=3)
-        if target.rpartition(".")[2] == HEAD and kinds:
-            told.append(f"{target!r} (the output head cannot be adapted)")
-        elif kinds:
+        if kinds:
             told.append(f"{target!r} ({', '.join(sorted(kinds))}, not a Linear)")
         else:
             told.append(f"{target!r}" + (f" (did you mean {' or '.join(near)}?)" if near else ""))

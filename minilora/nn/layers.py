@@ -56,6 +56,11 @@ class Embedding(Module):
         super().__init__()
         self.weight = Parameter(normal(rng, (num_embeddings, width), std))
 
+    @property
+    def head_weight(self) -> Tensor:
+        """The (V, C) matrix of the output head of a model whose head is tied to this."""
+        return self.weight
+
     def forward(self, ids: Array) -> Tensor:
         """ids (B, T) integers -> (B, T, C)."""
         return F.embedding(self.weight, ids)

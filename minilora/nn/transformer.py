@@ -257,7 +257,7 @@ class Transformer(Module):
     @property
     def head_weight(self) -> Tensor:
         """The (V, C) matrix of the output head."""
-        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        return self.model.embed_tokens.head_weight if self.lm_head is None else self.lm_head.weight
 
     def hidden_states(
         self,
@@ -294,7 +294,7 @@ class Transformer(Module):
 
     def rope_tables(self, numbers: np.ndarray) -> tuple[Array, Array]:
         """cos and sin for positions of these numbers, on the weights' device, in their dtype."""
-        config, weight = self.config, self.model.embed_tokens.weight.data
+        config, weight = self.config, self.model.norm.weight.data
         heads = max(config.num_attention_heads, config.num_key_value_heads)
         tables = F.rope_tables(numbers, config.head_dim, config.rope_theta, heads)
         xp = get_array_module(weight)

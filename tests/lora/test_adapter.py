@@ -628,9 +628,9 @@ def test_without_a_sidecar_the_base_is_not_checked_and_that_is_said(tiny, saved)
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("use_dora", True), ("lora_bias", True), ("trainable_token_indices", [1]),
+        ("use_dora", True), ("lora_bias", True), ("trainable_token_indices", {"wte": [1]}),
         ("target_parameters", ["x"]), ("layer_replication", [[0, 1]]),
-        ("modules_to_save", ["lm_head"]), ("bias", "all"), ("bias", "lora_only"),
+        ("modules_to_save", ["score"]), ("bias", "all"), ("bias", "lora_only"),
         ("fan_in_fan_out", True), ("init_lora_weights", "eva"),
         ("init_lora_weights", "pissa"), ("init_lora_weights", "olora"),
         ("init_lora_weights", "pissa_niter_16"), ("init_lora_weights", "loftq"),
