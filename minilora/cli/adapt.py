@@ -66,6 +66,8 @@ VERA_HELP = (
     "VeRA: train two vectors a module around random matrices that all share; wants a larger --r "
     "and --lr."
 )
+TOKENS_HELP = "Tokens whose rows of embedding and head are trained too, with commas."
+TABLES_HELP = "Tables that are trained whole: embed_tokens, lm_head, with commas."
 LORA_PLUS_HELP = "LoRA+: B learns at so many times --lr, A at --lr."
 FREEZE_A_HELP = "LoRA-FA: A stays as it was drawn, and B alone is trained."
 
@@ -90,6 +92,8 @@ def adapt(
     freeze_a: bool = typer.Option(False, "--freeze-a", help=FREEZE_A_HELP),
     pissa: bool = typer.Option(False, "--pissa", help=PISSA_HELP),
     vera: bool = typer.Option(False, "--vera", help=VERA_HELP),
+    tokens: str = typer.Option("", "--tokens", help=TOKENS_HELP),
+    tables: str = typer.Option("", "--tables", help=TABLES_HELP),
     steps: int = typer.Option(None, "--steps", help=STEPS_HELP),
     batch_size: int = typer.Option(None, "--batch-size", help=BATCH_HELP),
     lr: float = typer.Option(None, "--lr", help=LR_HELP),
@@ -127,6 +131,8 @@ def adapt(
         freeze_a=freeze_a,
         pissa=pissa,
         vera=vera,
+        tokens=listed(tokens),
+        tables=listed(tables),
         steps=steps,
         batch_size=batch_size,
         lr=lr,
@@ -153,5 +159,10 @@ def adapt(
 
 def target_names(text: str) -> tuple[str, ...] | str:
     """`--targets` as a plan takes it."""
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    names = listed(text)
     return ALL_LINEAR if names == (ALL_LINEAR,) else names
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The parts of a text between commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -13,6 +13,7 @@ from minilora.evaluation.gate import Gate
 from minilora.evaluation.house import house_records, read_house
 from minilora.evaluation.judge import REGRESSION, Judge
 from minilora.hub.bases import WARD, open_base, public_name
+from minilora.hub.tokens import ids_of
 from minilora.limits import require_finite
 from minilora.lora import (
     Attachment,
@@ -56,7 +57,9 @@ class AdaptPlan(OpenPlan):
     holds the lengths of the rows (DoRA). loraplus_lr_ratio: how many
     times A's rate is B's, whose own is lr (LoRA+). freeze_a: whether A stays as it was drawn, and
     B alone is trained (LoRA-FA). vera: whether two vectors a module are trained around random
-    matrices that all share (VeRA). pissa: whether A and B start at the weight's largest directions;
+    matrices that all share (VeRA). tokens: texts of tokens whose rows of embedding and head are
+    trained too; tables: "embed_tokens", "lm_head", trained whole. pissa: whether A and B start at
+    the weight's largest directions;
     the adapter then has rank 2 r. max_length: tokens of an
     example. replay: share of what is trained on that is of the base's own tasks; replay_data: rows
     of these, the ward's where it is None. gate: whether base and adapter are compared on the
@@ -83,6 +86,8 @@ class AdaptPlan(OpenPlan):
     freeze_a: bool = False
     pissa: bool = False
     vera: bool = False
+    tokens: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
     max_length: int | None = None
     replay: float = 0.0
     replay_data: Path | None = None
@@ -91,7 +96,8 @@ class AdaptPlan(OpenPlan):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.lora(0, (0,) if self.activated else None)
+        rows = {"embed_tokens": (0,)} if self.tokens and "embed_tokens" not in self.tables else {}
+        self.lora(0, (0,) if self.activated else None, rows)
         require_replay(self.replay, self.replay_data, self.base)
         if self.suite is not None and not self.gate:
             raise ValueError(f"got --suite {self.suite} without a gate, which alone asks it")
@@ -113,15 +119,32 @@ class AdaptPlan(OpenPlan):
             if number is not None and number < 1:
                 raise ValueError(f"got {name} {number}, expected at least 1")
 
-    def lora(self, width: int, invocation: tuple[int, ...] | None = None) -> LoRAConfig:
-        """The adapter's config on a base of this width, which may choose the targets."""
+    def lora(
+        self,
+        width: int,
+        invocation: tuple[int, ...] | None = None,
+        rows: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> LoRAConfig:
+        """The adapter's config on a base of this width, which may choose the targets.
+
+        rows: of `tokens`, by table.
+        """
         targets = self.target_modules
         if targets is None:
             targets = defaults.default_targets(width)
         return LoRAConfig(
             self.r, self.lora_alpha, targets, self.lora_dropout, self.use_rslora,
             invocation=invocation, use_dora=self.use_dora, vera=Vera() if self.vera else None,
+            modules_to_save=self.tables, trainable_token_indices=rows or {},
         )  # fmt: skip
+
+    def rows(self, model: Transformer, tokenizer: Tokenizer) -> dict[str, tuple[int, ...]]:
+        """Table -> ids of `tokens`; a head that is a table of its own has their rows too."""
+        if not self.tokens:
+            return {}
+        ids = ids_of(tokenizer, self.tokens)
+        tables = ("embed_tokens",) if model.lm_head is None else ("embed_tokens", "lm_head")
+        return {name: ids for name in tables if name not in self.tables}
 
     def check(self) -> None:
         """Raise ValueError for an `out` that holds anything but an adapter of minilora's."""
@@ -153,7 +176,7 @@ class AdaptPlan(OpenPlan):
         judge = Judge(
             tokenizer, decided.held_out[:rows], houses, kept=kept, room=room, bars=reporter.bars
         )
-        lora = self.lora(model.config.hidden_size, invocation)
+        lora = self.lora(model.config.hidden_size, invocation, self.rows(model, tokenizer))
         settings = self.settings(lora, decided, base_fingerprint(model), length)
         held = bytes_by_format(model)
         # Attached before judging, as that checks the targets; B = 0 leaves every output as it was.

@@ -329,11 +329,12 @@ def _stretches(
 
 
 def _state_of(adapter: Adapter) -> dict[str, np.ndarray]:
-    return {
+    state = {
         f"{module}.{leaf}": array
         for module in adapter.modules
         for leaf, array in zip(leaves_of(adapter.config), adapter.arrays(module), strict=True)
     }
+    return {**state, **adapter.tables}
 
 
 def _difference(own: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> float:
