@@ -2,8 +2,9 @@
 
 Clients ask about the ward's notes, each its next as soon as it has an answer, streamed. Three kinds
 of work: the base alone ("base"), adapters in turn ("mixed"), and activated adapters that are all
-asked about each note ("shared"). Rates are tokens of answers a second by wall time. Every whole
-answer is kept, so that `--check` can compare it with the one that the request gets alone.
+asked about each note ("shared"). Rates are tokens of answers a second, by wall time and by the
+server's processor time, which a busy machine changes less. Every whole answer is kept, so that
+`--check` can compare it with the one that the request gets alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -32,6 +33,7 @@ from minilora.hub.bases import WARD, find_base, open_base
 from minilora.hub.export import write_gguf_adapter
 from minilora.lora import ALL_LINEAR, Adapter, LoRAConfig, mark_base
 from minilora.lora.targets import select_linears
+from minilora.machine import process_seconds
 from minilora.nn import Transformer, generate
 from minilora.runs.tour import DATA, read_examples
 from minilora.serving import BASE, AdapterBank
@@ -126,21 +128,17 @@ def drive(
     faults: list[str] = []
 
     def client() -> None:
-        connection = HTTPConnection("127.0.0.1", port)
         while time.perf_counter() - began < seconds and not faults:
             with lock:
                 answer = Answer(next(asks), time.perf_counter() - began)
                 answers.append(answer)
             try:
-                whole = _read(connection, body(answer.ask), answer, began, seconds)
+                _read(port, body(answer.ask), answer, began, seconds)
             except TimeoutError:
-                break
+                return
             except (OSError, HTTPException, ValueError) as error:
                 faults.append(f"{type(error).__name__}: {error}")
                 return
-            if not whole:
-                break
-        connection.close()  # whoever has no whole answer by now goes away
 
     threads = [threading.Thread(target=client) for _ in range(clients)]
     for one in threads:
@@ -152,68 +150,84 @@ def drive(
     return answers
 
 
-def _read(
-    connection: HTTPConnection, body: dict, answer: Answer, began: float, seconds: float
-) -> bool:
-    """Read a streamed answer; False where the time was over before its end."""
-    if connection.sock is None:
-        connection.connect()
-    connection.sock.settimeout(max(0.1, began + seconds - time.perf_counter()))
-    connection.request(
-        "POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"}
-    )
-    response = connection.getresponse()
-    if response.status != 200:
-        raise ValueError(f"{response.status} {response.read()[:200]!r}")
-    for line in response:
-        now = time.perf_counter() - began
-        if now > seconds:
-            return False
-        if not line.startswith(b"data: {"):
-            continue
-        told = json.loads(line[6:])
-        if "error" in told:
-            raise ValueError(told["error"])
-        answer.tokens = (told.get("usage") or {}).get("completion_tokens", answer.tokens)
-        for choice in told["choices"]:
-            answer.text += choice["text"]
-            answer.first = answer.first or now
-    answer.ended = time.perf_counter() - began
-    return True
+def _read(port: int, body: dict, answer: Answer, began: float, seconds: float) -> None:
+    """Read a streamed answer, and go away where the time is over before its end."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=_left(began, seconds))
+    with closing(connection):
+        head = {"Content-Type": "application/json"}
+        connection.request("POST", "/v1/completions", json.dumps(body), head)
+        response = connection.getresponse()
+        if response.status != 200:
+            raise ValueError(f"{response.status} {response.read()[:200]!r}")
+        for line in response:
+            now = time.perf_counter() - began
+            if now > seconds:
+                return
+            if not line.startswith(b"data: {"):
+                continue
+            told = json.loads(line[6:])
+            if "error" in told:
+                raise ValueError(told["error"])
+            for choice in told["choices"]:
+                answer.text += choice["text"]
+                answer.tokens += bool(choice["text"])
+                answer.first = answer.first or now
+            answer.tokens = (told.get("usage") or {}).get("completion_tokens", answer.tokens)
+        answer.ended = time.perf_counter() - began
+
+
+def _left(began: float, seconds: float) -> float:
+    return max(0.1, began + seconds - time.perf_counter())
 
 
 @dataclass(frozen=True)
 class Rate:
     """What a load came to.
 
-    tokens: of whole answers a second, each spread over the time in which it was written. answers: a
-    second. first, whole: median seconds to the first piece and to the end. done: whole answers.
+    tokens: of answers a second, of one that the end cut its pieces. by_cpu: tokens a second
+    of the server's processor time. answers: whole ones a second. first, whole: median seconds to
+    the first piece and to the end. pace: median tokens a second of one answer after its first
+    piece. done: whole answers.
     """
 
     server: str
     work: str
     clients: int
     tokens: float
+    by_cpu: float
     answers: float
     first: float
     whole: float
+    pace: float
     done: int
     seconds: float
 
 
-def rate_of(server: str, work: str, clients: int, seconds: float, answers: list[Answer]) -> Rate:
-    """Of the answers that were whole within the time; those that were cut count for their share."""
+@dataclass(frozen=True)
+class Load:
+    """What was asked of a server, and what it took: `cpu` seconds of its processor time."""
+
+    server: str
+    work: str
+    clients: int
+    seconds: float
+    cpu: float
+    answers: list[Answer]
+
+
+def rate_of(load: Load) -> Rate:
+    """The rates of a load."""
+    answers, seconds = load.answers, load.seconds
     whole = [one for one in answers if one.ended]
-    tokens = sum(one.tokens for one in whole)
-    mean = tokens / max(1, len(whole))
-    cut = [one for one in answers if not one.ended and one.first]
-    pace = float(np.median([one.ended - one.first for one in whole])) if whole else seconds
-    tokens += sum(mean * min(1.0, (seconds - one.first) / max(pace, 1e-9)) for one in cut)
+    tokens = sum(one.tokens for one in answers)
     return Rate(
-        server, work, clients, round(tokens / seconds, 1), round(len(whole) / seconds, 3),
+        load.server, load.work, load.clients, round(tokens / seconds, 1),
+        round(tokens / max(load.cpu, 1e-9), 1), round(len(whole) / seconds, 3),
         round(float(np.median([a.first - a.began for a in answers if a.first] or [0.0])), 3),
-        round(float(np.median([a.ended - a.began for a in whole] or [0.0])), 3), len(whole),
-        seconds,
+        round(float(np.median([a.ended - a.began for a in whole] or [0.0])), 3),
+        round(float(np.median([
+            (a.tokens - 1) / (a.ended - a.first) for a in whole if a.ended > a.first
+        ] or [0.0])), 1), len(whole), seconds,
     )  # fmt: skip
 
 
@@ -221,8 +235,8 @@ def rate_of(server: str, work: str, clients: int, seconds: float, answers: list[
 
 
 @contextmanager
-def ours(base: str, folders: Mapping[str, Path], *more: str) -> Iterator[int]:
-    """The port of `minilora serve`."""
+def ours(base: str, folders: Mapping[str, Path], *more: str) -> Iterator[tuple[int, int]]:
+    """Port and process of `minilora serve`."""
     code = "import sys; from minilora.cli.app import main; sys.exit(main())"
     adapters = [word for name, path in folders.items() for word in ("--adapter", f"{name}={path}")]
     command = [sys.executable, "-c", code, "serve", "--base", base, *adapters, "--port", "0", *more]
@@ -233,14 +247,16 @@ def ours(base: str, folders: Mapping[str, Path], *more: str) -> Iterator[int]:
                 raise ValueError(f"the server did not begin: {line!r}")
             port = int(line.split("127.0.0.1:")[1].split("/")[0])
             _wait_for(port, "/health")
-            yield port
+            yield port, process.pid
         finally:
             process.terminate()
 
 
 @contextmanager
-def llama_cpp(model: Path, rows: int, threads: int, adapters: Sequence[Path]) -> Iterator[int]:
-    """The port of llama.cpp's server."""
+def llama_cpp(
+    model: Path, rows: int, threads: int, adapters: Sequence[Path]
+) -> Iterator[tuple[int, int]]:
+    """Port and process of llama.cpp's server."""
     command = [sys.executable, "-m", "minilora.bench.llama_server", str(model)]
     command += ["--rows", str(rows), "--threads", str(threads)]
     command += [word for path in adapters for word in ("--lora", str(path))]
@@ -251,7 +267,7 @@ def llama_cpp(model: Path, rows: int, threads: int, adapters: Sequence[Path]) ->
             line = next((one for one in process.stdout if one.startswith("http://")), "")
             if not line:
                 raise ValueError("llama.cpp's server did not begin (the interop extra)")
-            yield int(line.strip().rsplit(":", 1)[1])
+            yield int(line.strip().rsplit(":", 1)[1]), process.pid
         finally:
             process.kill()
 
@@ -321,11 +337,11 @@ def measure(options: argparse.Namespace) -> Measured:
                 for clients, seconds in loads:
                     path = find_base(options.base)
                     gguf = path if path.suffix == ".gguf" else next(path.glob("*.gguf"))
-                    with llama_cpp(gguf, clients, threads, files) as port:
-                        asks = requests_of(work, notes)
+                    with llama_cpp(gguf, clients, threads, files) as (port, process):
+                        asks, before = requests_of(work, notes), process_seconds(process)
                         answers = drive(port, clients, seconds, asks, asked_of_llama_cpp)
-                    rate = rate_of("llama.cpp", work, clients, seconds, answers)
-                    _add(result, rate)
+                        cpu = process_seconds(process) - before
+                    _add(result, Load("llama.cpp", work, clients, seconds, cpu, answers))
     return result
 
 
@@ -333,25 +349,30 @@ def _measure_ours(
     options: argparse.Namespace, work: str, folders: Mapping[str, Path],
     notes: Sequence[Sequence[int]], result: Measured,
 ) -> None:  # fmt: skip
-    with ours(options.base, folders, *options.serve) as port:
+    with ours(options.base, folders, *options.serve) as (port, process):
         connection = HTTPConnection("127.0.0.1", port)
         connection.request("GET", "/v1/models")
         base = json.loads(connection.getresponse().read())["data"][0]["id"]
         connection.close()
         asks = requests_of(work, notes)
         for clients, seconds in zip(options.clients, options.seconds, strict=True):
+            before = process_seconds(process)
             answers = drive(port, clients, seconds, asks, asked_of_us(base))
+            cpu = process_seconds(process) - before
             kept = [(work, a.ask.note, a.ask.adapter, a.text) for a in answers if a.ended]
             result.answers += kept
             label = " ".join(["minilora", *options.serve])
-            _add(result, rate_of(label, work, clients, seconds, answers))
+            _add(result, Load(label, work, clients, seconds, cpu, answers))
 
 
-def _add(result: Measured, rate: Rate) -> None:
+def _add(result: Measured, load: Load) -> None:
+    rate = rate_of(load)
     result.rates.append(rate)
     print(
         f"{rate.server}, {rate.work}, {rate.clients} clients: {rate.tokens:.1f} tokens/s, "
-        f"{rate.answers:.2f} answers/s; first {rate.first:.2f} s, whole {rate.whole:.2f} s",
+        f"{rate.by_cpu:.1f} by processor time, "
+        f"{rate.answers:.2f} answers/s; first {rate.first:.2f} s, whole {rate.whole:.2f} s, "
+        f"pace {rate.pace:.1f}",
         flush=True,
     )
 

@@ -116,8 +116,9 @@ class Engine:
     """Answers requests over one bank, side by side; `step` by step, or all with `run`.
 
     most_rows: how many are answered at a time; the others wait, first come, first served.
-    most_waiting: how many may wait, None for any number. A step reads new prompts up to
-    PREFILL_TOKENS tokens, one at least, so that a long queue does not hold up those that stream.
+    most_waiting: how many may wait, None for any number. most_read: tokens of new prompts that one
+    step reads, by default PREFILL_TOKENS, one prompt at least: so a long queue does not hold up
+    those that stream.
     kept_positions: how many positions of what the base read of prompts are kept for others that
     begin alike, of the base or of activated adapters; 0 for none. longest: positions of a prompt
     with its answer, by default as many as the model has. Keys and values take up to most_rows times
@@ -135,6 +136,7 @@ class Engine:
         most_waiting: int | None = None,
         kept_positions: int = 0,
         longest: int | None = None,
+        most_read: int | None = None,
     ) -> None:
         require_count("most_rows", most_rows, 1)
         positions = bank.model.config.max_position_embeddings
@@ -142,6 +144,8 @@ class Engine:
         if most_waiting is not None:
             require_count("most_waiting", most_waiting, 1)
         self.bank, self.most_rows, self.most_waiting = bank, most_rows, most_waiting
+        self.most_read = PREFILL_TOKENS if most_read is None else most_read
+        require_count("most_read", self.most_read, 1)
         self.longest = positions if longest is None else longest
         self.read_positions = self.known_positions = 0
         self._waiting: deque[tuple[int, Request]] = deque()
@@ -282,7 +286,7 @@ class Engine:
         while self._waiting and len(self._rows) < self.most_rows:
             number, request = self._waiting[0]
             more = len(request.prompt)
-            if read and read + more > PREFILL_TOKENS:
+            if read and read + more > self.most_read:
                 break
             if not self.bank.has_room_for(request.adapter):
                 break

@@ -25,6 +25,9 @@ from minilora.text import Tokenizer
 ROWS, CONTEXT, KEPT = 64, 2048, 4096
 """Requests at a time, positions of one with its answer, and positions of prompts that are kept, at
 most and where nobody says otherwise."""
+READ = 256
+"""Tokens of new prompts that a step reads, the work of four steps of 64 rows: where many come at
+once, those that stream go on between them."""
 CACHE_SHARE = 4
 """Keys and values may take the memory's part by this number."""
 UNKNOWN_MEMORY = 8 << 30
@@ -101,9 +104,8 @@ def engine_in_memory(
             f"{room / 2**30:.1f}: a {CACHE_SHARE}th of the memory; ask for fewer rows or a shorter "
             "context"
         )
-    return Engine(
-        bank, min(ROWS, fitting) if rows is None else rows, kept_positions=kept, longest=longest
-    )
+    most = min(ROWS, fitting) if rows is None else rows
+    return Engine(bank, most, kept_positions=kept, longest=longest, most_read=READ)
 
 
 def position_bytes(config: TransformerConfig) -> int:

@@ -200,10 +200,9 @@ def test_logits_that_are_not_finite_end_their_request_alone():
     assert [e.ended for e in events if e.number == broken][-1] == "broken"
 
 
-def test_long_prompts_join_one_a_step(monkeypatch):
-    monkeypatch.setattr("minilora.serving.engine.PREFILL_TOKENS", 8)
+def test_long_prompts_join_one_a_step():
     bank, _ = a_bank()
-    engine = Engine(bank)
+    engine = Engine(bank, most_read=8)
     for _ in range(3):
         engine.submit(Request([1, 2, 3, 4, 5], max_new_tokens=3))
     active = []
