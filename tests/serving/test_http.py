@@ -334,7 +334,7 @@ def test_an_answer_that_takes_too_long_ends():
 
 
 def test_a_key_is_demanded():
-    with serving(key="open sesame".replace(" ", "-"), hosts=None) as client:
+    with serving(key="open-sesame") as client:
         for path in ("/v1/models", "/metrics", "/nowhere"):
             status, value, headers = client.ask(path)
             assert (status, headers["www-authenticate"]) == (401, "Bearer")
@@ -343,7 +343,9 @@ def test_a_key_is_demanded():
             assert client.ask("/v1/models", Authorization=wrong)[0] == 401
         assert client.ask("/v1/models", Authorization="Bearer open-sesame")[0] == 200
         assert client.ask("/health")[0] == 200 and client.ask("/")[0] == 200
-        assert client.ask("/health", Host="anywhere.example")[0] == 200
+        # Behind a proxy another name and another origin are right, and a page elsewhere has no key.
+        proxied = {"Host": "ward.example", "Origin": "https://ward.example"}
+        assert client.ask("/v1/models", Authorization="Bearer open-sesame", **proxied)[0] == 200
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.org", ""])
@@ -493,10 +495,29 @@ def test_a_stream_whose_client_takes_nothing_is_given_up():
         if len(sent) > 3:
             await anyio.sleep_forever()
 
-    anyio.run(EventStream(events(), 0.1), {"type": "http"}, never, send)
-    assert closed and [one["type"] for one in sent[:2]] == [
+    ended = []
+    stream = EventStream(events(), 0.1, lambda: ended.append(True))
+    anyio.run(stream, {"type": "http"}, never, send)
+    assert closed == ended == [True] and [one["type"] for one in sent[:2]] == [
         "http.response.start", "http.response.body",
     ]  # fmt: skip
+
+
+def test_a_client_that_is_gone_before_its_stream_begins_is_noticed():
+    ended, begun = [], []
+
+    async def events():
+        begun.append(True)
+        yield b""
+
+    async def gone():
+        return {"type": "http.disconnect"}
+
+    async def send(_):
+        await anyio.sleep_forever()
+
+    anyio.run(EventStream(events(), 60, lambda: ended.append(True)), {"type": "http"}, gone, send)
+    assert (begun, ended) == ([], [True])
 
 
 def test_cut_connections_at_any_byte_leave_the_server_whole(client):

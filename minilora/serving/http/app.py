@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -61,9 +61,9 @@ class Settings:
     """How a server is asked.
 
     base: what the base is called. key: that every request must bear, None for none. hosts: the
-    names by which it may be asked, None for any; a web page elsewhere that gives its own name to
-    this address is refused by it. load_from: the folder in which adapters may be named while the
-    server runs, None for none. Raises ValueError for one that is no folder.
+    names by which it may be asked without a key, None for any: a web page elsewhere that gives its
+    own name to this address is refused by it. load_from: the folder in which adapters may be named
+    while the server runs, None for none. Raises ValueError for one that is no folder.
     """
 
     base: str
@@ -220,19 +220,24 @@ class _Api:
     ) -> Response:
         """A chat's or a text's next words."""
         asked = read(await self._object(request), self.limits)
-        told = form(await self._ask(asked))
+        replies = await self._ask(asked)
+        told = form(replies)
         if asked.stream:
-            return self._stream(told.stream())
-        whole = await unless_gone(request, told.whole)
+            return self._stream(told.stream(), replies)
+        try:
+            whole = await unless_gone(request, told.whole)
+        finally:
+            replies.close()
         return Response(status_code=400) if whole is None else Json(whole)
 
     async def compare(self, request: Request) -> Response:
         """Several models' answers to one chat, always streamed."""
         asked = read_comparison(await self._object(request), self.limits)
-        return self._stream(comparison(await self._ask(asked)))
+        replies = await self._ask(asked)
+        return self._stream(comparison(replies), replies)
 
-    def _stream(self, events: Any) -> Response:
-        return EventStream(events, self.limits.seconds + GRACE)
+    def _stream(self, events: AsyncGenerator[bytes, None], replies: Replies) -> Response:
+        return EventStream(events, self.limits.seconds + GRACE, replies.close)
 
     async def _ask(self, asked: Asked) -> Replies:
         adapters = tuple(BASE if n == self.settings.base else n for n in asked.models)
@@ -347,19 +352,25 @@ class _Guard:
         await (self.app if refused is None else self.refuse(refused))(scope, receive, send)
 
     def _judge(self, request: Request) -> Refused | None:
-        hosts, host = self.settings.hosts, request.headers.get("host", "")
-        if hosts is not None and _name_in(f"//{host}") not in hosts:
-            return Refused(f"got a request for the host {host!r}, which is not this one", 421)
-        origin = request.headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != host:
-            return Refused(f"got a request from the origin {origin!r}, expected this page's", 403)
-        if self.settings.key is None or request.url.path in OPEN_TO_ALL:
+        if self.settings.key is None:
+            return self._judge_browser(request)
+        if request.url.path in OPEN_TO_ALL:
             return None
         given = request.headers.get("authorization", "")
         scheme, _, key = given.partition(" ")
         same = hmac.compare_digest(key.strip().encode(), self.settings.key.encode())
         if scheme.lower() != "bearer" or not same:
             return Refused("got no valid key, expected Authorization: Bearer KEY", 401)
+        return None
+
+    def _judge_browser(self, request: Request) -> Refused | None:
+        """Where no key is demanded, a browser must not ask for a page of another site."""
+        hosts, host = self.settings.hosts, request.headers.get("host", "")
+        if hosts is not None and _name_in(f"//{host}") not in hosts:
+            return Refused(f"got a request for the host {host!r}, which is not this one", 421)
+        origin = request.headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != host:
+            return Refused(f"got a request from the origin {origin!r}, expected this page's", 403)
         return None
 
 

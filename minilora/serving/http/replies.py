@@ -69,9 +69,13 @@ class Replies:
                 yield [piece for one in some for piece in self._read(one)]
         finally:
             timer.cancel()
-            for index in self.answers.open:
-                self.metrics.ended.labels(self.names[index], CANCELLED).inc()
-            self.answers.cancel()
+            self.close()
+
+    def close(self) -> None:
+        """Give up what has not ended: nobody listens any more."""
+        for index in self.answers.open:
+            self.metrics.ended.labels(self.names[index], CANCELLED).inc()
+        self.answers.cancel()
 
     def _end_late(self) -> None:
         """Tell those that go on that their time is over."""

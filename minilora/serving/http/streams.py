@@ -24,20 +24,29 @@ def event(value: object) -> bytes:
 
 
 class EventStream(Response):
-    """Server-sent events from a generator, which is closed when the client goes away.
+    """Server-sent events from a generator, until its end or until the client goes away.
 
-    seconds: after which the connection is given up, whatever it is waiting for.
+    seconds: after which the connection is given up, whatever it is waiting for. close: called at
+    the end, also where the generator was never begun.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], seconds: float) -> None:
-        self.events, self.seconds = events, seconds
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], seconds: float, close: Callable[[], None]
+    ) -> None:
+        self.events, self.seconds, self.close = events, seconds, close
         self.status_code, self.background = 200, None
         self.init_headers({"cache-control": "no-store", "x-accel-buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send them."""
+        try:
+            await self._send_all(receive, send)
+        finally:
+            self.close()
+
+    async def _send_all(self, receive: Receive, send: Send) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(_cancel_when_gone, receive, group.cancel_scope)
             with anyio.move_on_after(self.seconds):
