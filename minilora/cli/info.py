@@ -77,10 +77,18 @@ def _adapter_rows(known: dict) -> list[tuple[str, object]]:
         ("scaling", scaling_text(known["scaling"]) + (" (rsLoRA)" if known["use_rslora"] else "")),
         ("lora_dropout", known["lora_dropout"]),
         *([("invocation", known["invocation"])] if known["invocation"] else []),
+        *([("DoRA", "yes")] if known["use_dora"] else []),
+        *([("VeRA", listed(known["vera"]))] if known["vera"] else []),
+        *([("tables", listed(known["tables"]))] if known["tables"] else []),
         ("target_modules", targets if isinstance(targets, str) else ", ".join(targets)),
         ("modules", f"{len(known['modules'])}: {known['modules'][0]} ... {known['modules'][-1]}"),
         ("dtype", ", ".join(known["dtypes"])),
     ]
+
+
+def listed(values: dict) -> str:
+    """`key value` of each."""
+    return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
 def _base_weights(known: dict) -> str:

@@ -54,6 +54,7 @@ def about_adapter(path: Path, base: str | None) -> dict:
         "kind": "adapter",
         **asdict(adapter.config),
         "scaling": shared_scaling(adapter.config, adapter.modules),
+        "tables": adapter.config.tables,
         "modules": list(adapter.modules),
         "parameters": adapter.size,
         "bytes": adapter.nbytes,

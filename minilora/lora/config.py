@@ -14,6 +14,9 @@ ALL_LINEAR = "all-linear"
 """The target that means every Linear but the output head (PEFT's word for it)."""
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 """A model's two tables, a row a token."""
+MOST_VERA = 2**16
+"""VeRA's r may exceed a layer's sizes, but an adapter that holds the seed alone has A and B drawn:
+a small file must not ask for all memory."""
 WHOLE, ROWS, PRODUCT = "whole", "rows", "product"
 """What may be trained of a table."""
 LARGEST_ALPHA = 1e38
@@ -112,6 +115,7 @@ class LoRAConfig:
         beside = [name for name in names if getattr(self, name)]
         if beside:
             raise ValueError(f"got vera with {', '.join(beside)}, expected vera alone")
+        require_count("r", self.r, 1, MOST_VERA)
 
     def _check_tables(self) -> None:
         kinds = self._kinds_of_tables()

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from minilora.cli.app import main
+from minilora.cli.info import rows_of
 from minilora.hub import load_pretrained
-from minilora.lora import Adapter, LoRAConfig, attach
+from minilora.hub.describe import about
+from minilora.lora import Adapter, LoRAConfig, Vera, attach
 from minilora.storage import fingerprint
+from tests import tiny
 from tests.says import error_line, names
 
 
@@ -106,3 +109,17 @@ def test_a_damaged_model_is_refused(base, tmp_path, capsys):
     weights.write_bytes(weights.read_bytes()[:-3])
     assert main(["info", str(bad)]) == 1
     assert names(error_line(capsys), weights)
+
+
+def test_what_an_adapter_holds_beside_a_and_b_is_said(tmp_path):
+    for config, said in (
+        (LoRAConfig(4, vera=Vera(5)), {"VeRA": "projection_prng_key 5"}),
+        (LoRAConfig(2, use_dora=True), {"DoRA": "yes"}),
+        (LoRAConfig(2, modules_to_save=("lm_head",)), {"tables": "lm_head whole"}),
+        (LoRAConfig(2), {}),
+    ):
+        handle = attach(tiny.model(), config, np.random.default_rng(0))
+        handle.adapter().write(tmp_path / "a")
+        rows = dict(rows_of(about(tmp_path / "a", None)))
+        assert {k for k in ("VeRA", "DoRA", "tables") if k in rows} == said.keys()
+        assert all(text in rows[key] for key, text in said.items())

@@ -119,6 +119,8 @@ def test_config_and_arrays_must_agree():
     ):  # fmt: skip
         with refusal(ValueError, next(iter(beside))):
             replace(CONFIG, **beside)
+    with refusal(ValueError, "r", 2**16):
+        replace(CONFIG, r=2**16 + 1)
     for wrong in (Vera, 5, {"projection_prng_key": 0}):
         with refusal(ValueError, "vera"):
             replace(CONFIG, vera=wrong)
