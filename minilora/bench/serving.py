@@ -42,7 +42,7 @@ from minilora.text import Tokenizer
 from minilora.text.answers import prompt_ids
 from minilora.text.streaming import answer_text
 
-ADAPTERS, NEW_TOKENS, NOTES = 8, 48, 6000
+ADAPTERS, NEW_TOKENS, NOTES = 8, 48, 1800
 WORK = ("base", "mixed", "shared")
 WARDS = ("cardiology", "gastroenterology", "nephrology", "pediatrics", "respiratory", "vascular")
 SCALES = {128: 0.14, 576: 0.04}
