@@ -15,9 +15,9 @@ from minilora.hub.bases import open_base  # noqa: E402
 from minilora.lora import (  # noqa: E402
     Adapter,
     LoRAConfig,
+    Vera,
     attach,
     base_state,
-    lora_layers,
 )
 from minilora.training import AdamW  # noqa: E402
 
@@ -30,12 +30,15 @@ TEXTS = [
     "Patient takes 20 mg of lisinopril daily; pulse 88, regular.",
     "drug: lisinopril | dose: 20 mg | pulse: 88",
 ]
+ROWS = (*range(250, 260), 28, 216)
 CONFIGS = {
     "q and v": LoRAConfig(r=8, lora_alpha=16),
     "all-linear, rsLoRA, patterns": LoRAConfig(
         r=4, lora_alpha=6, target_modules="all-linear", use_rslora=True,
         rank_pattern={r"layers\.(0|29)\..*": 8, "down_proj": 2}, alpha_pattern={"v_proj": 3},
     ),
+    "VeRA": LoRAConfig(r=256, vera=Vera(7, d_initial=1.0)),
+    "rows of tokens, tied": LoRAConfig(r=4, trainable_token_indices={"embed_tokens": ROWS}),
 }  # fmt: skip
 
 
@@ -84,9 +87,7 @@ def test_an_adapter_trained_here_gives_the_same_logits_in_peft(
     model.train()
     optimizer = AdamW(model.named_parameters())
     for _ in range(3):
-        for layer in lora_layers(model).values():
-            layer.lora_A.zero_grad()
-            layer.lora_B.zero_grad()
+        model.zero_grad()
         model.loss(ids[:, :-1], ids[:, 1:]).backward()
         optimizer.step(2e-3)
     adapted = model.eval()(ids).data
