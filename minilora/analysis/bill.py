@@ -18,7 +18,7 @@ from minilora.autograd.functional import folding_pays
 from minilora.autograd.normal_float import SCALES_A_GROUP
 from minilora.autograd.stored_array import BLOCKS
 from minilora.limits import require_count
-from minilora.lora import ALL_LINEAR, LoRAConfig, attach, lora_layers
+from minilora.lora import ALL_LINEAR, LoRAConfig, adapter_state, attach
 from minilora.lora.targets import names_target
 from minilora.nn import BASE_DTYPES, Transformer, TransformerConfig
 from minilora.training.optim import AdamW, Optimizer
@@ -329,8 +329,7 @@ def counted_bill(model: Transformer, batch: Batch, optimizer: Optimizer) -> Bill
     optimizer.step(0.0)
     moments = sum(a.nbytes for slot in optimizer.state.values() for a in slot.values())
     model.zero_grad()
-    factors = [x for one in lora_layers(model).values() for x in one.named_factors().values()]
-    adapter = sum(p.data.nbytes for p in factors)
+    adapter = sum(array.nbytes for array in adapter_state(model).values())
     return Bill(
         weights=sum(p.data.nbytes for p in parameters) - adapter,
         adapter=adapter,

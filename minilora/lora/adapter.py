@@ -116,8 +116,9 @@ class Adapter:
         _check_projection(source, config, own, projection)
         tables = {name: _own_copy(x) for name, x in sorted((tables or {}).items())}
         _check_tables(source, config, tables)
+        products = [table for table, kind in config.tables.items() if kind == PRODUCT]
         values = {
-            "config": in_plain_names(config, [*own, *config.tables]),
+            "config": in_plain_names(config, [*own, *products]),
             "base": base,
             "source": source,
             "minilora_version": minilora_version,

@@ -38,6 +38,13 @@ WAYS = {
     "product both": (
         {"target_modules": (*Q, "embed_tokens", "lm_head"), "rank_pattern": {"lm_head": 3}}, None,
     ),
+    "everywhere": (
+        {
+            "target_modules": "all-linear", "modules_to_save": ("lm_head",),
+            "rank_pattern": {"up_proj": 1},
+        },
+        None,
+    ),
     "rows and whole": (
         {"trainable_token_indices": {"embed_tokens": (5, 1)}, "modules_to_save": ("lm_head",)},
         None,
