@@ -2,7 +2,7 @@
 const entries = JSON.parse(document.getElementById("index").textContent);
 const question = (new URLSearchParams(location.search).get("q") || "").trim();
 const words = question.toLowerCase().split(/\s+/).filter(Boolean);
-document.getElementById("ask").value = question;
+document.getElementById("search-words").value = question;
 
 function rank(entry) {
   const title = entry.title.toLowerCase(), text = entry.text.toLowerCase();

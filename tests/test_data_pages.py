@@ -1,0 +1,229 @@
+"""The tables of data/*/README.md say what the JSON files beside them say."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+def load(name):
+    return json.loads((DATA / name).read_text("utf-8"))
+
+
+def tables(page: str) -> list[list[list[str]]]:
+    """The tables of data/PAGE/README.md: rows of cells, the heading first."""
+    text = (DATA / page / "README.md").read_text("utf-8")
+    blocks = re.findall(r"(?:^\|.*\n)+", text, re.M)
+    cells = [
+        [[c.strip() for c in line.strip()[1:-1].split("|")] for line in block.splitlines()]
+        for block in blocks
+    ]
+    return [[row for row in table if not set("".join(row)) <= set("-: |")] for table in cells]
+
+
+def table(page: str, heading: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The table whose heading has these cells: cells by row and column; empty ones left out."""
+    for first, *rows in tables(page):
+        if set(heading) <= set(first):
+            return {
+                row[0].strip("*"): {c: t for c, t in zip(first[1:], row[1:], strict=False) if t}
+                for row in rows
+            }
+    raise AssertionError(f"{page} has no table with {heading}")
+
+
+def agrees(cell: str, *values: float) -> bool:
+    """Whether the numbers of a cell are these values, rounded to the digits that it shows."""
+    shown = [text.replace(",", "") for text in NUMBER.findall(cell.replace("..", " "))]
+    digits = [len(text.partition(".")[2]) for text in shown]
+    return len(shown) == len(values) and all(
+        abs(float(text) - value) <= 0.5001 * 10.0**-places
+        for text, places, value in zip(shown, digits, values, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("cell", "values", "same"),
+    [
+        ("1.68 [1.63..1.95]", (1.676, 1.634, 1.946), True),
+        ("1.68 [1.63..1.95]", (1.676, 1.634, 1.956), False),
+        ("150,205", (150204.6,), True),
+        ("4.9", (4.96,), False),
+        ("4.9 [4.1..5.6]", (4.9,), False),
+        ("97.3 % (97.0 to 97.5)", (97.33, 97.0, 97.5), True),
+    ],
+)
+def test_a_cell_is_compared_as_it_says(cell, values, same):
+    assert agrees(cell, *values) == same
+
+
+# ------------------------------------------------------------------------------------------- speed
+
+LABELS = {
+    "time of torch with PEFT / ours": ("lora-qv", "torch / minilora, best"),
+    "the same, torch's logits at labels only": ("lora-qv", "torch-labelled / minilora, best"),
+    "ours / the bare matmuls of the step": ("lora-qv", "minilora / matmul, best"),
+    "ours / our own full step": ("lora-qv", "minilora / full, best"),
+    "time of a textbook autograd / ours": ("lora-qv", "textbook / minilora, best"),
+    "full step, torch / ours": ("full", "torch / minilora, best"),
+    "64 tokens at batch 1, torch in a bare loop / ours": ("generate-1", "torch / minilora, best"),
+    "the same, transformers' generate loop": ("generate-1", "transformers / minilora, best"),
+    "64 tokens at batch 8, torch in a bare loop / ours": ("generate-8", "torch / minilora, best"),
+    "time of torch under bfloat16 autocast / ours": ("lora-qv", "torch-bf16 / minilora, best"),
+    "our plain step / an activated one": ("lora-qv", "minilora / activated, best"),
+    "the same, prompts kept": ("lora-qv", "minilora / activated-kept, best"),
+}
+
+
+@pytest.mark.parametrize(
+    ("heading", "files"),
+    [
+        ("S: width 64", ("lora", "r", "full", "gen", "gen8")),
+        ("S", ("xeon",)),
+    ],
+)
+def test_speed(heading, files):
+    cells = {
+        (cell["workload"]["name"], cell["job"]): cell
+        for name in files
+        for cell in load(f"bench/{name}.json")["results"]
+    }
+    compared = 0
+    for label, row in table("bench", (heading,)).items():
+        for column, shown in row.items():
+            job, name = LABELS.get(label, ("lora-qv", ""))
+            cell = cells[column.partition(":")[0], job]
+            sides = {side: cell["sides"][cell["best"][side]] for side in ("minilora", "torch")}
+            if label == "LoRA step on q and v, tokens a second":
+                assert agrees(shown, sides["minilora"]["tokens_per_second"]), (label, column)
+            elif label == "memory above the model, ours / torch's":
+                ours, theirs = (sides[side]["memory"]["growth"] for side in ("minilora", "torch"))
+                assert agrees(shown, ours / theirs), (label, column)
+            else:
+                ratio = cell["ratios"][name]
+                values = (ratio["median"], ratio["low"], ratio["high"])
+                few = values if "[" in shown else values[:1]
+                assert agrees(shown, *few), (label, column)
+            compared += 1
+    assert compared > 15
+
+
+def test_steps_of_activated_adapters():
+    results = load("activated/steps.json")["results"]
+    for label, row in table("activated", ("shape",)).items():
+        for column in ("activated", "activated, prompts kept"):
+            found = results[label.partition(":")[0]][column]
+            values = (found["plain / this"], found["least"], found["largest"])
+            assert agrees(row[column], *values), (label, column)
+
+
+# ----------------------------------------------------------------------------------------- quality
+
+
+def test_planted_mistakes():
+    several = {
+        "a wrong answer, less the right one": "a wrong answer",
+        "a wrong answer**, less the right one": "a wrong answer",
+        "the same, by cosine": "a wrong answer, cosine",
+        "what raises the loss of 100 trusted rows": "trusted rows",
+        "the row's influence on itself": "itself",
+        "the row's own loss": "loss",
+    }
+    compared = 0
+    for label, row in table("why", ("precision of the first 25",)).items():
+        for column, shown in row.items():
+            precision = load(f"why/{column.replace(' ', '-')}.json")["precision"]
+            name = several.get(label)
+            if label.startswith("several wrong answers"):
+                (name,) = (key for key in precision if key.endswith("wrong answers"))
+            if name:
+                assert agrees(shown, 100 * precision[name]), (label, column)
+                compared += 1
+    assert compared == 36
+
+
+def test_what_replay_gives_back():
+    arms = {f"{100 * arm['share']:.0f} % replay": arm for arm in load("gate/replay.json")["arms"]}
+    arms["no replay"] = arms.pop("0 % replay")
+    names = {"house, exact": "house", "invented, of the missing doses": "invented",
+             "base's own tasks, exact": "base"}  # fmt: skip
+    groups = {"public styles": "public", "questions": "questions", "refusals": "refusals"}
+    rows = table("gate", ("no replay",))
+    assert set(names) | set(groups) <= set(rows)
+    for label, name in (*names.items(), *groups.items()):
+        for column, arm in arms.items():
+            runs = arm["runs"]
+            values = [100 * (run[name] if label in names else run["groups"][name]) for run in runs]
+            shown = rows[label][column].partition(" [")[0]  # Wilson's interval is another test's
+            known = (sum(values) / len(values), min(values), max(values))
+            assert agrees(shown, *(known if "(" in shown else known[:1])), (label, column)
+    for column, arm in arms.items():
+        assert agrees(rows["learning rate"][column], arm["lr"])
+
+
+def test_changes_and_their_ranks():
+    arms = load("spectra/changes.json")["arms"]
+    names = {"norm of ΔW": "norm", "effective rank": "effective",
+             "directions that hold 90 % of the energy": "energy_rank",
+             "amplification (4 directions at most)": "amplified"}  # fmt: skip
+    rows = table("spectra", ("r 2", "full"))
+    for column, keys in {
+        **{f"r {r}": (f"r{r}s0", f"r{r}s1") for r in (2, 8, 32)}, "full": ("full",),
+    }.items():  # fmt: skip
+        for label, name in names.items():
+            assert agrees(rows[label][column], *(arms[key][name][0] for key in keys)), label
+        assert agrees(rows["intruders"][column], *(arms[key]["intruders"] for key in keys))
+        exact = rows["exact, seed 0, seed 1"][column]
+        assert agrees(exact, *(100 * arms[key]["exact"] for key in keys))
+    cut = load("spectra/changes.json")["full_cut_to"]
+    rows = table("spectra", ("full training, cut to its first directions",))
+    for directions, found in cut.items():
+        assert agrees(rows["energy left"][directions], 100 * found["energy"])
+        assert agrees(rows["exact"][directions], 100 * found["exact"])
+
+
+def test_steering_wheels():
+    found = load("compose/steering.json")
+    rows = table("compose", ("domain", "all four"))
+    every = {f"{label}": method for label, method in found["methods"].items()}
+    named = {
+        label: next((m for name, m in every.items() if _is(label, name)), None) for label in rows
+    }
+    assert sum(method is not None for method in named.values()) == len(every)
+    for label, method in named.items():
+        if method is None:
+            continue
+        for rule in ("domain", "tone", "safety", "customer"):
+            values = sorted(100 * kept["rules"][rule] for kept in method["kept"])
+            middle, spread = values[1], (values[0], values[-1])
+            shown = rows[label][rule]
+            assert agrees(shown, middle, *(spread if "[" in shown else ())), (label, rule)
+
+
+def _is(label: str, name: str) -> bool:
+    return label == name or label.startswith(f"{name},")
+
+
+# -------------------------------------------------------------------------------------- the tour
+
+
+def test_the_picture_of_the_tour_has_the_tables_numbers():
+    """The first page's picture and the base's card were taken from the same run, or equal ones."""
+    root = ElementTree.parse(DATA / "pictures/tour.svg").getroot()
+    shown = "".join(root.itertext()).replace("\xa0", " ")
+    rows = table("ward-base", ("base, prompted", "adapted"))
+    compared = 0
+    for label, row in rows.items():
+        for column, cell in row.items():
+            if cell.endswith("%"):
+                assert cell.replace(" ", "") in shown, (label, column)
+                compared += 1
+    assert compared == 22
