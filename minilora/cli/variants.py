@@ -24,7 +24,7 @@ def variants(
     eval_data: Path = typer.Option(DATA / "cardiology.eval.jsonl", "--eval", help="Answered."),
     base: str = typer.Option(WARD, "--base", help=BASE_HELP),
     seeds: int = typer.Option(3, "--seeds", help="Trainings of each at its best rate."),
-    steps: int = typer.Option(100, "--steps", help="Steps of each."),
+    steps: int = typer.Option(60, "--steps", help="Steps of each."),
     jobs: int = typer.Option(0, "--jobs", help="Processes, 0 for one a core."),
     plot: Path = typer.Option(None, "--plot", help="PNG file to draw into."),
 ) -> None:

@@ -90,7 +90,7 @@ class VariantsPlan:
     base: str = WARD
     ways: tuple[Way, ...] = WAYS
     seeds: int = 3
-    steps: int = 100
+    steps: int = 60
     batch_size: int = 16
     rows: int = 1200
     choose_rows: int = 100
