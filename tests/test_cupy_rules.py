@@ -112,7 +112,7 @@ HOST_CALLS = {
     "lora/adapter.py: _own_copy": {"array"},
     "lora/adapter.py: _check_array": {"isfinite"},
     "lora/fitting.py: _check_array": {"can_cast"},
-    "lora/fitting.py: _check_base_table": {"array_equal"},
+    "lora/peft_format.py: _without_repeats": {"array_equal"},
     # Token ids are host integers.
     "lora/tables.py: TableRows": {"array"},
     # Drawn on the host.

@@ -13,6 +13,7 @@ from minilora.backend import Array, to_numpy
 from minilora.lora.base import BaseMark
 from minilora.lora.config import EMBEDDING, PRODUCT, ROWS, WHOLE, LoRAConfig
 from minilora.lora.peft_format import (
+    BASE_WEIGHT,
     CONFIG,
     LORA_LEAVES,
     MAGNITUDE,
@@ -47,10 +48,6 @@ def leaves_of(config: LoRAConfig) -> tuple[str, ...]:
     if config.vera is not None:
         return VERA_LEAVES
     return LORA_LEAVES if config.use_dora else LORA_LEAVES[:2]
-
-
-BASE_WEIGHT = "base_layer.weight"
-"""What PEFT saves beside A and B of a table: the table that they were trained on."""
 
 
 def table_shapes(
@@ -386,7 +383,7 @@ def _check_tables(source: str, config: LoRAConfig, tables: Mapping[str, np.ndarr
         for table in config.tables
         for leaf, shape in table_shapes(config, table).items()
     }
-    allowed = {f"{t}.{BASE_WEIGHT}" for t, kind in config.tables.items() if kind == PRODUCT}
+    allowed = {f"{t}.{BASE_WEIGHT}" for t, kind in config.tables.items() if kind != WHOLE}
     missing, extra = shapes.keys() - tables.keys(), tables.keys() - shapes.keys() - allowed
     if missing or extra:
         raise AdapterError(

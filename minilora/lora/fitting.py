@@ -11,11 +11,11 @@ import numpy as np
 
 from minilora.autograd.products import dense
 from minilora.backend import to_numpy
-from minilora.lora.adapter import BASE_WEIGHT, Adapter, leaves_of, table_shapes
+from minilora.lora.adapter import Adapter, leaves_of, table_shapes
 from minilora.lora.base import BaseMark, computing_config, config_differences, mark_base
 from minilora.lora.config import EMBEDDING, HEAD, ROWS, LoRAConfig
 from minilora.lora.layer import check_rank
-from minilora.lora.peft_format import MAGNITUDE, PROJECTION, SIDECAR, AdapterError
+from minilora.lora.peft_format import BASE_WEIGHT, MAGNITUDE, PROJECTION, SIDECAR, AdapterError
 from minilora.lora.state import adapted_fingerprint, base_fingerprint, is_adapted, lora_layers
 from minilora.lora.tables import table_of
 from minilora.lora.targets import TargetError, linears_by_rule, select_linears
@@ -89,13 +89,22 @@ def _check_tables(model: Module, config: LoRAConfig) -> None:
             )
 
 
-def _check_base_table(adapter: Adapter, name: str, array: np.ndarray, table: Module) -> None:
-    """PEFT saves the table beside A and B: if it is another one, so is what the adapter does."""
-    own = to_numpy(dense(table.weight.data))
-    if own.shape != array.shape or not np.array_equal(own, array.astype(own.dtype)):
+def _check_base_table(model: Module, adapter: Adapter, table: str, array: np.ndarray) -> None:
+    """PEFT saves the table beside what it trains of it: over another one that means something else.
+
+    Rows that the adapter has trained may differ, as those of new tokens do.
+    """
+    own = to_numpy(dense(table_of(model, table).weight.data))
+    fits = own.shape == array.shape
+    if fits:
+        differ = (own != array.astype(own.dtype)).any(axis=1)
+        rows = adapter.config.trainable_token_indices.get(table.rpartition(".")[2], ())
+        differ[list(rows)] = False
+        fits = not differ.any()
+    if not fits:
         raise BaseMismatchError(
-            f"{adapter.source}: {name} is another table {array.shape} than the base's {own.shape}, "
-            "expected the same numbers"
+            f"{adapter.source}: {table}.{BASE_WEIGHT} is another table {array.shape} than the "
+            f"base's {own.shape}, expected the same numbers"
         )
 
 
@@ -172,8 +181,7 @@ def _check_fit(model: Module, config: LoRAConfig, adapter: Adapter) -> None:
         _check_shapes(adapter, name, linear)
     for name, array in adapter.tables.items():
         if name.endswith(f".{BASE_WEIGHT}"):
-            table = table_of(model, name.removesuffix(f".{BASE_WEIGHT}"))
-            _check_base_table(adapter, name, array, table)
+            _check_base_table(model, adapter, name.removesuffix(f".{BASE_WEIGHT}"), array)
             continue
         table, _, leaf = name.rpartition(".")
         weight = table_of(model, table).weight

@@ -10,14 +10,14 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from minilora import __version__
 from minilora.backend import Array
-from minilora.lora.config import EMBEDDING, HEAD, LoRAConfig
+from minilora.lora.config import EMBEDDING, HEAD, WHOLE, LoRAConfig
 from minilora.lora.peft_options import (
     check_options,
     choosing_rule,
@@ -62,9 +62,11 @@ _TENSOR_NAME = re.compile(
 )
 _TABLE_NAME = re.compile(
     r"base_model\.model\.(model\.embed_tokens|lm_head)\."
-    r"(?:(token_adapter)\.trainable_tokens_delta|(lora_embedding_[AB])|(lora_[AB])\.weight"
-    r"|((?:base_layer\.)?weight))"
+    r"(?:token_adapter\.)?(trainable_tokens_delta|lora_embedding_[AB]|lora_[AB](?=\.weight)"
+    r"|(?:base_layer\.|modules_to_save\.|original_module\.)?weight)(?:\.weight)?"
 )
+BASE_WEIGHT = "base_layer.weight"
+"""The table that A and B, or rows, were trained on: PEFT saves it where it was made larger."""
 _PROJECTION_NAME = re.compile(r"base_model\.(vera_[AB])")
 
 
@@ -118,6 +120,7 @@ def read_folder(folder: str | Path) -> FolderParts:
         check_options(options)
         factors, projection, tables = _read_tensors(path, is_vera(options))
         config, rule = config_of(options, sorted(factors)), choosing_rule(options)
+        config, tables = _without_repeats(config, tables)
         idle = [name for name in factors if rule and not is_chosen(name, rule)]
     except AdapterError:
         raise
@@ -204,8 +207,30 @@ def _read_tensors(
 
 def _table_leaf(match: re.Match) -> str:
     """ "<table>.<leaf>" of a tensor of the embedding or the head."""
-    leaf = "trainable_tokens_delta" if match[2] else match[3] or match[4] or match[5]
-    return f"{match[1]}.{leaf}"
+    return f"{match[1]}.{match[2]}"
+
+
+def _without_repeats(
+    config: LoRAConfig, tables: dict[str, np.ndarray]
+) -> tuple[LoRAConfig, dict[str, np.ndarray]]:
+    """Less what PEFT saves twice where a base was given more tokens; the config that this means.
+
+    Beside a table that is trained whole it saves the one that was there, which nothing uses any
+    more, and the head, as one that is whole. A tied head has the embedding's rows a second time.
+    Raises ValueError for second ones that differ.
+    """
+    tables = {n: x for n, x in tables.items() if not n.endswith(".original_module.weight")}
+    pairs = {n: n.replace(".modules_to_save.", ".") for n in tables if ".modules_to_save." in n}
+    if HEAD not in config.tables:
+        heads = (f"{HEAD}.trainable_tokens_delta", f"{HEAD}.{BASE_WEIGHT}")
+        pairs |= {n: n.replace(HEAD, EMBEDDING, 1) for n in heads if n in tables}
+        if f"{HEAD}.weight" in tables and config.tables.get(EMBEDDING) == WHOLE:
+            config = replace(config, modules_to_save=(*config.modules_to_save, HEAD))
+    for second, first in pairs.items():
+        if first not in tables or not np.array_equal(tables[second], tables[first]):
+            raise ValueError(f"got {second} that is not {first}, expected the same numbers")
+        del tables[second]
+    return config, tables
 
 
 def is_of_table(name: str) -> bool:

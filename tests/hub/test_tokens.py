@@ -8,7 +8,7 @@ import pytest
 from minilora.cli.app import main
 from minilora.hub import load_pretrained
 from minilora.hub.tokens import add_tokens, ids_of
-from minilora.lora import LoRAConfig, attach
+from minilora.lora import Adapter, BaseMismatchError, LoRAConfig, attach
 from minilora.nn.base_dtype import store_base
 from tests import tiny
 from tests.says import refusal
@@ -100,3 +100,44 @@ def test_transformers_reads_it_and_peft_the_rows_that_were_trained(tmp_path):
     with torch.no_grad():
         expected = peer(torch.tensor([ids])).logits.numpy()
     assert np.abs(model(np.array([ids])).data - expected).max() < 1e-4
+
+
+@pytest.mark.interop
+@pytest.mark.filterwarnings("ignore:.*not checked:UserWarning")
+@pytest.mark.parametrize("way", ["rows", "whole", "product"])
+def test_what_peft_saves_of_a_base_that_it_made_larger_works_here(tmp_path, way):
+    """There the tables are saved too, with rows that were drawn for the new tokens."""
+    torch = pytest.importorskip("torch")
+    peft = pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    sizes = dict(hidden_size=12, num_attention_heads=4, num_key_value_heads=2, head_dim=6)
+    base = tiny.save(tmp_path / "base", tiny.tokenizer(), **sizes)
+    model, words = load_pretrained(base)
+    words, new = add_tokens(model, words, NEW)
+    ids = words.encode(f"{NEW[0]} {TEXT}")
+    how = {
+        "rows": {"trainable_token_indices": list(new)},
+        "whole": {"modules_to_save": ["embed_tokens"]},
+        "product": {"target_modules": ["q_proj", "embed_tokens"]},
+    }[way]
+    peer = transformers.AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager")
+    peer.resize_token_embeddings(words.vocab_size)
+    config = peft.LoraConfig(r=2, task_type="CAUSAL_LM", **{"target_modules": ["q_proj"], **how})
+    peer = peft.get_peft_model(peer, config).eval()
+    torch.manual_seed(0)
+    for parameter in peer.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.3 * torch.randn(parameter.shape)
+    peer.save_pretrained(tmp_path / "a")
+    adapter = Adapter.read(tmp_path / "a")
+    if way == "product":  # A and B were trained on rows that are not this base's
+        with refusal(BaseMismatchError, "base_layer.weight"):
+            attach(model, adapter)
+        return
+    with torch.no_grad():
+        expected = peer(torch.tensor([ids])).logits.numpy()
+    handle = attach(model, adapter)
+    assert np.abs(model(np.array([ids])).data - expected).max() < 1e-4
+    adapter.write(tmp_path / "b")
+    assert Adapter.read(tmp_path / "b") == adapter
+    assert np.abs(handle.merge_and_unload()(np.array([ids])).data - expected).max() < 1e-4
