@@ -46,19 +46,57 @@ def check_mixed(fn: Callable, judge: Judge) -> None:
                 ),
             },
         )  # fmt: skip
-        # Two more adapters with a row each cost little, unless they read everybody's rows. The
-        # growth is looked at, and not the work, for a product B A of all adapters is no mistake.
-        many = of * 4
+        # Two more adapters with a row each cost little, unless they read everybody's rows. A
+        # product B A of each adapter is no mistake: it costs less than twice one of all rows.
+        many = of * 8
         x, A, B = judge.normal(len(many) + 2, n), judge.normal(5, r, n), judge.normal(5, out, r)
         s = judge.rng.uniform(0.5, 3.0, 5)
         few = judge.multiplications(fn, x=x[:-2], adapter_of=list(many), A=A[:3], B=B[:3], s=s[:3])
         more = judge.multiplications(fn, x=x, adapter_of=[*many, 3, 4], A=A, B=B, s=s)
         judge.true(
-            more - few <= len(many) * (n * r + r * out),
+            more - few <= 4 * out * n * (r + 2),
             f"right, but two rows more, with an adapter each, took {more - few} products of two "
             f"numbers more where {2 * (n * r + r * out)} do: every adapter reads every row. Pick "
             "the rows of one adapter, x[rows], before you multiply.",
         )
+        judge.true(
+            more <= 2 * len(many) * out * n,
+            f"right, with {more} products of two numbers where {len(many) * r * (n + out)} do: the "
+            "whole B A is made for every row again. Go through the thin side: (x A^T) B^T.",
+        )
+        _only_its_own(fn, judge, list(of))
+
+
+def _only_its_own(fn: Callable, judge: Judge, of: list[int]) -> None:
+    """Numbers too large for each other where a row meets an adapter that is not its own.
+
+    What turns counted numbers into plain ones goes uncounted, and is found here. Rows without an
+    adapter are left out.
+    """
+    n, r, out = judge.sizes(7, 2, 5)
+    of, count = [k for k in of if k >= 0], 3
+    x, A, B = judge.normal(len(of), n), judge.normal(count, r, n), judge.normal(count, out, r)
+    s = judge.rng.uniform(0.5, 3.0, count)
+
+    def overflows() -> bool:
+        with np.errstate(over="raise", invalid="raise"):
+            try:
+                fn(x.copy(), list(of), A.copy(), B.copy(), s.copy())
+            except FloatingPointError:
+                return True
+        return False
+
+    if overflows():  # some BLAS libraries raise these flags for nothing
+        return
+    A[:, :, :count] = 1e200
+    for k in range(count):
+        A[k, :, k] = 0.0
+    x[:, :count] = 1e200 * (np.asarray(of)[:, None] == np.arange(count))
+    judge.true(
+        not overflows(),
+        "right, but a row meets an adapter that is not its own, and what comes of it is thrown "
+        "away. Pick the rows of one adapter, x[rows], before you multiply.",
+    )
 
 
 @exercise(
@@ -122,6 +160,26 @@ def check_mixed(fn: Callable, judge: Judge) -> None:
                 whole = s[k] * ((x @ A[k].T) @ B[k].T)
                 out[of == k] = whole[of == k]
             return out
+            """,
+        ),
+        mistake(
+            "a mask over plain numbers",
+            "is thrown away",
+            body="""
+            x, A, B, s = (np.asarray(array, dtype=float) for array in (x, A, B, s))
+            of = np.asarray(adapter_of)[:, None]
+            parts = [np.where(of == k, s[k] * ((x @ A[k].T) @ B[k].T), 0) for k in range(len(A))]
+            return sum(parts)
+            """,
+        ),
+        mistake(
+            "B A for every row",
+            "for every row again",
+            body="""
+            return np.array([
+                s[k] * ((B[k] @ A[k]) @ row) if k >= 0 else np.zeros(B.shape[1])
+                for row, k in zip(x, adapter_of)
+            ])
             """,
         ),
         mistake(

@@ -15,6 +15,7 @@ from minilora.course.judge import Judge
 def check_mixed(fn: Callable, judge: Judge) -> None:
     for job_like, old_like, share in ((40, 90, 0.2), (60, 7, 0.25), (30, 50, 0.4)):
         jobs, olds = (judge.sizes(like)[0] for like in (job_like, old_like))
+        jobs, olds = _telling(jobs, olds, share)
         job = [f"job {i}" for i in range(jobs)]
         old = [f"old {i}" for i in range(olds)]
         seed = int(judge.rng.integers(1000))
@@ -36,16 +37,17 @@ def check_mixed(fn: Callable, judge: Judge) -> None:
             all(count[x] == 1 for x in job), "an example of the job is in it twice; once is asked."
         )
         replayed = len(got) - jobs
-        want = round(jobs * share / (1 - share))
+        exact = jobs * share / (1 - share)
+        want = round(exact)
         judge.true(
             replayed != round(jobs * share) or abs(replayed - want) <= 1,
             f"{replayed} old examples are {share:.0%} of the job's; asked is {share:.0%} of the "
             "whole list.",
         )
         judge.true(
-            abs(replayed - want) <= 1,
+            abs(replayed - exact) <= 0.5 + 1e-9,
             f"{replayed} of {len(got)} examples are old, {replayed / len(got):.1%}; asked is "
-            f"{share:.0%}, so about {want}.",
+            f"{share:.0%}, which is {exact:.2f}, so {want}.",
         )
         times = [count[x] for x in old]
         judge.true(
@@ -58,6 +60,10 @@ def check_mixed(fn: Callable, judge: Judge) -> None:
         judge.true(
             changes > 4,
             "the old examples stand together, so they are trained on all at once; shuffle.",
+        )
+        judge.true(
+            [x for x in got if x.startswith("job")] != job,
+            "the job's examples are still in the order in which they came; shuffle the whole list.",
         )
         again = judge.call(fn, job=job, old=old, share=share, rng=np.random.default_rng(seed))
         judge.true(
@@ -76,6 +82,17 @@ def check_mixed(fn: Callable, judge: Judge) -> None:
                 != {str(x) for x in other if str(x).startswith("old")},
                 "the same old examples were taken with two seeds; draw them as well.",
             )
+
+
+def _telling(jobs: int, olds: int, share: float) -> tuple[int, int]:
+    """Sizes like these where rounding up or down, or the same old one over and over, shows."""
+    down = share != 0.2  # which way the right number of old examples is rounded
+    while not 0.2 < (jobs * share / (1 - share)) % 1 - (0 if down else 0.5) < 0.48:
+        jobs += 1
+    count = round(jobs * share / (1 - share))
+    while count > olds and not 1 < -count % olds < olds - 1:
+        olds += 1
+    return jobs, olds
 
 
 @exercise(
@@ -111,6 +128,16 @@ def check_mixed(fn: Callable, judge: Judge) -> None:
             change=(
                 "np.concatenate([rng.permutation(len(old)) for _ in range(rounds)])[:count]",
                 "rng.integers(len(old), size=count)",
+            ),
+        ),
+        mistake("rounded down", "which is", change=("round(len(job)", "int(len(job)")),
+        mistake(
+            "the job in order",
+            "still in the order",
+            change=(
+                "[both[i] for i in rng.permutation(len(both))]",
+                "[both[i] for i in np.argsort(np.r_[np.sort(rng.random(len(job))), "
+                "rng.random(count)])]",
             ),
         ),
         mistake(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -75,15 +76,17 @@ def _coin(lost: int, gained: int) -> float:
 
 def check_paired_test(fn: Callable, judge: Judge) -> None:
     cases = []
-    for like in (6, 7, 5):
+    for like, worse in ((6, True), (7, True), (5, True), (6, False)):
         while True:
-            rows = _answers_of_patients(judge, *judge.sizes(like))
-            changed = sum(a != b for a, b in zip(*rows[:2], strict=True))
-            want, others = _other_tests(*rows) if 3 <= changed <= 13 else (1.0, {})
+            before, after, patients = _answers_of_patients(judge, *judge.sizes(like))
+            if not worse:  # the sum of the nets lies above 0
+                before, after = after, before
+            changed = sum(a != b for a, b in zip(before, after, strict=True))
+            want, others = _other_tests(before, after, patients) if 3 <= changed <= 13 else (1, {})
             values = [want, *others.values()]
-            if others and want < 0.45 and len({round(v, 6) for v in values}) == len(values):
+            clear = want < 0.45 if worse else 0.55 < want < 1
+            if others and clear and len({round(v, 6) for v in values}) == len(values):
                 break  # otherwise two mistakes gave one number: draw again
-        before, after, patients = rows
         got = judge.call(fn, before=before, after=after, patients=patients)
         cases.append(("the p-value", got, want, others))
     judge.numbers(cases)
@@ -136,7 +139,7 @@ def check_paired_test(fn: Callable, judge: Judge) -> None:
             "on either side",
             change=(
                 "np.dot(signs, nets) <= sum(nets) + 1e-9",
-                "abs(np.dot(signs, nets)) >= -sum(nets)",
+                "abs(np.dot(signs, nets)) >= abs(sum(nets))",
             ),
         ),
         mistake("strict", "<=, not <", change=("<= sum(nets) + 1e-9", "< sum(nets)")),
@@ -192,8 +195,7 @@ def _told(low: float, high: float, tolerance: float) -> str:
 def _verdicts(lost: int, gained: int, rows: int, tolerance: float, interval: Interval) -> dict:
     """The right verdict, under "", and what mistakes say."""
     change = (gained - lost) / rows
-    a, b = interval(lost, rows)
-    c, d = interval(gained, rows)
+    (a, b), (c, d) = interval(lost, rows), interval(gained, rows)
     low, high = c - b, d - a
     return {
         "": _told(low, high, tolerance),
@@ -220,11 +222,61 @@ def _verdicts(lost: int, gained: int, rows: int, tolerance: float, interval: Int
         "that is an interval for the lost rows less the gained ones; the change is gained less "
         "lost.": _told(a - d, b - c, tolerance),
         "the tolerance is not in it: you compare with 0.": _told(low, high, 0.0),
+        "a sure loss need not fail: as long as it may be smaller than the tolerance, can't tell.": (
+            PASS if low > -tolerance else FAIL if high < 0 else CANT_TELL
+        ),
+        "the `interval` that you are given must be asked; yours is always Wilson's with z = 1.96.":
+        _told(*_ends(lost, gained, rows, _interval(1.96)), tolerance),
+        "both ends at once are asked for: low of gained less high of lost. Yours adds the sides by "
+        "their squares, as Newcombe does.": _told(
+            change - ((gained / rows - c) ** 2 + (b - lost / rows) ** 2) ** 0.5,
+            change + ((d - gained / rows) ** 2 + (lost / rows - a) ** 2) ** 0.5,
+            tolerance,
+        ),
+        "the gained rows have an interval too.": _told(
+            gained / rows - b, gained / rows - a, tolerance
+        ),
+        "the lost rows have an interval too.": _told(c - lost / rows, d - lost / rows, tolerance),
+        "lost and gained are both counted of all `rows`.": _told(
+            interval(gained, max(rows - lost, gained, 1))[0]
+            - interval(lost, max(rows - gained, lost, 1))[1],
+            interval(gained, max(rows - lost, gained, 1))[1]
+            - interval(lost, max(rows - gained, lost, 1))[0],
+            tolerance,
+        ),
     }  # fmt: skip
 
 
+def _ends(lost: int, gained: int, rows: int, interval: Interval) -> tuple[float, float]:
+    """The least and the greatest change of the share."""
+    (a, b), (c, d) = interval(lost, rows), interval(gained, rows)
+    return c - b, d - a
+
+
+def _drawn(judge: Judge) -> list[tuple[int, int, int, float, Interval]]:
+    """Inputs in which every mistake says something else than the right verdict, more than once."""
+    drawn, shown = [], Counter()
+    while not shown or min(shown.values()) < 2:
+        rows, z = int(judge.rng.integers(40, 600)), float(judge.rng.choice((1.0, 1.5, 1.96, 2.6)))
+        lost, gained = (int(share * rows) for share in judge.rng.uniform(0, 0.5, 2))
+        interval = _interval(z)
+        low, high = _ends(lost, gained, rows, interval)
+        tolerance = round(
+            -float(judge.rng.uniform(1.3 * low - 0.3 * high, 1.3 * high - 0.3 * low)), 2
+        )
+        if not 0.01 <= tolerance <= 0.4 or min(abs(low + tolerance), abs(high + tolerance)) < 2e-3:
+            continue
+        verdicts = _verdicts(lost, gained, rows, tolerance, interval)
+        new = [s for s, told in verdicts.items() if s and told != verdicts[""] and shown[s] < 2]
+        shown.update({s: 0 for s in verdicts if s})
+        if new:
+            shown.update(new)
+            drawn.append((lost, gained, rows, tolerance, interval))
+    return drawn
+
+
 def check_verdict(fn: Callable, judge: Judge) -> None:
-    cases = []
+    inputs = _drawn(judge)
     plan = (  # (lost share, gained share, rows, tolerance, z): each shows a mistake or two
         (0.0, 0.0, 30, 0.05, 1.96),
         (0.0, 0.0, 400, 0.05, 1.96),
@@ -241,22 +293,23 @@ def check_verdict(fn: Callable, judge: Judge) -> None:
     )
     for lost, gained, rows, tolerance, z in plan:
         rows += int(judge.rng.integers(rows // 20 + 1))
-        inputs = (round(lost * rows), round(gained * rows), rows, tolerance, _interval(z))
+        inputs.append((round(lost * rows), round(gained * rows), rows, tolerance, _interval(z)))
+    cases = []
+    for one in inputs:
         names = ("lost", "gained", "rows", "tolerance", "interval")
-        got = judge.call(fn, **dict(zip(names, inputs, strict=True)))
+        got = judge.call(fn, **dict(zip(names, one, strict=True)))
         judge.true(
             isinstance(got, str) and got in (PASS, FAIL, CANT_TELL),
             f'return one of "{PASS}", "{FAIL}", "{CANT_TELL}"; yours returned {got!r}.',
         )
-        cases.append((inputs, got, _verdicts(*inputs)))
+        cases.append((one, got, _verdicts(*one)))
     right = [verdicts[""] for _, _, verdicts in cases]
     said = [got for _, got, _ in cases]
     for sentence in cases[0][2]:
         if sentence and said != right and said == [verdicts[sentence] for *_, verdicts in cases]:
             raise Mistake(sentence)
     for (lost, gained, rows, tolerance, interval), got, verdicts in cases:
-        low = interval(gained, rows)[0] - interval(lost, rows)[1]
-        high = interval(gained, rows)[1] - interval(lost, rows)[0]
+        low, high = _ends(lost, gained, rows, interval)
         judge.true(
             got == verdicts[""],
             f"{lost} lost and {gained} gained of {rows}, tolerance {tolerance}: the change lies "
@@ -320,6 +373,24 @@ def check_verdict(fn: Callable, judge: Judge) -> None:
         mistake("low with low", "where most were lost", change=("c - b, d - a", "d - b, c - a")),
         mistake(
             "turned round", "lost rows less the gained", change=("c - b, d - a", "a - d, b - c")
+        ),
+        mistake(
+            "a sure loss", "a sure loss need not fail", change=("high < -tolerance", "high < 0")
+        ),
+        mistake(
+            "gained as seen",
+            "gained rows have an interval",
+            change=("c, d = interval(gained, rows)", "c = d = gained / rows"),
+        ),
+        mistake(
+            "Newcombe",
+            "as Newcombe does",
+            change=(
+                "low, high = c - b, d - a",
+                "p, q = lost / rows, gained / rows\n"
+                "    low = q - p - ((q - c) ** 2 + (b - p) ** 2) ** 0.5\n"
+                "    high = q - p + ((d - q) ** 2 + (p - a) ** 2) ** 0.5",
+            ),
         ),
         mistake("other words", "return one of", change=('"can\'t tell"', '"unclear"')),
     ),

@@ -78,6 +78,15 @@ def check_joined(fn: Callable, judge: Judge) -> None:
             ),
         }
         judge.close("B A", B @ A, want, instead=instead)
+    out, into = judge.sizes(260, 240)
+    adapters = [(judge.normal(r, into), judge.normal(out, r), 2.5) for r in (2, 3)]
+    (A, B), peak = judge.call_measured(fn, adapters=adapters, weights=[0.7, -1.3])
+    judge.true(
+        peak < out * into * 8 / 2,
+        f"the right product, but on the way your function held {peak / 1e3:.0f} kB, and the whole "
+        f"sum of (out, in) numbers has {out * into * 8 / 1e3:.0f} kB. A's and B's alone are "
+        "enough; nothing has to be multiplied out and taken apart again.",
+    )
 
 
 def _factors_added(parts: list[tuple], weights: tuple[float, ...]) -> np.ndarray:
@@ -151,6 +160,17 @@ def _factors_added(parts: list[tuple], weights: tuple[float, ...]) -> np.ndarray
             """,
         ),
         mistake(
+            "taken apart again",
+            "multiplied out",
+            body="""
+            total = sum(w * alpha / len(a) * b @ a
+                        for w, (a, b, alpha) in zip(weights, adapters))
+            u, s, vt = np.linalg.svd(total, full_matrices=False)
+            rank = sum(len(a) for a, _, _ in adapters)
+            return vt[:rank], u[:, :rank] * s[:rank]
+            """,
+        ),
+        mistake(
             "one rank for all",
             "rank of all",
             change=("alpha / len(a)", "alpha / sum(len(x) for x, _, _ in adapters)"),
@@ -178,6 +198,11 @@ def check_ties(fn: Callable, judge: Judge) -> None:
         changes = [judge.normal(rows, columns) for _ in range(count)]
         # Where two small ones stand against a large one, a vote of heads elects another sign.
         changes[0] *= 2.2
+        # And where they are more together than it is, the largest one elects another sign.
+        for place in judge.rng.choice(rows * columns, 4, replace=False):
+            changes[0].flat[place] = 8.0
+            for change in changes[1:]:
+                change.flat[place] = -5.0
         got = judge.call(fn, changes=changes, keep=keep)
         kept = np.stack([_largest(x, keep) for x in changes])
         judge.close(
@@ -198,6 +223,9 @@ def check_ties(fn: Callable, judge: Judge) -> None:
                 ),
                 "that elects the sign that most changes have; the sum elects, so that a large "
                 "entry counts for more.": _agreeing(kept, np.sign(kept).sum(0)),
+                "that elects the sign of the largest entry; the sum elects.": _agreeing(
+                    kept, np.take_along_axis(kept, np.abs(kept).argmax(0)[None], 0)[0]
+                ),
                 "signs are elected before trimming; trim first.": _agreeing(
                     kept, np.sum(changes, axis=0)
                 ),
@@ -267,6 +295,19 @@ def _agreeing(kept: np.ndarray, votes: np.ndarray) -> np.ndarray:
             "a vote of heads",
             "most changes have",
             change=("np.sign(kept.sum(axis=0))", "np.sign(np.sign(kept).sum(axis=0))"),
+        ),
+        mistake(
+            "the largest elects",
+            "the sign of the largest entry",
+            change=(
+                "np.sign(kept.sum(axis=0))",
+                "np.sign(kept.max(axis=0) + kept.min(axis=0))",
+            ),
+        ),
+        mistake(
+            "votes before trimming",
+            "elected before trimming",
+            change=("np.sign(kept.sum(axis=0))", "np.sign(np.sum(changes, axis=0))"),
         ),
         mistake(
             "mean of all",

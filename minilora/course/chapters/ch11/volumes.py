@@ -12,19 +12,24 @@ from minilora.course.judge import Judge
 
 def check_fairest(fn: Callable, judge: Judge) -> None:
     cases = []
-    for _ in range(4):
-        scores, alone, best, instead = _table(judge)
+    for of_table in (True, False, False, False):
+        scores, alone, best, instead = _table(judge, of_table)
         got = judge.call(fn, scores=scores, alone=alone)
         cases.append(("the setting", got, best, instead))
     judge.numbers(cases)
 
 
-def _table(judge: Judge) -> tuple[np.ndarray, np.ndarray, int, dict[str, float]]:
-    """Scores and what each job gets alone, where no mistake finds the right setting by luck."""
+def _table(judge: Judge, of_table: bool) -> tuple[np.ndarray, np.ndarray, int, dict[str, float]]:
+    """Scores and what each job gets alone, where no mistake finds the right setting by luck.
+
+    of_table: nor does who divides by the best score in the table, which is rarer.
+    """
     while True:
         settings, jobs = judge.sizes(17, 3)
         alone = judge.rng.uniform(0.3, 0.95, jobs)
         scores = judge.rng.uniform(0.05, 1.1, (settings, jobs)) * alone
+        if of_table:  # merged, some jobs fare badly everywhere
+            scores *= judge.rng.uniform(0.7, 1, jobs)
         shares = scores / alone
         worst = shares.min(axis=1)
         best = int(worst.argmax())
@@ -47,7 +52,13 @@ def _table(judge: Judge) -> tuple[np.ndarray, np.ndarray, int, dict[str, float]]
             "settings are counted from 0.": best + 1,
             "that is the share itself; return which row it is.": worst.max(),
         }
-        if len({best, *map(float, instead.values())}) == len(instead) + 1:
+        best_of_table = int((scores / scores.max(0)).min(1).argmax())
+        if (best_of_table != best or not of_table) and len({best, *instead.values()}) == len(
+            instead
+        ) + 1:
+            instead[
+                "that divides by the best score of each job in the table; divide by `alone`."
+            ] = best_of_table
             return scores, alone, best, {k: float(v) for k, v in instead.items()}
 
 
@@ -80,6 +91,11 @@ def _table(judge: Judge) -> tuple[np.ndarray, np.ndarray, int, dict[str, float]]
         ),
         mistake(
             "differences", "subtracts what each job", change=("scores / alone", "scores - alone")
+        ),
+        mistake(
+            "best of the table",
+            "best score of each job in the table",
+            change=("scores / alone", "scores / scores.max(axis=0)"),
         ),
         mistake("wrong axis", "goes over the jobs", change=("axis=1", "axis=0")),
         mistake(
