@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from minilora.bench.base_quality import FRESH, VALIDATION, Quality, measured, no
 from minilora.bench.replay import RATES, SEEDS, TUNING_SEED
 from minilora.evaluation.paired import wilson
 from minilora.lora import Adapter, LoRAConfig, attach
+from minilora.nn import BASE_DTYPES
 from minilora.runs.tour import DATA, read_examples
 from tests.tiny import model as tiny_model
 
@@ -97,6 +100,14 @@ def test_the_table_has_mean_range_and_the_interval_of_one_run():
     big = dict.fromkeys(("notes", "plain", "summaries_before", "summaries_after"), 1.5)
     longer = table([{**arm, "moved": runs, "smollm2": big}])
     assert len(longer) == len(lines) + 6 and longer[-1].endswith("| 1.5000 |")
+
+
+def test_the_page_shows_the_table_of_its_json():
+    folder = base_quality.PLAIN_TEXT.parent
+    found = json.loads((folder / "quality.json").read_text("utf-8"))
+    assert "\n".join(table(found["arms"])) in (folder / "README.md").read_text("utf-8")
+    assert [arm["dtype"] for arm in found["arms"]] == list(BASE_DTYPES)
+    assert all(len(arm["smollm2"]["steps"]) == base_quality.BIG_STEPS for arm in found["arms"])
 
 
 def test_the_plain_text_is_read_whole():
