@@ -288,8 +288,9 @@ print(f"with the adapter a logit moves by up to {moved:.2g}; off again, {other_b
 # each side? That is McNemar's test, and it takes every row for a toss of its own.
 #
 # Our refusals are not such tosses. Eight rows come from one note, and a model that gives away a
-# patient's phone number once will likely do so again, asked in other words. Who counts the eight
-# as eight witnesses is too sure. The way out is to let *patients* change sides instead of rows.
+# patient's phone number once will likely do so again, asked in other words. Eight such rows tell
+# hardly more than one, and a test that counts them as eight is surer than it may be. The way out is
+# to toss one coin for each *patient*, and not one for each row.
 
 # %% exercise 10.1
 
@@ -318,9 +319,10 @@ for seed, (by_patient, alone) in zip(SEEDS, ways, strict=True):
 # > **Claim.** Rows taken one by one are too sure: their p is on average less than 0.5 times that by
 # > patient.
 #
-# How much too sure is a question of how alike the rows of a patient are. Ask the other way round:
-# if the two models were equally good, how often would each test cry wolf? Let the eight rows of
-# one patient always go together, and toss.
+# How much too sure? That hangs on how alike the rows of a patient are. Let us look at the worst
+# case: all eight rows of a patient always change together. We invent two models that are equally
+# good, compare them 2,000 times, and count how often each test says that the second one is worse.
+# It never is, so each such answer is a false alarm.
 
 
 # %%
@@ -346,11 +348,11 @@ print(f"false alarms: by patient {100 * alarms[0]:.2g} %, by row {100 * alarms[1
 # A test says whether something was lost. Maya needs an answer to another question: was *more* lost
 # than she can bear? Say that she bears 10 points in 100. Then three things can come out. The whole
 # interval of the change lies above -10: let it through. The whole interval lies below: stop it. Or
-# -10 lies inside the interval: the rows do not say, and whoever reads "no significant loss" as "no
-# loss" ships what nobody has looked at.
+# -10 lies inside the interval: then the rows do not say which it is. To find no significant loss is
+# not to find that there is none.
 #
-# (Such an interval takes every row for a witness of its own, so we count patients: one is right
-# where all of their rows are.)
+# (Such an interval, too, holds only for rows that have nothing to do with each other. So the gate
+# below counts patients in the place of rows: a patient is right where all of their rows are.)
 
 # %% exercise 10.2
 
@@ -388,9 +390,9 @@ for kind, (lost, gained, count, word) in gate(runs[PLAIN[0]][1]).items():
     print(f"{kind:18} {lost:2} lost, {gained:2} gained of {count}: {word:11} {seen}")
 
 # %% [markdown]
-# The last column is what such a table should always say. *Sees a drop of 20 points* means: a true
-# drop of so much is found by the exact test in four of five tries. A smaller one slips through, and
-# not because it is not there.
+# The last column is what such a table should always say. *Sees a drop of 20 points* means: if the
+# model really lost so much, the exact test would find it in four of five tries. It may well have
+# lost less than that, and these rows would not show it.
 #
 # How many rows would be enough? Take a group in which no row is lost. From how many rows on does
 # that show that less than a tenth is lost, or a twentieth?
@@ -414,8 +416,8 @@ plt.show()
 # %% [markdown]
 # > **Claim.** A group of 30 rows of which none is lost passes at 10 points: its verdict is "pass".
 #
-# It can't tell, for its interval is too wide, although every single answer is right. Rows are what
-# a promise costs.
+# It can't tell, for its interval is too wide, although not a single answer was lost. Who wants to
+# promise more must ask more rows.
 #
 # The project has this as a command. `minilora gate --adapter DIR --suite old.jsonl --task
 # new.jsonl` asks base and adapter the same rows, counts rows of one patient as one, corrects for
@@ -474,9 +476,10 @@ print("where it is right still")
 # > **Claim.** The house's summaries are more than 3 times as far from the base as any other kind
 # > (medians).
 #
-# The divergence needs no wanted answer: the base's own would do. So it can be watched on prompts
-# that nobody has labelled, while a model is in use. It does not say what is wrong, and not every
-# distance is a loss: the largest was the order.
+# We measured it along the wanted answers, and it does without them: along the base's own answers
+# it is measured in the same way. So it can be watched on prompts for which nobody has written an
+# answer, while a model is in use. It does not say what is wrong, and not every distance is a loss:
+# the largest one, that of the house's summaries, is what the adapter was trained for.
 #
 # ## Would a thinner sheet take less?
 #
@@ -569,9 +572,10 @@ slider(turn, volume=volumes)
 # > 100 rows.
 #
 # We wrote this claim before we looked, and it is wrong. The line of unbeaten points is called a
-# *Pareto front*, and this one bulges far into the corner. Somewhere below full volume the sheet is
-# still loud enough to win where it is asked for, and no longer loud enough to overrule "Write a
-# letter". Training stops when the notes' loss is small. Nobody told it to stop being loud.
+# *Pareto front*, and this one reaches far into the upper right corner, where both scores are high.
+# Somewhere below full volume the sheet is still loud enough to win where it is asked for, and no
+# longer loud enough to overrule "Write a letter". Training makes the notes' loss small, and nothing
+# in that loss tells the sheet not to be louder than it needs.
 #
 # But 0.6 was read from the rows that we report, and from one seed. So choose again, honestly: the
 # volume with the best mean of both scores on *other* rows, over three adapters; and then look at
@@ -624,8 +628,9 @@ for kind in rows:
 # > **Claim.** The house pays for it with less than 15 points in 100.
 #
 # That is a cure that costs no training: `lora_alpha` in the adapter's config, multiplied by the
-# volume. It is not free, and for a job that needs all of its volume it would be none. What would be
-# better is a point above the front.
+# volume. It costs the house some summaries, and a job that needs all of its volume could not pay
+# that price. With this adapter nothing beyond the front can be had. For that we have to train
+# another one.
 #
 # ## Old work among the new
 #
@@ -697,11 +702,13 @@ for share, jobs in by_share.items():
 #
 # Refusals come back first, and nearly for nothing: one sentence, the same for every note, is easily
 # kept apart. Letters come back slowly. They share the note, its words and its facts with the
-# house's summary, and differ from it in what is written down and how. What is alike is torn along,
-# and needs more examples to be held. So the tenth loses to the dial, and says so.
+# house's summary, and differ from it only in what is written down and how. Training on the house's
+# notes changes them along with it, and a tenth of old work is too little to hold them. So replay
+# gives back fewer letters than the dial did, and the claim that said otherwise is refuted.
 #
-# But the two cures are not rivals. One teaches the sheet where to be silent, the other makes it
-# quieter everywhere, and the right picture shows them together. The volume is chosen as before.
+# But we need not choose between the two cures. One teaches the sheet where to be silent, the other
+# makes it quieter everywhere, and both can be had at once. The picture on the right shows them
+# together. The volume is chosen as before.
 
 # %%
 both_volume = chosen_volume(tenth)

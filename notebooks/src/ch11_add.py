@@ -62,7 +62,8 @@ style()
 #
 # $$(B_1 + B_2)(A_1 + A_2) = B_1A_1 + B_2A_2 + B_1A_2 + B_2A_1 ,$$
 #
-# and the last two terms are nobody's. We train two adapters and look at both ways.
+# and the last two terms are products of strips that were never trained together. We train two
+# adapters and look at both ways.
 #
 # The jobs are those of chapter 6. *The line*: the sentences of a note that speak of drugs become
 # the line `Rx: ...`. *The codes*: two letters for each of 57 drugs, asked in several ways. The
@@ -280,10 +281,10 @@ print("sum of the products of all entries:", (first_change * second_change).sum(
 print("alone:", first_change @ x, " both:", (first_change + second_change) @ x)
 
 # %% [markdown]
-# For every $x$ with some of $v$ in it the second change adds an answer that the first job has never
-# seen. In a large matrix two random changes are orthogonal anyway: there is so much room that a
-# cosine near 0 is what chance gives. It says how the matrices lie to each other. It says nothing of
-# what they do to the inputs that they meet.
+# Both changes answer the input $x$, and each puts its answer in a place of its own. So their cosine
+# is 0, and yet the second one adds to $x$ something that the first job has never met. In a large
+# matrix two random changes have a cosine near 0 anyway: there is so much room. The cosine compares
+# two matrices. It does not say what they do to the inputs of a job.
 #
 # ## Ask the inputs
 #
@@ -363,11 +364,11 @@ for job in JOBS:
 # > louder, beside its own adapter, than the codes hear the line, and the line loses the larger
 # > share.
 #
-# A cosine of nothing, and yet on the line's inputs the codes' adapter is the louder of the two.
-# That could be seen before anything was joined and before any note was asked. `minilora compose`
-# prints it as its forecast, for every pair of adapters. It is no oracle: it says who speaks, not
-# whether what is said contradicts. Among the four adapters of `data/compose` it names one
-# troublemaker rightly, and the order of the pairs not at all.
+# The cosine is 0, and yet on the line's inputs the codes' adapter is the louder of the two. That
+# could be seen before anything was joined and before any note was asked. `minilora compose` prints
+# it as its forecast, for every pair of adapters. A forecast may be wrong: it says how loud an
+# adapter is, and not whether what it says does harm. Of the four adapters in `data/compose` it
+# names rightly the one that disturbs most, but it does not tell which pairs suffer more.
 #
 # ## Two volumes
 #
@@ -415,8 +416,8 @@ plt.show()
 print("(percent of what the job's own adapter gets alone)")
 
 # %% [markdown]
-# The lower right corner is the codes alone, the upper left the line alone. Between them lies a
-# ridge, and no point on it is good for both.
+# In the lower right corner only the codes are on, in the upper left only the line. On the way from
+# one to the other, one score falls before the other has risen: no point is good for both jobs.
 
 
 # %% slider
