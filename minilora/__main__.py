@@ -49,6 +49,12 @@ NETWORK_WORDS = (
 )
 
 
+HOW_TO_GET_ONE = (
+    "  Debian, Ubuntu:  sudo apt install python3-venv\n"
+    "  anywhere:        https://docs.astral.sh/uv/getting-started/installation/"
+)
+
+
 class SetupError(Exception):
     """Set-up cannot go on; the text is the whole message."""
 
@@ -128,7 +134,13 @@ def is_ready(extras):
 
 def hold_lock():
     """An open file that is locked until it is closed or the process dies."""
-    file = open(LOCK, "a+")  # noqa: SIM115
+    try:
+        file = open(LOCK, "a+")  # noqa: SIM115
+    except PermissionError:
+        raise SetupError(
+            "got no right to write into " + ROOT + ", where .venv is to be made.\n"
+            "Let its owner run any command once, or work in a copy of your own."
+        )
     try:
         lock_file(file, wait=False)
     except OSError:
@@ -194,8 +206,10 @@ def make_venv(uv):
         bare, bare_output = run([sys.executable, "-m", "venv", "--without-pip", VENV])
         if bare:
             raise SetupError(
-                "could not make .venv:\n" + output.strip() + "\n" + bare_output.strip()
-            )
+                "could not make .venv:\n" + last_lines(output + "\n" + bare_output)
+                + "if this Python has no venv, install one of these and run this again:\n"
+                + HOW_TO_GET_ONE
+            )  # fmt: skip
 
 
 def installer(uv):
@@ -209,14 +223,21 @@ def installer(uv):
         return [sys.executable, "-m", "pip", "--python", VENV_PYTHON] + quiet
     raise SetupError(
         "this Python has neither uv nor a way to pip: install one of them and run this again.\n"
-        "  Debian, Ubuntu:  sudo apt install python3-venv\n"
-        "  anywhere:        https://docs.astral.sh/uv/getting-started/installation/"
+        + HOW_TO_GET_ONE
     )
 
 
+def last_lines(output):
+    """The last things an installer said, each once, indented."""
+    lines = []
+    for line in output.strip().splitlines():
+        if line.strip() and line not in lines and "WARNING: " not in line:
+            lines.append(line)
+    return "".join("  " + line[:200] + "\n" for line in lines[-6:])
+
+
 def install_error(output):
-    lines = [line for line in output.strip().splitlines() if "WARNING: " not in line]
-    tail = "".join("  " + line[:200] + "\n" for line in lines[-6:])
+    tail = last_lines(output)
     if any(word in output.lower() for word in NETWORK_WORDS):
         reason = "the package index could not be reached; check the network or the proxy settings"
     else:

@@ -165,6 +165,34 @@ def test_without_any_pip_the_way_out_is_told(launcher, capsys):
     assert launcher.state["calls"][-1][0] != "RUN"
 
 
+def test_without_the_venv_module_the_way_out_is_told(launcher, capsys):
+    launcher.state["answers"] = {"-m venv": (1, "python3: No module named venv")}
+    assert launcher.main(["tour"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("No module named venv") == 1
+    assert "python3-venv" in error and "uv" in error
+    assert launcher.state["calls"][-1][0] != "RUN"
+
+
+def test_a_clone_that_is_not_ones_own_to_write_is_named(launcher, capsys):
+    def no_right(name, *mode):
+        raise PermissionError(13, "Permission denied", name)
+
+    launcher.state["open"] = no_right
+    launcher.state["is_ready"] = lambda extras: False
+    assert launcher.main(["tour"]) == 1
+    assert names(capsys.readouterr().err, launcher.folder, ".venv")
+    assert launcher.state["calls"] == []
+
+
+def test_a_clone_that_its_owner_has_set_up_serves_others(launcher):
+    launcher.main(["tour"])
+    launcher.state["calls"].clear()
+    launcher.state["hold_lock"] = lambda: pytest.fail("took the lock, which is a file to write")
+    assert launcher.main(["doctor"]) == 0
+    assert launcher.state["calls"] == [["RUN", "doctor"]]
+
+
 @pytest.mark.parametrize(
     ("output", "message"),
     [
