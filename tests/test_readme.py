@@ -46,6 +46,7 @@ def written() -> set[str]:
 
 def called(text: str) -> set[str]:
     """The commands of minilora that code in the text calls."""
+    text = re.sub(r"```dockerfile\n.*?```", "", text, flags=re.DOTALL)  # folders have that name
     code = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
     code += re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     return {word for part in code for word in re.findall(r"\bminilora ([a-z_]+)", part)}

@@ -20,6 +20,7 @@ import typer
 
 from minilora import __version__
 from minilora.cli.errors import print_error, usage_text, with_plain_errors
+from minilora.cli.streams import take_any_text
 
 FOLDER = Path(__file__).parent
 GROUPS = ("Course", "Adapt", "Judge", "Serve", "Understand", "Make")
@@ -104,6 +105,7 @@ def _options(
 def main(argv: list[str] | None = None) -> int:
     """Run a command line (default: the process's own) and return the exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    take_any_text(sys.stdout, sys.stderr)
     try:
         # Without standalone mode typer raises what it refuses, which it would draw in a box.
         code = build(argv)(args=argv or ["--help"], prog_name="minilora", standalone_mode=False)

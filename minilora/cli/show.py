@@ -13,6 +13,10 @@ from rich.table import Table
 
 from minilora.storage import atomic_write
 
+MANY = 6
+"""Columns of which Rich would leave nothing in a narrow terminal."""
+WIDEST = 1000
+
 
 def size(count: float) -> str:
     """A number of bytes in B, KiB, MiB or GiB."""
@@ -35,7 +39,10 @@ def grid(
     rows: Iterable[Sequence[str]],
     right: Sequence[int] = (),
 ) -> None:
-    """A table; columns whose index is in `right` hold numbers. Texts are shown as they are."""
+    """A table; columns whose index is in `right` hold numbers. Texts are shown as they are.
+
+    Where the terminal is too narrow for many columns, it wraps the lines, and none is cut.
+    """
     rows = list(rows)
     table = Table(title=escape(title), box=box.SIMPLE, show_header=bool(headings), title_style="b")
     for i in range(len(headings) or len(rows[0])):
@@ -44,6 +51,9 @@ def grid(
         table.add_column(escape(heading), justify=side, overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
+    natural = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
+    if len(table.columns) > MANY and natural > console.width:
+        console = Console(file=console.file, width=natural)
     console.print(table)
 
 
