@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from minilora.backend import blas_threads, recommended_blas_threads
+from minilora.backend import blas_threads, blas_threads_override, recommended_blas_threads
 from minilora.limits import require_count
+from minilora.machine import physical_cores
 from minilora.nn.generate import check_request
 from minilora.serving.bank import BASE
 from minilora.serving.engine import BROKEN, CANCELLED, Engine, FullError, Request
@@ -290,7 +291,7 @@ class _Thread:
 
     def _run(self) -> None:
         try:
-            with blas_threads(recommended_blas_threads(self.engine.bank.model.config.hidden_size)):
+            with blas_threads(threads_beside_a_loop(self.engine.bank.model.config.hidden_size)):
                 while not self._stopped:
                     self._do_calls()
                     if not self._stopped and (self.engine.active or self.engine.waiting):
@@ -384,6 +385,18 @@ class _Thread:
 
     def _stop(self) -> None:
         self._stopped = True
+
+
+def threads_beside_a_loop(hidden_size: int) -> int:
+    """BLAS threads for a model of this width where one core is left to the loop and its clients.
+
+    BLAS threads wait for each other by turning in circles, so one that has no core of its own holds
+    up all. A user's choice counts as it does elsewhere.
+    """
+    threads = recommended_blas_threads(hidden_size)
+    if blas_threads_override() is not None:
+        return threads
+    return min(threads, max(1, physical_cores() - 1))
 
 
 def _settle(done: asyncio.Future, value: object, error: Exception | None) -> None:

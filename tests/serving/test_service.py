@@ -27,7 +27,13 @@ from minilora.serving.opening import (
     position_bytes,
 )
 from minilora.serving.router import Choice
-from minilora.serving.service import ROUTER, ClosingError, Service, UnknownAdapterError
+from minilora.serving.service import (
+    ROUTER,
+    ClosingError,
+    Service,
+    UnknownAdapterError,
+    threads_beside_a_loop,
+)
 from minilora.text.streaming import answer_text
 from tests import tiny
 from tests.says import refusal
@@ -188,6 +194,19 @@ def test_centres_of_strangers_and_of_another_base_are_refused(tmp_path):
     Centres.learn({"plain": rng.normal(size=(4, 7))}).write(path)
     with refusal(ValueError, path, 7, 10):
         open_router(path, an_engine(), WORDS)
+
+
+@pytest.mark.parametrize(
+    ("width", "cores", "threads"), [(128, 8, 1), (576, 1, 1), (576, 2, 1), (576, 4, 3), (576, 8, 4)]
+)
+def test_a_core_is_left_to_the_loop(monkeypatch, width, cores, threads):
+    for name in ("MINILORA_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("minilora.machine.physical_cores", lambda: cores)
+    monkeypatch.setattr("minilora.serving.service.physical_cores", lambda: cores)
+    assert threads_beside_a_loop(width) == threads
+    monkeypatch.setenv("MINILORA_THREADS", "7")
+    assert threads_beside_a_loop(width) == 7
 
 
 # -- the service --------------------------------------------------------------------------------
