@@ -13,7 +13,11 @@ from minilora.rooms import DOORS, PACKAGE, ROOMS, House, read_house, room_of
 
 NEVER = ("torch", "transformers", "peft", "tensorflow", "jax")
 HTTP = ("starlette", "uvicorn", "anyio", "prometheus_client")
-PEERS = ("bench/torch_peer.py", "bench/torch_bank.py")  # what minilora is compared with
+PEERS = (  # what minilora is compared with
+    "bench/torch_peer.py",
+    "bench/torch_bank.py",
+    "runs/capstone/peft_peer.py",
+)
 
 
 def outside_faults(house: House) -> Iterator[str]:

@@ -9,8 +9,18 @@ from rich.console import Console
 
 from minilora.cli import adapt_report as report
 from minilora.cli.options import BASE_HELP, DEVICE_HELP, TEXT_HELP
+from minilora.cli.training_options import (
+    BATCH_HELP,
+    LR_HELP,
+    REPLAY_DATA_HELP,
+    REPLAY_HELP,
+    STEPS_HELP,
+    SUITE_HELP,
+    TARGETS_HELP,
+    listed,
+    target_names,
+)
 from minilora.hub.bases import WARD
-from minilora.lora import ALL_LINEAR
 from minilora.nn import BASE_DTYPES
 from minilora.runs import AdaptPlan, defaults, run
 from minilora.runs.adapt import LONGEST
@@ -20,37 +30,14 @@ DATA_HELP = (
     "JSONL, a JSON array or a table (prompt and completion, messages, Alpaca's or ShareGPT's keys, "
     "or text), or a text file."
 )
-BATCH_HELP = f"Examples a step. Default: {defaults.BATCH}, or {defaults.SMALL_BATCH} on a big base."
-STEPS_HELP = (
-    f"Default: {defaults.PASSES} passes, but {defaults.FEWEST_STEPS} to {defaults.MOST_STEPS} "
-    "steps, and fewer on a big base: as many as take minutes."
-)
-LR_HELP = (
-    f"Peak learning rate. Default: {defaults.LR_TIMES_WIDTH} / width of the base, at most "
-    f"{defaults.HIGHEST_LR}; {defaults.BIG_LR_TIMES_WIDTH} / width on a big base."
-)
 EVAL_ROWS_HELP = (
     "Judge on the first so many held-out examples only. Default: all, or "
     f"{defaults.JUDGED} where all would take minutes."
 )
 LENGTH_HELP = f"Tokens of an example. Default: the base's limit, at most {LONGEST}."
-REPLAY_HELP = (
-    "Share of what is trained on that is of the base's own tasks (0.2: a fifth), so that they are "
-    "not lost."
-)
-REPLAY_DATA_HELP = f"Rows of the base's own tasks, as --data. Default, on {WARD}: the ward's own."
-SUITE_HELP = (
-    "JSONL of what the base can do and the adapter may not lose, for the gate. "
-    f"Default, on {WARD}: the ward's."
-)
 BASE_DTYPE_HELP = (
     f"How the frozen base is kept: {', '.join(BASE_DTYPES)} (5 bits a number, embedding 8.5); a "
     "layer's numbers are made for each product."
-)
-TARGETS_HELP = (
-    f"Names of linear layers, with commas between, or {ALL_LINEAR}. "
-    f"Default: {','.join(defaults.TARGETS)}, or {defaults.BIG_TARGETS} on a "
-    f"big base (width {defaults.BIG_WIDTH} or more)."
 )
 
 KEEP_HELP = "Leave all checkpoints in OUT.run, for `minilora why` and `minilora verify`."
@@ -155,14 +142,3 @@ def adapt(
             typer.echo(text, err=True)
         raise
     report.show_result(console, result)
-
-
-def target_names(text: str) -> tuple[str, ...] | str:
-    """`--targets` as a plan takes it."""
-    names = listed(text)
-    return ALL_LINEAR if names == (ALL_LINEAR,) else names
-
-
-def listed(text: str) -> tuple[str, ...]:
-    """The parts of a text between commas."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())

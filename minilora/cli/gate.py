@@ -10,7 +10,7 @@ from rich.console import Console
 from minilora.cli import show
 from minilora.cli.cost import peak_memory_text, times_text
 from minilora.cli.gate_report import show_gate
-from minilora.cli.options import BASE_DTYPE_HELP, BASE_OF_ADAPTER_HELP, DEVICE_HELP
+from minilora.cli.options import BASE_DTYPE_HELP, BASE_OF_ADAPTER_HELP, DEVICE_HELP, RULES_HELP
 from minilora.cli.reporter import TableReporter
 from minilora.runs.gate import GatePlan, run_gate
 
@@ -22,10 +22,6 @@ SUITE_HELP = "JSONL of what may not be lost, as evaluate's --data; may be given 
 TASK_HELP = "JSONL of the adapter's own job; may be given again."
 BASELINE_HELP = (
     "An earlier gate's --json: compare with what was shipped then, and not with the base."
-)
-RULES_HELP = (
-    "TOML: drop, group_drop, confidence, power, and for a metric [metrics.'NAME'] drop, least, "
-    "gating."
 )
 SEQUENTIAL_HELP = "Ask in an order by chance, and stop as soon as it is decided."
 

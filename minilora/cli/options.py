@@ -17,6 +17,10 @@ BASE_DTYPE_HELP = (
 RAW_HELP = (
     "Continue the prompt as it is, without the chat template: for what was trained on plain text."
 )
+RULES_HELP = (
+    "TOML: drop, group_drop, confidence, power, and for a metric [metrics.'NAME'] drop, least, "
+    "gating."
+)
 TEXT_HELP = "Read the data as plain text, whatever it looks like."
 
 
