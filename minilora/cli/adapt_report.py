@@ -120,10 +120,10 @@ def file_lines(result: AdaptResult) -> list[str]:
     """Where things are, and what to do next."""
     out, plan = result.plan.out, result.plan
     size = show.size(sum(path.stat().st_size for path in out.iterdir()))
-    base = f" --base {plan.base}" if plan.base != "ward-base" else ""
+    base = f" --base {show.typed(plan.base)}" if plan.base != "ward-base" else ""
     return [
         f"Wrote {out} (adapter, {size}) and {result.folder} (history.jsonl, loss.png).",
-        f'Try it: minilora generate{base} --adapter {out} --prompt "…"',
+        f'Try it: minilora generate{base} --adapter {show.typed(out)} --prompt "…"',
     ]
 
 

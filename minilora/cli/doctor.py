@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +17,6 @@ from minilora.hub.bases import WARD_BASE
 from minilora.hub.smollm import KNOWN, find_known, source_of
 
 GROUP = "Understand"
-EXTRAS = {
-    "notebooks": ("jupyterlab", "ipywidgets", "ipykernel", "nbclient"),
-    "gpu": ("cupy-cuda12x",),
-    "gguf": ("gguf",),
-    "interop": ("torch", "transformers", "peft"),
-    "test": ("pytest", "hypothesis"),
-    "dev": ("pytest", "hypothesis", "ruff"),
-}
 WIDTHS = (128, 256, 576, 768)
 
 
@@ -84,16 +78,29 @@ def gpu() -> str:
 
 def extras() -> list[tuple[str, str]]:
     """Each extra with the versions that are installed, or what it lacks."""
+    try:
+        required = importlib.metadata.requires("minilora") or []
+    except importlib.metadata.PackageNotFoundError:  # the source without its installation
+        return []
+    packages = packages_by_extra(required)
     rows = []
-    for name, packages in EXTRAS.items():
-        installed = {package: installed_version(package) for package in packages}
-        missing = [package for package, version in installed.items() if version is None]
-        versions = ", ".join(
-            f"{package} {version}" for package, version in installed.items() if version
-        )
-        text = f"lacks {', '.join(missing)}" if missing else f"installed: {versions}"
-        rows.append((f"extra {name}", text))
+    for name, wanted in packages.items():
+        found = {package: installed_version(package) for package in wanted}
+        lacking = [package for package, version in found.items() if version is None]
+        have = ", ".join(f"{package} {version}" for package, version in found.items())
+        rows.append((f"extra {name}", f"lacks {', '.join(lacking)}" if lacking else have))
     return rows
+
+
+def packages_by_extra(required: Iterable[str]) -> dict[str, list[str]]:
+    """The packages of each extra, from a distribution's requirements; those of one system aside."""
+    found: dict[str, list[str]] = {}
+    for requirement in required:
+        extra = re.search(r"""extra == ['"]([\w-]+)""", requirement)
+        package = re.match(r"[\w.-]+", requirement)[0]
+        if extra and package != "minilora" and "sys_platform" not in requirement:
+            found.setdefault(extra[1], []).append(package)
+    return found
 
 
 def installed_version(package: str) -> str | None:

@@ -62,6 +62,11 @@ def say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+def typed(path: Path | str) -> str:
+    """A path as it is typed on a command line: in quotes where it has a space."""
+    return f'"{path}"' if " " in str(path) else str(path)
+
+
 def save_svg(console: Console, path: Path, title: str) -> None:
     """What a recording console has shown, as a picture for a page that loads nothing else.
 

@@ -108,14 +108,15 @@ def bill(result: TourResult) -> list[tuple[str, str]]:
 
 def next_steps(out: Path, seconds: float) -> str:
     """What was written, and where to go from here."""
+    adapter = show.typed(f"{out}/adapter")
     lines = [
         f"Done in {seconds:.0f} s. Written to {out}:",
-        f"  {out}/adapter   the adapter, a PEFT folder (`minilora info {out}/adapter`)",
+        f"  {out}/adapter   the adapter, a PEFT folder (`minilora info {adapter}`)",
         f"  {out}/merged    base and adapter as one ordinary model",
         f"  {out}/tour.png  loss and scores",
         "",
         "Next:",
-        f"  python3 minilora generate --adapter {out}/adapter --prompt-file note.txt",
+        f"  python3 minilora generate --adapter {adapter} --prompt-file note.txt",
         "  python3 minilora adapt --data your.jsonl --out my-adapter   your own data",
         "  python3 minilora gradcheck                                  every gradient, checked",
         "  python3 minilora learn                                      the course, from chapter 0",

@@ -36,3 +36,18 @@ def test_a_damaged_one_is_told(cache):
     (cache / SMOLLM2.model_file).write_bytes(b"short")
     ((_, text),) = doctor.fetched()
     assert names(text, 5, SMOLLM2.model_bytes, f"minilora fetch {SMOLLM2.name}")
+
+
+def test_extras_are_those_of_the_distribution():
+    rows = dict(doctor.extras())
+    assert {"extra notebooks", "extra gguf", "extra test"} <= set(rows)
+    assert names(rows["extra test"], "pytest", pytest.__version__)
+
+
+def test_an_extra_lacks_what_is_not_installed(monkeypatch):
+    required = ["numpy>=2.0", 'no-such-thing>=1; extra == "x"', "pytest; extra == 'x'",
+                'one-system>=1; sys_platform == "linux" and extra == "x"',
+                'minilora[x]; extra == "y"']  # fmt: skip
+    assert doctor.packages_by_extra(required) == {"x": ["no-such-thing", "pytest"]}
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: required)
+    assert doctor.extras() == [("extra x", "lacks no-such-thing")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 
 import pytest
 from rich.console import Console
@@ -22,3 +23,8 @@ def test_a_table_that_fits_is_as_wide_as_it_needs():
     console = Console(file=io.StringIO(), width=200)
     show.grid(console, "a table", ["a"] * 8, [["1"] * 8])
     assert max(map(len, console.file.getvalue().splitlines())) < 60
+
+
+def test_a_path_with_a_space_is_typed_in_quotes():
+    assert show.typed("a/b") == "a/b"
+    assert shlex.split(f"x {show.typed('a b/c')}") == ["x", "a b/c"]
