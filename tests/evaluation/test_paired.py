@@ -71,6 +71,29 @@ def test_newcombe_gives_the_published_interval():
     )
 
 
+def test_answers_that_are_alike_make_newcombes_interval_narrower():
+    # Worked by hand: both shares are 1/2, each Wilson side is d, and φ = (30·30 - 60/2) / 30².
+    low, high = newcombe(Counts(30, 0, 0, 30))
+    d, phi = 0.5 - wilson(30, 60)[0], 870 / 900
+    assert (low, high) == pytest.approx((-d * (2 - 2 * phi) ** 0.5, d * (2 - 2 * phi) ** 0.5))
+    # Without a correlation it is the widest that these shares have.
+    assert high < newcombe(Counts(15, 15, 15, 15))[1] == pytest.approx(d * 2**0.5)
+
+
+def test_a_patient_with_many_rows_widens_the_interval_beyond_that_of_as_many_patients():
+    pairs = Pairs([1] * 40, [0] * 20 + [1] * 20, ["one"] * 20 + list(range(20)))
+    low, high = newcombe(pairs.counts.times(21 / 40))
+    assert pairs.interval()[0] < low - 0.02 and pairs.interval()[1] > high + 0.02
+
+
+def test_no_draw_at_all_beyond_the_tolerance_is_no_certainty():
+    """The p-value of draws is never 0, and the larger of the two counts."""
+    many = Pairs([1] * 200, [0] * 200, [row // 2 for row in range(200)])
+    assert many.p_worse(0.1) == pytest.approx(1 / (paired.DRAWS + 1))
+    few = Pairs([1] * 12, [0] * 12, [row // 3 for row in range(12)])
+    assert few.p_worse(0.1) > 5 / (paired.DRAWS + 1)
+
+
 def test_the_test_is_mcnemars_and_scipys_permutation_test():
     assert mcnemar(0, 0) == 1.0
     assert mcnemar(6, 0) == pytest.approx(2 / 64)
