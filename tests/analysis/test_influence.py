@@ -92,6 +92,21 @@ def test_influences_are_products_of_these_gradients():
     assert found.by_dot[3, 0] == pytest.approx(found.own[3])
 
 
+def test_a_query_s_weights_stay_with_their_examples():
+    """Notes are read short ones first; a long one that is asked about first keeps its weight."""
+    world = make_world()
+    by_length = sorted(world.notes, key=len)
+    short, long = by_length[0], by_length[-1]
+    assert len(short) < len(long)
+    asked = [[(long, 2.0), (short, -0.5)], [(short, -0.5), (long, 2.0)]]
+    found = influence(world.handle, [moment(world)], world.notes, asked)
+    np.testing.assert_allclose(found.by_dot[:, 0], found.by_dot[:, 1], rtol=1e-9)
+    apart = influence(world.handle, [moment(world)], world.notes, [[(long, 1.0)], [(short, 1.0)]])
+    np.testing.assert_allclose(
+        found.by_dot[:, 0], 2 * apart.by_dot[:, 0] - 0.5 * apart.by_dot[:, 1], rtol=1e-9
+    )
+
+
 def test_an_influence_is_what_a_small_step_on_the_note_does():
     world = make_world()
     note, asked, rate = world.notes[2], world.notes[5], 1e-6

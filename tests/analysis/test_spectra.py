@@ -79,6 +79,10 @@ def test_a_difference_that_is_of_low_rank_is_seen_through_the_rounding():
     found = difference_svd(W, after)
     np.testing.assert_allclose(found.s, made.s, rtol=1e-5)
     np.testing.assert_allclose(np.abs(found.U.T @ made.U), np.eye(3), atol=1e-5)
+    # A direction that is small, and yet far above what rounding makes of W, is not left out.
+    faint = change([4.0, 1e-4])
+    after = (W + (faint.U * faint.s) @ faint.Vt).astype(np.float32)
+    assert len(difference_svd(W, after).s) == 2
 
 
 def test_a_merged_adapter_has_the_changes_of_the_adapter(tiny_lora):
@@ -196,5 +200,10 @@ def test_a_module_in_numbers():
     cosines = intruder_cosines(W, made)
     assert len(cosines) == spectra.TOP
     assert found.intruders == (cosines < spectra.THRESHOLD).sum() > 0
+    control = intruder_cosines(W, scattered(made, np.random.default_rng(0)))
+    assert found.intruders_chance == (control < spectra.THRESHOLD).sum()
+    U, s, Vt = np.linalg.svd(W, full_matrices=False)  # W's own direction, made longer
+    own = spectrum("m", W, ThinSVD(U[:, :1], 50 * s[:1], Vt[:1]), np.random.default_rng(0))
+    assert own.intruders == 0 < own.intruders_chance
     told = found.to_dict()
     assert json.loads(json.dumps(told))["amplified"]["factor"] == found.amplified.factor

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from scipy.stats import binom, binomtest
 
 from minilora.evaluation.cases import ward_case
 from minilora.evaluation.gate import (
@@ -101,6 +102,9 @@ def test_many_metrics_do_not_fail_by_chance():
     gate = judge_sheets([one, *still], rules)
     assert gate.verdict is Verdict.CANT_TELL
     assert gate.measures[0].p_fail == pytest.approx(10 * 2**-6)
+    # Five of sixty are chance with 1 in 32, and one in forty is what a failure asks for.
+    five = sheet_of([1] * 60, [1] * 55 + [0] * 5, name="five")
+    assert judge_sheets([five], rules).verdict is Verdict.CANT_TELL
     # A metric that only informs takes no part in the correction.
     informing = Rules(drop=0.0, metrics={f"f{i}: exact": Threshold(gating=False) for i in range(9)})
     assert judge_sheets([one, *still], informing).verdict is Verdict.FAIL
@@ -146,6 +150,29 @@ def test_rows_of_one_patient_count_as_one():
     assert (one.patients, other.patients) == (60, 6)
     assert other.interval[0] < one.interval[0] and other.interval[1] > one.interval[1]
     assert one.could_see < other.could_see
+
+
+def test_the_p_value_beside_the_interval_is_two_sided():
+    before, after = [1] * 30 + [0] * 30, [1] * 26 + [0] * 4 + [1] * 9 + [0] * 21
+    (alone,) = judge_sheets([sheet_of(before, after)]).measures
+    assert alone.p == pytest.approx(binomtest(4, 13).pvalue)
+    for one, other in ((before, after), (after, before)):
+        (few,) = judge_sheets([sheet_of(one, other, patients=20)]).measures
+        # Each patient has three rows, of which one at most was lost, and one at most gained.
+        nets = np.array(other).reshape(3, 20).sum(0) - np.array(one).reshape(3, 20).sum(0)
+        up, down = int((nets > 0).sum()), int((nets < 0).sum())
+        assert set(nets.tolist()) <= {-1, 0, 1}
+        assert few.p == pytest.approx(binomtest(up, up + down).pvalue)
+
+
+def test_a_least_share_is_a_second_test_and_counts_patients():
+    rules = Rules(metrics={"s: exact": Threshold(least=0.9)})
+    (alone,) = judge_sheets([sheet_of([0] * 60, [1] * 48 + [0] * 12)], rules).measures
+    assert alone.p_fail == pytest.approx(2 * binom.cdf(48, 60, 0.9))
+    # 50 of 60 rows of 7 patients are 5.83 patients, and nobody is counted as less than they are.
+    sheet = sheet_of([0] * 60, [1] * 50 + [0] * 10, patients=7)
+    (few,) = judge_sheets([sheet], rules).measures
+    assert few.p_fail == pytest.approx(min(1, 2 * binom.cdf(6, 7, 0.9)))
 
 
 def test_what_was_lost_and_what_never_works_is_listed():

@@ -242,6 +242,21 @@ def test_negative_weights_take_a_change_back(three):
         np.testing.assert_allclose(negated.delta(module), -a.delta(module), rtol=1e-6, atol=1e-9)
 
 
+def test_where_the_parts_cancel_out_the_error_is_a_share_of_the_largest(three):
+    a = three[0]
+    _, report = combine([a, a, a], [0.5, -2.0, 1.5], "linear")
+    for one in report.modules:
+        size = np.linalg.norm(a.delta(one.module))
+        assert one.largest == pytest.approx(2 * size, rel=1e-5) and one.exact < 1e-5 * size
+        assert one.error == pytest.approx(one.difference / (2 * size), rel=1e-4)
+
+
+def test_what_take_out_leaves_says_no_error_of_the_whole(three):
+    joined, report = combine(three, (0.3, -1.0, 2.0), names="abc")
+    assert joined.provenance["composition"]["error"] == report.error
+    assert "error" not in take_out(joined, "b").provenance["composition"]
+
+
 def test_the_cut_of_factors_is_that_of_the_whole_matrix():
     rng = np.random.default_rng(5)
     B, A = rng.standard_normal((8, 4)), rng.standard_normal((4, 6))

@@ -48,6 +48,18 @@ def test_the_nearest_centre_is_by_the_spread_and_not_by_length():
     bounded = centres.with_threshold(20.0)
     assert bounded.choice(far).name is None and centres.choice(far).name == "b"
     assert list(bounded.choice(far).losses) == ["b", "a"]
+    nearest = centres.choice(far).losses["b"]  # a text at the bound itself is let through
+    assert centres.with_threshold(nearest).choice(far).name == "b"
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.3])
+def test_the_precision_is_the_inverse_of_the_spread_around_the_centres(shrinkage):
+    texts = blobs(np.random.default_rng(3), 40)
+    apart = np.concatenate([rows - rows.mean(axis=0) for rows in texts.values()])
+    spread = apart.T @ apart / 80
+    shrunk = spread * (1 - shrinkage) + shrinkage * np.diag(np.diag(spread))
+    found = Centres.learn(texts, shrinkage).precision
+    np.testing.assert_allclose(found @ shrunk, np.eye(3), atol=1e-9)
 
 
 def test_centres_come_back_from_their_file(tmp_path):

@@ -44,6 +44,7 @@ def test_each_is_what_it_becomes_alone(workers, room):
         for name, one in CANDIDATES.items()
     }
     model = tiny.model(1, **SHAPE)
+    model.train(workers == 1)
     before = {name: p.data for name, p in model.named_parameters()}
     got = fit_several(model, Batches(examples(), 4, seed=3), candidates, progress=False)
     assert list(got) == list(candidates)
@@ -55,6 +56,7 @@ def test_each_is_what_it_becomes_alone(workers, room):
             assert mine == its
     assert got["wide"].adapter != got["dropped"].adapter
     assert not is_adapted(model)
+    assert all(module.training == (workers == 1) for _, module in model.named_modules())
     for name, p in model.named_parameters():
         assert p.data is before[name] and p.data.flags.writeable and p.requires_grad
 
