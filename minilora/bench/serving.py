@@ -121,14 +121,24 @@ def adapters_for(model: Transformer, tokenizer: Tokenizer, work: str) -> list[Ad
 
 
 def drive(
-    port: int, clients: int, seconds: float, asks: Iterator[Ask], body: Callable[[Ask], dict]
+    port: int,
+    clients: int,
+    seconds: float,
+    asks: Iterator[Ask],
+    body: Callable[[Ask], dict],
+    each: int | None = None,
 ) -> list[Answer]:
-    """Every answer, whole or not, that clients got who each ask until the time is over."""
+    """Every answer, whole or not, that clients got who each ask until the time is over.
+
+    each: how many answers each of them wants at most.
+    """
     lock, answers, began = threading.Lock(), [], time.perf_counter()
     faults: list[str] = []
 
     def client() -> None:
-        while time.perf_counter() - began < seconds and not faults:
+        left = each
+        while time.perf_counter() - began < seconds and not faults and left != 0:
+            left = None if left is None else left - 1
             with lock:
                 answer = Answer(next(asks), time.perf_counter() - began)
                 answers.append(answer)
@@ -218,6 +228,8 @@ class Load:
 def rate_of(load: Load) -> Rate:
     """The rates of a load."""
     answers, seconds = load.answers, load.seconds
+    if all(one.ended for one in answers):  # each client had all that it wanted
+        seconds = max(one.ended for one in answers)
     whole = [one for one in answers if one.ended]
     tokens = sum(one.tokens for one in answers)
     return Rate(
@@ -227,7 +239,7 @@ def rate_of(load: Load) -> Rate:
         round(float(np.median([a.ended - a.began for a in whole] or [0.0])), 3),
         round(float(np.median([
             (a.tokens - 1) / (a.ended - a.first) for a in whole if a.ended > a.first
-        ] or [0.0])), 1), len(whole), seconds,
+        ] or [0.0])), 1), len(whole), round(seconds, 2),
     )  # fmt: skip
 
 
@@ -339,7 +351,9 @@ def measure(options: argparse.Namespace) -> Measured:
                     gguf = path if path.suffix == ".gguf" else next(path.glob("*.gguf"))
                     with llama_cpp(gguf, clients, threads, files) as (port, process):
                         asks, before = requests_of(work, notes), process_seconds(process)
-                        answers = drive(port, clients, seconds, asks, asked_of_llama_cpp)
+                        answers = drive(
+                            port, clients, seconds, asks, asked_of_llama_cpp, options.each
+                        )
                         cpu = process_seconds(process) - before
                     _add(result, Load("llama.cpp", work, clients, seconds, cpu, answers))
     return result
@@ -357,7 +371,7 @@ def _measure_ours(
         asks = requests_of(work, notes)
         for clients, seconds in zip(options.clients, options.seconds, strict=True):
             before = process_seconds(process)
-            answers = drive(port, clients, seconds, asks, asked_of_us(base))
+            answers = drive(port, clients, seconds, asks, asked_of_us(base), options.each)
             cpu = process_seconds(process) - before
             kept = [(work, a.ask.note, a.ask.adapter, a.text) for a in answers if a.ended]
             result.answers += kept
@@ -419,6 +433,7 @@ def main() -> None:
     parser.add_argument("--work", nargs="+", choices=WORK, default=["mixed"])
     parser.add_argument("--seconds", type=float, nargs="+", default=[15.0, 15.0, 60.0],
                         help="Of each number of clients.")  # fmt: skip
+    parser.add_argument("--each", type=int, help="Answers that each client wants, at most.")
     parser.add_argument(
         "--llama-cpp", action="store_true", help="Its server as well (a GGUF base)."
     )

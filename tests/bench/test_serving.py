@@ -48,6 +48,13 @@ def test_rates():
     assert (rate.first, rate.whole, rate.pace) == (1.0, 3.0, 20.0)
 
 
+def test_rates_of_so_many_answers_each_are_until_the_last():
+    ask = Ask(0, [1], None)
+    whole = [Answer(ask, 0.0, 1.0, 3.0, tokens=21), Answer(ask, 2.0, 4.0, 5.0, tokens=31)]
+    rate = rate_of(Load("minilora", "base", 2, 600.0, 4.0, whole))
+    assert (rate.seconds, rate.tokens, rate.answers) == (5.0, 10.4, 0.4)
+
+
 def test_activated_adapters_act_from_the_answer_on():
     model, tokenizer = open_base("ward-base")
     invocation = adapters_for(model, tokenizer, "shared")[0].config.invocation
