@@ -22,7 +22,7 @@ def curvature(
     data: Path = typer.Option(DATA / "cardiology.train.jsonl", "--data", help="Learnt from."),
     base: str = typer.Option(WARD, "--base", help=BASE_HELP),
     seeds: int = typer.Option(3, "--seeds", help="Trainings at each rate of each adapter."),
-    steps: int = typer.Option(40, "--steps", help="Steps of each."),
+    steps: int = typer.Option(30, "--steps", help="Steps of each."),
     jobs: int = typer.Option(0, "--jobs", help="Processes, 0 for one a core."),
 ) -> None:
     """Compare each adapter's best learning rate with the largest eigenvalue of its Hessian.

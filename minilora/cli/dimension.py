@@ -66,8 +66,14 @@ def show_curves(console: Console, curves: Mapping[str, Curve]) -> None:
         title = f"{start}: {curve.size:,} numbers"
         headings = ("d", "rate a weight", "loss", "range", "exact")
         show.grid(console, title, headings, rows, right=range(5))
-        found = "none of these" if curve.d90 is None else f"{curve.d90:,}"
-        show.say(console, f"d90 from {start}: {found} (loss at most {curve.threshold:.3f})")
+        by_loss, by_exact = (
+            "none of these" if d is None else f"{d:,}" for d in (curve.d90, curve.d90_exact)
+        )
+        show.say(
+            console,
+            f"d90 from {start}: {by_loss} (loss at most {curve.threshold:.3f}); by exact answers: "
+            f"{by_exact}",
+        )
 
 
 def _row(level: Level) -> tuple[str, ...]:

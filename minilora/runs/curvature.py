@@ -60,11 +60,11 @@ class CurvaturePlan:
     shapes: tuple[Shape, ...] = SHAPES
     rates: tuple[float, ...] = (0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08)
     seeds: int = 3
-    steps: int = 40
+    steps: int = 30
     batch_size: int = 16
     rows: int = 800
     choose_rows: int = 60
-    curved_rows: int = 16
+    curved_rows: int = 8
 
     def __post_init__(self) -> None:
         for name in ("seeds", "steps", "batch_size", "rows", "choose_rows", "curved_rows"):

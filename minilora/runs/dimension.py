@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -51,7 +51,7 @@ class DimensionPlan:
     base: str = WARD
     starts: tuple[str, ...] = STARTS
     dimensions: tuple[int, ...] = (10, 100, 1_000, 10_000, 100_000)
-    steps_a_weight: tuple[float, ...] = (0.0005, 0.0015)
+    steps_a_weight: tuple[float, ...] = (0.0015, 0.005, 0.015)
     seeds: int = 3
     steps: int = 150
     batch_size: int = 16
@@ -90,7 +90,8 @@ class Level:
 class Curve:
     """The levels of one start, its loss and score before training, its size, and its d90.
 
-    d90: the fewest of the tried d whose mean loss is below `threshold`; None where none is.
+    d90: the fewest of the tried d whose mean loss is below `threshold`. d90_exact: the fewest that
+    reach 90 % of full training's exact answers. None where none does.
     """
 
     start: str
@@ -112,19 +113,24 @@ class Curve:
     @property
     def d90(self) -> int | None:
         """By the loss."""
-        reached = [
-            level.d
-            for level in self.levels
-            if level.d is not None and statistics.fmean(level.loss) <= self.threshold
-        ]
-        return min(reached, default=None)
+        return self._fewest(lambda level: statistics.fmean(level.loss) <= self.threshold)
+
+    @property
+    def d90_exact(self) -> int | None:
+        """By exact answers, which lag behind the loss: none where full training has none."""
+        wanted = SHARE * statistics.fmean(self.full.exact)
+        return self._fewest(lambda level: 0 < wanted <= statistics.fmean(level.exact))
+
+    def _fewest(self, enough: Callable[[Level], bool]) -> int | None:
+        tried = [level for level in self.levels if level.d is not None]
+        return min((level.d for level in tried if enough(level)), default=None)
 
     def to_dict(self) -> dict:
         """JSON-ready."""
         return {
             "start": self.start, "size": self.size, "before": self.before,
             "exact_before": self.exact_before, "threshold": self.threshold, "d90": self.d90,
-            "levels": [asdict(level) for level in self.levels],
+            "d90_exact": self.d90_exact, "levels": [asdict(level) for level in self.levels],
         }  # fmt: skip
 
 

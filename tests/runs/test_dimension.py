@@ -66,6 +66,18 @@ def test_the_curve_takes_each_best_rate_and_all_seeds(plan, tmp_path, monkeypatc
 def test_no_dimension_may_be_enough():
     levels = (Level("random", 5, 0.01, (3.0,), (0.0,)), Level("random", None, 0.01, (1.0,), (1.0,)))
     assert Curve("random", 99, 4.0, 0.0, levels).d90 is None
+    assert Curve("random", 99, 4.0, 0.0, levels).d90_exact is None
+
+
+def test_by_exact_answers_more_may_be_needed_than_by_the_loss():
+    levels = tuple(
+        Level("pretrained", d, 0.01, (loss,), (exact,))
+        for d, loss, exact in ((5, 0.3, 0.5), (50, 0.1, 0.9), (None, 0.0, 1.0))
+    )
+    curve = Curve("pretrained", 99, 4.0, 0.0, levels)
+    assert (curve.d90, curve.d90_exact) == (5, 50)
+    blank = tuple(replace(level, exact=(0.0,)) for level in levels)
+    assert replace(curve, levels=blank).d90_exact is None
 
 
 def test_what_was_measured_is_not_measured_again(plan, tmp_path, monkeypatch):
