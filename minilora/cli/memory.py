@@ -21,6 +21,9 @@ def memory(
     out: Path = typer.Option(..., "--out", help="Folder of ledger, table and plot."),
     base: str = typer.Option(WARD, "--base", help=BASE_HELP),
     ranks: str = typer.Option("1,2,4,8", "--r", help="Ranks to try, with commas."),
+    loads: str = typer.Option(
+        "0.25,0.5,1", "--loads", help="Facts taught, as multiples of 2 bits a number, with commas."
+    ),
     passes: int = typer.Option(200, "--passes", help="Over the facts, for each adapter."),
     seeds: int = typer.Option(3, "--seeds", help="Sets of facts that are reported."),
     jobs: int = typer.Option(0, "--jobs", help="Processes, 0 for one a core."),
@@ -29,11 +32,10 @@ def memory(
 
     Example: minilora memory --out memory --r 1,2 --seeds 1
     """
-    try:
-        tried = tuple(int(text) for text in ranks.split(","))
-    except ValueError:
-        raise ValueError(f"got --r {ranks!r}, expected whole numbers with commas between") from None
-    plan = MemoryPlan(base=base, ranks=tried, passes=passes, seeds=seeds)
+    plan = MemoryPlan(
+        base=base, ranks=_numbers("--r", ranks, int), loads=_numbers("--loads", loads, float),
+        passes=passes, seeds=seeds,
+    )  # fmt: skip
     found = measure(plan, out, jobs=jobs, bars=True)
     console, best = Console(), set(most_held(found).values())
     rows = [
@@ -50,3 +52,11 @@ def memory(
     show.say(console, f"The most that was held grows as r to the {exponent(found):.2f}")
     plot_memory(found, out / "memory.png")
     show.say(console, f"Figures in {out / 'memory.json'}, plot in {out / 'memory.png'}")
+
+
+def _numbers(option: str, text: str, kind: type) -> tuple:
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        wanted = "whole numbers" if kind is int else "numbers"
+        raise ValueError(f"got {option} {text!r}, expected {wanted} with commas between") from None

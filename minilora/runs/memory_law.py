@@ -49,7 +49,7 @@ class MemoryPlan:
     ranks: tuple[int, ...] = (1, 2, 4, 8)
     target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
     symbols: int = 256
-    loads: tuple[float, ...] = (0.5, 1.0, 2.0)
+    loads: tuple[float, ...] = (0.25, 0.5, 1.0)
     rates: tuple[float, ...] = (0.005, 0.015, 0.03)
     passes: int = 200
     fewest_steps: int = 300
