@@ -278,6 +278,43 @@ def evaluation() -> Schematic:
     return s
 
 
+def cut_change() -> Schematic:
+    """A change as a sum of directions, a cut after the first few, and the answers after it."""
+    s = Schematic(
+        690, 236,
+        "The question of chapter 8. A change of the weights, a full square of numbers, is a sum of "
+        "directions from the strongest to the faintest. A cut after the first few throws most of "
+        "them away. What is left is added to the frozen weights, and the answers are asked: are "
+        "they still right? Below, the fair rival: all directions are kept and made fainter.",
+    )  # fmt: skip
+    s.text(20, 20, "the change ΔW", 13, bold=True)
+    s.grid(24, 40, 9, 9, 10, TRAINED, "all directions", "")
+    s.text(134, 92, "=", 18)
+    places = (160, 214, 268, 350, 404)
+    for i, x in enumerate(places):
+        fade = np.full((9, 1), 1.0 - 0.24 * i)
+        s.grid(x, 58, 9, 1, 8, TRAINED, "", "", fade)
+        s.grid(x + 12, 46, 1, 4, 8, TRAINED, "", "", fade[:4].T)
+    for x in (204, 258, 394):
+        s.text(x - 6, 96, "+", 15)
+    s.text(160, 36, "strongest", 11)
+    s.text(350, 36, "faintest", 11)
+    s.arrow((326, 24), (326, 142), "", dashed=True, colour="#c2560c")
+    s.text(326, 158, "cut", 12, "middle", colour="#c2560c")
+    s.text(246, 158, "kept", 12, "middle")
+    s.text(390, 158, "thrown away", 12, "middle")
+    few = s.box(500, 36, 160, 40, "W + the first few", FROZEN)
+    every = s.box(500, 176, 160, 40, "W + all, fainter", FROZEN)
+    answers = s.box(500, 104, 160, 44, "answers", DATA, "still right?")
+    s.arrow((240, 14), few.top, bend="across")
+    s.arrow(few.bottom, answers.top)
+    s.grid(40, 174, 9, 9, 6, TRAINED, "", "", np.full((9, 9), -0.2))
+    s.text(110, 202, "its fair rival: all directions, each fainter", 12)
+    s.arrow((364, 196), every.left)
+    s.arrow(every.top, answers.bottom)
+    return s
+
+
 def side_effects() -> Schematic:
     """One adapter stands in the way of every question, of those too that it never saw."""
     s = Schematic(
@@ -337,7 +374,7 @@ def many_sheets() -> Schematic:
 
 ALL = (
     adjustment, gradient_graph, block, attention_head, ward_flow, evaluation, lora_layer,
-    two_dials, places, merge_and_unmerge, many_sheets, side_effects, two_adapters,
+    two_dials, places, merge_and_unmerge, cut_change, many_sheets, side_effects, two_adapters,
 )  # fmt: skip
 """Every picture, in the order in which the chapters show them."""
 
