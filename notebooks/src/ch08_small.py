@@ -608,9 +608,9 @@ print("yours and the library's agree:", bool(np.allclose(mine, library, atol=1e-
 # from a base of the same shape that was *never trained*: random initial weights. If pretraining is
 # what makes a few directions enough, this one should need far more.
 #
-# A rate for $z$ is best told as what a weight moves in a step. Full training and the subspaces have
-# the better of two rates each, found with seed 0 by the loss on the rows to choose on, for the
-# subspaces at one $d$ of each case.
+# A rate for $z$ is best told as what a weight moves in a step. The subspaces have the better of two
+# rates, found with seed 0 by the loss on the rows to choose on, at one $d$ of each case. Training
+# with all weights has the rate that full training got above.
 
 # %%
 from minilora.nn import Transformer
@@ -618,8 +618,8 @@ from minilora.training import evaluate
 
 CASES = {"the line": "line", "the codes": "codes", "the line, untrained base": "line"}
 TRIED = {
-    "the line": (30, 100, 300, 1000, 10_000),
-    "the codes": (1000, 3000, 10_000, 30_000, 100_000),
+    "the line": (10, 30, 100, 300, 1000),
+    "the codes": (300, 1000, 3000, 10_000, 100_000),
     "the line, untrained base": (1000, 10_000, 100_000),
 }
 TUNED_AT = {"the line": 300, "the codes": 10_000, "the line, untrained base": 10_000}
@@ -649,14 +649,14 @@ def along_few(task):
     return *losses, score(model, report[job])
 
 
-def tuned(case, d):
+def tuned(case):
     """The better rate of two, by the loss on rows to choose on."""
-    rates = (0.005, 0.015) if d is not None else (0.002, 0.005)
-    found = side_by_side(along_few, [(case, d, rate, 0) for rate in rates])
-    return min(zip([f[0] for f in found], rates, strict=True))[1]
+    offered = (0.005, 0.015)
+    found = side_by_side(along_few, [(case, TUNED_AT[case], rate, 0) for rate in offered])
+    return min(zip([f[0] for f in found], offered, strict=True))[1]
 
 
-rates = {case: {None: tuned(case, None), "few": tuned(case, TUNED_AT[case])} for case in CASES}
+rates = {case: {None: full_rate[job], "few": tuned(case)} for case, job in CASES.items()}
 tasks = [
     (case, d, rates[case][None if d is None else "few"], 1)
     for case in CASES
@@ -680,6 +680,8 @@ dimension = {
     for case in CASES
 }
 
+needs = {case: found or 2 * max(TRIED[case]) for case, found in dimension.items()}
+
 # %% predict
 predict("d90", f"Of {SIZE:,} random directions, how many are enough for the line?", None)
 
@@ -700,30 +702,42 @@ plt.show()
 for case in CASES:
     start, end = loss[case, None, False], loss[case, None, True]
     enough = "more than were tried" if dimension[case] is None else f"{dimension[case]:,}"
-    print(f"{case}: loss {start:.2f}, fully trained {end:.2f}; d90 {enough}")
-    print(f"   right with all weights: {with_interval(exact[case, None], CASES[case])}")
+    print(f"{case}: d90 {enough}, loss {start:.2g} before, {end:.2g} with all weights")
+    print(f"   right: all {100 * exact[case, None]:.0f} %;", end="")
+    print("".join(f" d {d:,}: {100 * exact[case, d]:.0f} %" for d in TRIED[case]))
 
 # %% [markdown]
-# > **Claim.** For the line at most 1,000 random directions take off 90 % of the loss that all
+# > **Claim.** For the line at most 300 random directions take off 90 % of the loss that all
 # > 1,213,568 weights take off.
 #
-# > **Claim.** For the codes more than 5,000 are needed.
+# > **Claim.** For the codes at least 10 times as many are needed as for the line.
 #
-# > **Claim.** From an untrained base, 10,000 are not enough for the line either.
+# > **Claim.** From an untrained base the line needs at least 30 times as many as from the trained
+# > one.
 #
-# So the few hundred directions are no property of the *job*. They are one of the job *and the
-# base*: pretraining has made the weights such that a small step in nearly any direction reaches
-# what the line needs. (One seed a point, and equal steps for all: the untrained base is far from
-# done after 60, with any number of directions. `data/dimension` has more.)
+# So the few directions are no property of the *job*. They are one of the job *and the base*:
+# pretraining has made the weights such that a small step in nearly any direction reaches what the
+# line needs. (One seed a point, and equal steps for all: the untrained base is far from done after
+# 60, with any number of directions, and gets no line right.)
 #
-# Random directions are no rivals of LoRA. An adapter of rank 1 around the same maps has 12 thousand
-# numbers, learns them all, and knows where to put them.
+# > **Claim.** 90 % of the loss is 90 % of the way: with its d90 the line is right in at least 9 of
+# > 10 of the cases in which it is right with all weights.
+#
+# Beware of the measure. Most of the loss is form: that an answer begins with `Rx:`, that a code is
+# two letters. It goes first, and by it 90 % is reached early. The last tenth decides whether an
+# answer is right. Chapter 3 said the same of the base.
+#
+# And look at the codes. An adapter of rank 1 around all maps has 10,240 numbers and got three of
+# four codes; 3,000 numbers along random directions get all of them. They move the embeddings too,
+# which that adapter leaves alone. So thin is not the only small there is. What speaks for the
+# adapter is the bill: random directions need the gradient of *every* weight, and change every
+# weight, so that nothing of chapter 4's savings is left.
 #
 # ## How much is steering, how much is new?
 #
-# Both jobs look alike to a machine: prompts, answers, a loss. And one of them fits into 300 random
-# numbers and into one direction a map, while the other takes thirty times as many and can't be cut
-# to four directions. What differs is what the base is *told*.
+# Both jobs look alike to a machine: prompts, answers, a loss. And one of them needs a few hundred
+# random numbers and two directions a map, while the other needs thousands and can't be cut to four
+# directions. What differs is what the base is *told*.
 
 # %%
 news = 57 * np.log2(len(LETTERS) ** 2)
@@ -811,23 +825,31 @@ refuted(
     answers="E16",
 )
 claim(
-    "For the line at most 1,000 random directions take off 90 % of the loss that all 1,213,568 "
+    "For the line at most 300 random directions take off 90 % of the loss that all 1,213,568 "
     "weights take off.",
     dimension["the line"],
-    below=1001,
+    below=301,
     answers="E18",
 )
 assert SIZE == 1_213_568
 claim(
-    "For the codes more than 5,000 are needed.",
-    dimension["the codes"] or max(TRIED["the codes"]) + 1,
-    above=5000,
+    "For the codes at least 10 times as many are needed as for the line.",
+    needs["the codes"] / needs["the line"],
+    above=9.9,
     answers="E18",
 )
 claim(
-    "From an untrained base, 10,000 are not enough for the line either.",
-    dimension["the line, untrained base"] or max(TRIED["the line, untrained base"]) + 1,
-    above=10_001,
+    "From an untrained base the line needs at least 30 times as many as from the trained one.",
+    needs["the line, untrained base"] / needs["the line"],
+    above=29.9,
+    answers="E18",
+)
+refuted(
+    "90 % of the loss is 90 % of the way: with its d90 the line is right in at least 9 of 10 of "
+    "the cases in which it is right with all weights.",
+    exact["the line", dimension["the line"]] / exact["the line", None],
+    below=0.9,
+    because="Most of the loss is form and goes first; the last tenth decides the answers.",
     answers="E18",
 )
 
