@@ -567,9 +567,9 @@ plt.show()
 # > **Claim.** An adapter amplifies what $W$ has weakly: in most maps the factor is above that of
 # > random directions, for both jobs and both ranks.
 #
-# A factor of 40 sounds like a discovery. Random directions give about as much, or more. $\Delta W$ has all of its
-# size in a few directions and $W$ spreads its own over a hundred, so *any* few directions of that
-# size look amplified. If anything, an adapter goes where $W$ is strong already.
+# A factor of 40 sounds like a discovery. Random directions give about as much, or more. $\Delta W$
+# has all of its size in a few directions and $W$ spreads its own over a hundred, so *any* few
+# directions of that size look amplified. If anything, an adapter goes where $W$ is strong already.
 #
 # ## In how few numbers?
 #
