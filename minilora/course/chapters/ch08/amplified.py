@@ -37,6 +37,7 @@ def check_amplification(fn: Callable, judge: Judge) -> None:
                     ),
                     "that is delta's part along W's directions over W's; take delta's directions, "
                     "for both.": np.linalg.norm(Uw.T @ delta @ Vw) / np.linalg.norm(sw[:r]),
+                    "the two numbers are the other way round.": chance,
                     "the fraction is upside down: how much of W there is for each of delta.": (
                         onto / first
                     ),

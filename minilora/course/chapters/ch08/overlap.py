@@ -47,6 +47,9 @@ def check_overlap(fn: Callable, judge: Judge) -> None:
                 ),
                 "the root is too much: sum the squares and divide.": np.sqrt(square) / min(r, k),
                 "the root is too much: sum the squares and divide, then stop.": np.sqrt(want),
+                "that sums the cosines between the two; sum their squares.": (
+                    np.linalg.svd(P.T @ Q, compute_uv=False).sum() / min(r, k)
+                ),
                 "sum the squares of the products, not the products.": (
                     float((P.T @ Q).sum()) / min(r, k)
                 ),

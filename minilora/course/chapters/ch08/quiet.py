@@ -40,6 +40,7 @@ def check_cut_and_quiet(fn: Callable, judge: Judge) -> None:
                 "the singular values are missing; the directions alone have length 1.": (
                     before + U[:, :r] @ Vt[:r]
                 ),
+                "that is quiet; return cut first.": before + np.sqrt(share) * delta,
                 "the change runs from after to before; it is after - before.": before - first,
             },
         )
