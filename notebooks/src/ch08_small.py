@@ -426,9 +426,9 @@ for i, ((name, shares), colour) in enumerate(zip(bars.items(), colours, strict=T
         np.arange(2) + 0.27 * (i - 1), 100 * np.array(shares), 0.25, yerr=np.maximum(reach, 0),
         color=colour, capsize=3, label=name,
     )  # fmt: skip
-axis.set(xticks=(0, 1), ylim=(0, 104), ylabel="right, %")
+axis.set(xticks=(0, 1), yticks=range(0, 101, 20), ylim=(0, 122), ylabel="right, %")
 axis.set_xticklabels(JOBS)
-axis.legend(fontsize=8, loc="lower center")
+axis.legend(fontsize=8, loc="upper center", ncol=3)
 plt.show()
 for job in JOBS:
     print(f"LoRA of rank 1, {job}:", with_interval(thin_scores[job].mean(), job))
@@ -496,7 +496,7 @@ predict("same", "The strongest direction of each of two seeds on the line: phi, 
 
 # %%
 reveal("same", float(shared["the line, two seeds"][0][0, 0]))
-_, axes = plt.subplots(1, 4, figsize=(9.2, 2.7), width_ratios=(1, 1, 1, 1.18))
+_, axes = plt.subplots(1, 4, figsize=(9.2, 2.6), layout="constrained")
 maps_shown = {name: grid for name, (grid, _) in shared.items()}
 maps_shown["by chance"] = shared["the line, two seeds"][1]
 for axis, (name, grid) in zip(axes, maps_shown.items(), strict=True):
@@ -505,7 +505,7 @@ for axis, (name, grid) in zip(axes, maps_shown.items(), strict=True):
     axis.title.set_fontsize(9)
     axis.grid(False)
 axes[0].set(ylabel="first i of the one")
-plt.colorbar(image, ax=axes[3], label="φ")
+plt.colorbar(image, ax=axes, label="φ")
 plt.show()
 for name, (grid, chance) in shared.items():
     print(f"{name}: first directions {grid[0, 0]:.2f}, by chance {chance[0, 0]:.3f}")
