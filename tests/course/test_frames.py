@@ -150,3 +150,12 @@ def test_a_page_has_its_sliders_hidden_until_a_script_runs_and_all_their_picture
     assert page_faults(pages) == []
     del pages[names[3]]
     assert len(page_faults(pages)) == 1
+
+
+def test_the_digest_sees_what_is_computed_and_no_exercise(chapter):
+    before = code_digests(chapter)
+    text = chapter.path.read_text("utf-8")
+    for part, changes in (("# %% [markdown]\n", False), ("# %%\n", True)):
+        other = Chapter(chapter.path.with_name("ch00_other.py"))
+        other.path.write_text(text.replace(part, f"{part}# more\n", 1), "utf-8")
+        assert (code_digests(other) != before) == changes
