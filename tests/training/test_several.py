@@ -90,4 +90,8 @@ def test_what_can_not_share_a_reading_is_refused_and_the_model_stays_plain():
     with refusal(DivergedError, "wild"):
         batches = Batches(examples(), 4, seed=3)
         fit_several(model, batches, {"a": one, "wild": wild}, progress=False)
+    # The last step's loss is still finite, and what it leaves is not.
+    last = replace(one, training=replace(TRAINING, steps=1, warmup=0, lr=1e39, clip_norm=0.0))
+    with refusal(DivergedError, "last"):
+        fit_several(model, Batches(examples(), 4, seed=3), {"last": last}, progress=False)
     assert not is_adapted(model) and all(p.requires_grad for p in model.parameters())
