@@ -52,11 +52,20 @@ def check_d90(fn: Callable, judge: Judge) -> None:
         inputs = (before, full, {int(tried[i]): float(losses[i]) for i in order})
         got = judge.call(lambda *given: (fn(*given),), before=before, full=full, losses=inputs[2])
         cases.append((inputs, got[0], _readings(*inputs)))
+    nearly, exactly, beyond = (int(x) for x in np.cumsum(judge.rng.integers(5, 500, 3)))
+    losses = {beyond: 1.5, exactly: 2.0, nearly: 2.0625}  # of 10 taken off: 9.5, 9 and 8.9
+    got = judge.call(lambda *given: (fn(*given),), before=11.0, full=1.0, losses=losses)[0]
+    edge = (11.0, 1.0, losses), got, _readings(11.0, 1.0, losses)
+    cases.append(edge)
     said = [got for _, got, _ in cases]
     right = [readings[""] for *_, readings in cases]
     for sentence in cases[0][2]:
         if sentence and said != right and said == [readings[sentence] for *_, readings in cases]:
             raise Mistake(sentence)
+    judge.true(
+        said[:-1] != right[:-1] or got != beyond,
+        "at least 90 % is asked: a d that takes off exactly 90 % is enough, <=, not <.",
+    )
     for (before, full, losses), got, readings in cases:
         limit = before - 0.9 * (before - full)
         told = f"before {before:.3g}, fully trained {full:.3g}: the limit is {limit:.3g}"
@@ -101,6 +110,7 @@ def check_d90(fn: Callable, judge: Judge) -> None:
             "a tenth above full",
             change=("before - 0.9 * (before - full)", "1.1 * full"),
         ),
+        mistake("strict", "exactly 90 % is enough", change=("loss <= limit", "loss < limit")),
         mistake(
             "first found",
             "in no order",

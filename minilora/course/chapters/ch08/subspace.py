@@ -13,7 +13,8 @@ from minilora.course.judge import Judge
 def check_along(fn: Callable, judge: Judge) -> None:
     for like in ((40, 6), (55, 9)):
         total, d = judge.sizes(*like)
-        place = judge.rng.permutation(np.arange(total) % d)
+        # In the second no weight follows the last number of z, whose gradient then is 0.
+        place = judge.rng.permutation(np.arange(total) % (d if like[1] == 6 else d - 1))
         sign = judge.rng.integers(0, 2, total) * 2.0 - 1
         weight = sign * (0.5 + judge.rng.random(total))
         theta, curve = judge.normal(total), judge.normal(total)
@@ -43,14 +44,28 @@ def check_along(fn: Callable, judge: Judge) -> None:
                     np.bincount(place, np.sign(weight) * g, d)
                 ),
                 "those are means; z moves all weights of its place, so their parts add up.": (
-                    np.bincount(place, weight * g, d) / sums
+                    np.bincount(place, weight * g, d) / np.maximum(sums, 1)
                 ),
                 "`weight` is there twice.": np.bincount(place, weight * weight * g, d),
                 "divide by nothing: z times weight is added to theta.": (
                     np.bincount(place, g / weight, d)
                 ),
+                f"no weight follows the last of the {d} numbers, so its gradient is 0; np.bincount "
+                "takes minlength=d.": np.bincount(place, weight * g)
+                if not sums.all()
+                else np.zeros(0),
             },
         )
+    total, d = judge.sizes(4000, 200)
+    place = judge.rng.integers(0, d, total)
+    got, peak = judge.call_measured(
+        fn, g=judge.normal(total), place=place, weight=judge.normal(total), d=d
+    )
+    judge.true(
+        peak < total * d,
+        f"the right numbers, but on the way your function held {peak / 1e3:.0f} kB, as a matrix of "
+        f"{total} rows and {d} columns does. np.bincount adds up by place without one.",
+    )
 
 
 @exercise(
@@ -85,6 +100,16 @@ def check_along(fn: Callable, judge: Judge) -> None:
             gz = np.zeros(d)
             gz[place] += weight * g
             return gz
+            """,
+        ),
+        mistake("no length", "takes minlength=d", change=(", minlength=d", "")),
+        mistake(
+            "a whole matrix",
+            "without one",
+            body="""
+            M = np.zeros((len(g), d))
+            M[np.arange(len(g)), place] = weight
+            return g @ M
             """,
         ),
         mistake("without weight", "`weight` is missing", change=("weight * g", "g")),
