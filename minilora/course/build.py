@@ -198,8 +198,8 @@ def committed_faults(chapter: Chapter) -> Iterator[str]:
     yield from notebook_faults(chapter, committed)
     for number, code in enumerate(code_digests(chapter), 1):
         path = frames_path(chapter, number)
-        if path.is_file() and read_frames(path)[1] != code:
-            yield f"{path.name} is drawn by other code; {again} --sliders"
+        if not path.is_file() or read_frames(path)[1] != code:
+            yield f"{path.name} is missing or drawn by other code; {again} --sliders"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
