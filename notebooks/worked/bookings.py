@@ -1,9 +1,9 @@
-"""Writes the rows of the worked example: messages to a clinic's desk, and the card for the post.
+"""Writes the rows of the worked example: a clinic's letters, and the appointment card for each.
 
     python notebooks/worked/bookings.py notebooks/worked/bookings.csv
 
-The card names the patient by the surname alone and never a telephone: a postman reads it. A time
-that the message does not give is "date to follow".
+The card has three lines. Where a letter asks for no visit, the card says "not recorded", and makes
+none up.
 """
 
 from __future__ import annotations
@@ -17,44 +17,66 @@ from pathlib import Path
 import numpy as np
 
 from minilora.storage import atomic_write
-from minilora.ward.people import FEMALE_NAMES, INTERVALS, LAST_NAMES, MALE_NAMES
+from minilora.ward.diagnoses import DIAGNOSES
+from minilora.ward.people import (
+    ALLERGIES,
+    FEMALE_NAMES,
+    INTERVALS,
+    LAST_NAMES,
+    MALE_NAMES,
+    NEUTRAL_CLINICS,
+    NO_ALLERGY,
+)
 
 ROWS, SEED = 240, 5
 ASK = "Write the appointment card."
-CLINICS = ("heart nurse", "rhythm clinic", "family doctor", "day unit", "medical clinic")
-BRING = ("list of drugs", "test results", "nothing")
-NO_TIME = "date to follow"
-MESSAGES = (
-    "Please book {name} with the {clinic} {when}. Phone {phone}. Bring {bring}.",
-    "Call from the family of {name}, {phone}: {clinic} {when}, bring {bring}.",
-    "{clinic} for {name} {when}. Bring {bring}. Reach on {phone}.",
-    "Pt: {name}. Tel: {phone}. FU: {clinic} {short}. Bring: {bring}.",
-    "Dear colleague,\nplease see {name} in the {clinic} {when}.\nBring {bring}. Phone {phone}.",
+NO_VISIT = "not recorded"
+VISITS = 0.6
+"""Share of letters that ask for a visit."""
+LETTERS = (
+    (
+        "Dear colleague,\nI saw {name}, aged {age}, with {diagnosis} today. "
+        "We know of {allergies}. Reach the patient on {phone}.",
+        "\nPlease arrange {clinic} in {interval}.",
+    ),
+    ("Pt: {name} {age}. Dx: {diagnosis}. All: {allergy}. Tel: {phone}.", " FU: {clinic} {short}."),
+    (
+        "Patient: {name}\nAge: {age}\nDiagnosis: {diagnosis}\nAllergies: {allergy}\n"
+        "Contact: {phone}",
+        "\nFollow-up: {clinic} in {interval}",
+    ),
 )
+"""A letter, and how it asks for a visit."""
 
 
 def rows(count: int, seed: int) -> Iterator[dict[str, str]]:
-    """Messages with their cards."""
+    """Letters with their cards."""
     rng = np.random.default_rng(seed)
 
     def pick(choices):
         return choices[int(rng.integers(len(choices)))]
 
+    diagnoses = [diagnosis.name for diagnosis in DIAGNOSES.values()]
     for _ in range(count):
-        clinic, bring, last = pick(CLINICS), pick(BRING), pick(LAST_NAMES)
         interval, short = pick(tuple(INTERVALS.items()))
-        known = rng.random() < 0.75
-        message = pick(MESSAGES).format(
-            name=f"{pick(FEMALE_NAMES + MALE_NAMES)} {last}",
-            phone=f"555-01{rng.integers(10, 100)}",
-            clinic=clinic,
-            bring=bring,
-            when=f"in {interval}" if known else "soon",
-            short=short if known else "soon",
-        )
-        when = interval if known else NO_TIME
-        card = f"To: {clinic}\nWhen: {when}\nFor: {last}\nBring: {bring}"
-        yield {"prompt": f"{message}\n\n{ASK}", "completion": card}
+        allergy = pick(ALLERGIES) if rng.random() < 0.5 else NO_ALLERGY
+        facts = {
+            "name": f"{pick(FEMALE_NAMES + MALE_NAMES)} {pick(LAST_NAMES)}",
+            "age": int(rng.integers(20, 90)),
+            "diagnosis": pick(diagnoses),
+            "allergy": allergy,
+            "allergies": "no allergies" if allergy == NO_ALLERGY else f"an allergy to {allergy}",
+            "phone": f"555-01{rng.integers(10, 100)}",
+            "clinic": pick(NEUTRAL_CLINICS),
+            "interval": interval,
+            "short": short,
+        }
+        letter, request = pick(LETTERS)
+        visit = NO_VISIT
+        if rng.random() < VISITS:
+            letter, visit = letter + request, f"{facts['clinic']} in {interval}"
+        card = f"Name: {facts['name']}\nAllergies: {allergy}\nFollow-up: {visit}"
+        yield {"prompt": f"{letter.format(**facts)}\n\n{ASK}", "completion": card}
 
 
 def main(path: Path, count: int = ROWS, seed: int = SEED) -> None:
