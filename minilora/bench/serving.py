@@ -454,7 +454,8 @@ def main() -> None:
     if options.answers:
         atomic_write(options.answers, json.dumps(result.answers).encode())
     if options.json:
-        words = {k: v for k, v in about(False, [], "both").items() if k in ("minilora", "machine")}
+        told = about(False, [], "both")
+        words = {name: told[name] for name in ("minilora", "BLAS", "CPU")}
         _write(options.json, {
             "base": options.base, "command": " ".join(["python -m minilora.bench.serving",
             *sys.argv[1:]]), "about": words, "threads": os.environ.get("MINILORA_THREADS", ""),

@@ -27,8 +27,8 @@ ROWS_HELP = f"Requests answered at a time. Default: {ROWS}, or what fits in memo
 CONTEXT_HELP = f"Tokens of a prompt with its answer. Default: {CONTEXT}, or what the model has."
 PROMPT_HELP = "Of one prompt, at most. Default: what the context has room for."
 PACKED_HELP = (
-    "Keep a rounded base packed: less memory, and its numbers are made anew for each step, at a "
-    "fraction of the speed for few requests at a time (data/serving/README.md)."
+    "Keep a rounded base packed: less memory, and its numbers are made anew for each step, at 0.4 "
+    "of the speed for one request at a time (data/serving/README.md)."
 )
 
 
