@@ -49,6 +49,8 @@ NETWORK_WORDS = (
 )
 
 
+FRAMES = ("note: This ", "[end of output]", "\u00d7 ", "\u2502 ", "\u2570\u2500>", "|", "x pip")
+"""How pip's own frame around what went wrong begins."""
 HOW_TO_GET_ONE = (
     "  Debian, Ubuntu:  sudo apt install python3-venv\n"
     "  anywhere:        https://docs.astral.sh/uv/getting-started/installation/"
@@ -231,7 +233,8 @@ def last_lines(output):
     """The last things an installer said, each once, indented."""
     lines = []
     for line in output.strip().splitlines():
-        if line.strip() and line not in lines and "WARNING: " not in line:
+        frame = line.strip().startswith(FRAMES) or "WARNING: " in line
+        if line.strip() and line not in lines and not frame:
             lines.append(line)
     return "".join("  " + line[:200] + "\n" for line in lines[-6:])
 

@@ -211,6 +211,19 @@ def test_a_failed_install_is_one_message_and_is_tried_again(launcher, capsys, ou
     assert len(installs(launcher)) == 2
 
 
+def test_what_went_wrong_is_shown_and_not_pips_frame_around_it(launcher, capsys):
+    output = (
+        "  ERROR: No matching distribution found for hatchling>=1.25\n  [end of output]\n\n"
+        "  note: This error originates from a subprocess.\n× pip did not run successfully.\n"
+        "│ exit code: 1\n╰─> See above for output.\n"
+    )
+    launcher.state["answers"] = {"constraints.txt": (1, output)}
+    assert launcher.main(["tour"]) == 1
+    error = capsys.readouterr().err
+    assert "hatchling>=1.25" in error
+    assert not any(words in error for words in ("[end", "subprocess", "successfully", "exit code"))
+
+
 def test_an_interrupted_install_starts_afresh(launcher):
     def stop(command):
         raise KeyboardInterrupt
