@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import functools
 import importlib
+import itertools
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -40,13 +41,18 @@ def get_array_module(x: Any) -> ModuleType:
     return np
 
 
+def require_device(device: str) -> None:
+    """Raise ValueError for a name that is none of DEVICES."""
+    if device not in DEVICES:
+        raise ValueError(f"device must be one of {DEVICES}, got {device!r}")
+
+
 def to_device(x: Any, device: str) -> Array:
     """`x` as an array on `device`, "cpu" or "gpu"; not copied when it is there already.
 
     Raises ValueError for another device name, or for "gpu" where there is no usable GPU.
     """
-    if device not in DEVICES:
-        raise ValueError(f"device must be one of {DEVICES}, got {device!r}")
+    require_device(device)
     if hasattr(x, "moved_to"):  # stored weights, which know where they can live
         return x.moved_to(device)
     if device == "cpu":
@@ -101,8 +107,7 @@ def device_memory(device: str = "cpu") -> DeviceMemory:
 
     On "gpu", `peak` is what the pool has taken from the device, which never shrinks by itself.
     """
-    if device not in DEVICES:
-        raise ValueError(f"device must be one of {DEVICES}, got {device!r}")
+    require_device(device)
     if device == "cpu":
         return DeviceMemory(
             machine.resident_memory(), machine.peak_memory(), machine.total_memory()
@@ -112,6 +117,43 @@ def device_memory(device: str = "cpu") -> DeviceMemory:
     pool = _cupy().get_default_memory_pool()
     _, total = _cupy().cuda.runtime.memGetInfo()
     return DeviceMemory(pool.used_bytes(), pool.total_bytes(), total)
+
+
+def device_count() -> int:
+    """How many CUDA devices CuPy sees; 0 without CuPy."""
+    return _cupy().cuda.runtime.getDeviceCount() if is_gpu_available() else 0
+
+
+def device_name() -> str:
+    """The first CUDA device, as its driver names it. Raises ValueError where there is none."""
+    to_device(0.0, "gpu")  # refuses
+    name = _cupy().cuda.runtime.getDeviceProperties(0)["name"]
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+class DeviceClock:
+    """Marks on the device's stream, and the seconds between them by the device's own clock.
+
+    A mark is a CUDA event: making it waits for nothing, reading it for all that was queued before.
+    Raises ValueError where there is no GPU.
+    """
+
+    def __init__(self) -> None:
+        to_device(0.0, "gpu")  # refuses
+        self._events: list[Any] = []
+
+    def mark(self) -> None:
+        """One more mark, after all that was given to the device so far."""
+        event = _cupy().cuda.Event()
+        event.record()
+        self._events.append(event)
+
+    def seconds(self) -> list[float]:
+        """From each mark to the next."""
+        if self._events:
+            self._events[-1].synchronize()
+        pairs = itertools.pairwise(self._events)
+        return [_cupy().cuda.get_elapsed_time(one, other) / 1000 for one, other in pairs]
 
 
 # ------------------------------------------------------------------------------------ BLAS threads

@@ -12,6 +12,7 @@ the model with its DynamicCache.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -106,6 +107,13 @@ class Work:
             parts = zip(self.ids.split(4), self.labels.split(4), strict=True)
             losses = [(loss_of(self.model, i, t, 0).item(), len(i)) for i, t in parts]
         return sum(loss * rows for loss, rows in losses) / len(self.ids)
+
+    def to(self, device: str) -> Work:
+        """The same on a device of torch's; the optimizer's parameters stay the same objects."""
+        self.model.to(device)
+        for name in ("ids", "labels", "prompts"):
+            setattr(self, name, getattr(self, name).to(device))
+        return self
 
     def probe(self) -> None:
         """A turn without an update."""
@@ -242,6 +250,30 @@ def versions() -> str:
     blas = "MKL" if torch.backends.mkl.is_available() else "no MKL"
     name = f"torch {torch.__version__} ({blas}, {torch.backends.cpu.get_cpu_capability()})"
     return f"{name}, transformers {transformers.__version__}, peft {peft.__version__}"
+
+
+def cuda_seconds(
+    workload: w.Workload, job: w.Job, folder: str, count: int
+) -> tuple[list[float], str]:
+    """Seconds of each of `count` turns on the CUDA device, by its events, and torch's versions.
+
+    Logits where labels are, as ours. Raises ValueError for a torch without CUDA.
+    """
+    if not torch.cuda.is_available():
+        raise ValueError(
+            f"got torch {torch.__version__}, which sees no CUDA device; expected one that does, "
+            "or --no-torch"
+        )
+    kept = 0 if workload.labels == workload.time else workload.labels
+    work = Work(workload, job, folder, kept).to("cuda")
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        work.once()
+        mark.record()
+    torch.cuda.synchronize()
+    pairs = itertools.pairwise(marks)
+    return [one.elapsed_time(other) / 1000 for one, other in pairs], versions()
 
 
 def run(spec: dict, turns: Turns) -> None:

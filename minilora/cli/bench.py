@@ -10,12 +10,15 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
+from minilora.backend import require_device
 from minilora.bench.about import LOGITS, about, missing_peers
 from minilora.bench.cells import torch_kinds
+from minilora.bench.gpu import require_gpu_jobs
 from minilora.bench.records import read_records, summarised, write_records
 from minilora.bench.workloads import JOBS, WORKLOADS, Job, Workload, runs
 from minilora.cli import bench_tables as tables
-from minilora.cli.bench_runs import Terms, run_busy, run_growth, run_profile, run_race
+from minilora.cli.bench_runs import Terms, run_busy, run_gpu, run_growth, run_profile, run_race
+from minilora.cli.options import DEVICE_HELP
 from minilora.training.parallel import MOST_WORKERS
 
 GROUP = "Understand"
@@ -35,6 +38,7 @@ def bench(
     torch_logits: str = typer.Option(
         "both", "--torch-logits", help="Where torch makes logits: all, labelled, or both in turn."
     ),
+    device: str = typer.Option("cpu", "--device", help=DEVICE_HELP),
     torch: bool = typer.Option(True, help="Compare with torch and PEFT where installed."),
     json_: Path | None = typer.Option(
         None, "--json", help="Write every figure to this file; with --from, their summary."
@@ -74,6 +78,13 @@ def bench(
         command=shlex.join(["minilora", *sys.argv[1:]]),
     )  # fmt: skip
     cells = chosen_cells(job, workload or ("W,M" if busy else "S,W,M,G"))
+    if device != "cpu":
+        require_device(device)
+        if profile or busy or growth:
+            raise ValueError(f"got --device {device} with a run that is not a race, expected one")
+        require_gpu_jobs([one for one, _ in cells])
+        run_gpu(console, terms, cells, bool(kinds))
+        return
     tables.show_about(console, terms.about)
     if growth:
         records = run_growth(console, terms, out)

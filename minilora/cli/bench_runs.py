@@ -16,6 +16,7 @@ from tqdm import tqdm
 from minilora.bench import growth
 from minilora.bench.busy import Busy, disturb
 from minilora.bench.cells import estimated_seconds, racing_sides
+from minilora.bench.gpu import race_on_gpu
 from minilora.bench.growth_plot import plot_growth
 from minilora.bench.op_times import profile
 from minilora.bench.race import Result, race
@@ -132,3 +133,14 @@ def run_growth(console: Console, terms: Terms, out: Path) -> list[dict]:
     tables.show_growth(console, record)
     shown.say(console, f"plot: {out}")
     return [record]
+
+
+def run_gpu(console: Console, terms: Terms, cells: Cells, torch: bool) -> list[dict]:
+    """Each cell on the CUDA device."""
+    records = []
+    for job, workload in tqdm(cells, unit="cell", leave=False):
+        record = race_on_gpu(workload, job, torch).to_dict()
+        records.append(record)
+        tables.show_gpu(console, record)
+        terms.write(records)
+    return records

@@ -273,3 +273,24 @@ def middle(ratio: dict | None) -> str:
 def band(ratio: dict | None) -> str:
     """The 20-80 % band."""
     return f"{ratio['low']:.2f}..{ratio['high']:.2f}" if ratio and ratio["median"] else ""
+
+
+def show_gpu(console: Console, record: dict) -> None:
+    """A line for each side on the card, and the bound of its products."""
+    bound = record["bound_seconds"]
+    rows = [
+        (
+            name,
+            f"{1000 * side['seconds']:.3f}",
+            f"{1000 * side['quartiles'][0]:.3f} to {1000 * side['quartiles'][1]:.3f}",
+            f"{side['tokens_per_second']:,.0f}",
+            f"{side['seconds'] / bound:.2f}",
+        )
+        for name, side in record["sides"].items()
+    ]
+    title = f"{record['workload']['name']} {record['job']} on {record['card']}, float32"
+    headings = ("side", "ms, median", "quartiles", "tokens/s", "times the bound")
+    shown.grid(console, title, headings, rows, right=(1, 2, 3, 4))
+    rate = record["large_product_flops_a_second"] / 1e12
+    text = f"Bound: {1000 * bound:.3f} ms, the products at a large one's {rate:.3g} Tflop/s."
+    shown.say(console, text)

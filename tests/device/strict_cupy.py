@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -344,12 +345,38 @@ class Namespace(types.ModuleType):
         return _create(name) if full in CREATORS else Function(full, source)
 
 
+class Event:
+    """A CUDA event: it has a time once it is recorded, and may be read once it is waited for."""
+
+    def __init__(self) -> None:
+        self.time: float | None = None
+
+    def record(self) -> None:
+        self.time = time.perf_counter()
+
+    def synchronize(self) -> None:
+        if self.time is None:
+            raise RuntimeError("an event is waited for that was never recorded")
+        syncs["event"] += 1
+
+
+def _elapsed(start: Event, end: Event) -> float:
+    """Milliseconds."""
+    if start.time is None or end.time is None:
+        raise RuntimeError("an event is read that was never recorded")
+    return 1000 * (end.time - start.time)
+
+
 def make_cupy() -> types.ModuleType:
     """A module to put in sys.modules as cupy; it has one device."""
     module = Namespace("cupy", "", np)
     module.__version__ = f"{RECORDED['cupy']} (stand-in)"
     module.ndarray, module.asnumpy = ndarray, _asnumpy
     module.linalg = Namespace("cupy.linalg", "linalg.", np.linalg)
-    runtime = types.SimpleNamespace(getDeviceCount=lambda: 1)
-    module.cuda = types.SimpleNamespace(runtime=runtime, is_available=lambda: True)
+    runtime = types.SimpleNamespace(
+        getDeviceCount=lambda: 1, getDeviceProperties=lambda number: {"name": b"stand-in"}
+    )
+    module.cuda = types.SimpleNamespace(
+        runtime=runtime, is_available=lambda: True, Event=Event, get_elapsed_time=_elapsed
+    )
     return module
