@@ -16,7 +16,7 @@ pytest.importorskip("mdit_py_plugins")
 pytest.importorskip("pygments")
 
 from minilora.course.book import build_book, make_pages, page_faults
-from minilora.course.book.chapter import figure_alt, folded
+from minilora.course.book.chapter import WIDE, figure_alt, folded, is_wide
 from minilora.course.book.reference import ROOMS, signature
 from minilora.course.book.text import formula, html_of, plain, sections, with_anchors
 from minilora.course.claims_table import verdicts_of
@@ -140,6 +140,14 @@ def test_a_figure_is_told_in_the_words_of_its_code():
     alt = figure_alt(code, "A section")
     assert all(words in alt for words in ("Down", "steps", "loss", "rank …"))
     assert "A section" in figure_alt("draw()", "A section")
+
+
+def test_a_figure_of_two_panels_is_wide():
+    def png(width):
+        return b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + width.to_bytes(4, "big") + b"\0\0\1\0"
+
+    assert is_wide(png(WIDE + 1)) and not is_wide(png(WIDE))
+    assert not is_wide(b"\xff\xd8\xff" + png(900))  # a JPEG is a photograph
 
 
 def test_a_signature_has_decorators_defaults_and_fields():

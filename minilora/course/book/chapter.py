@@ -23,6 +23,8 @@ WHERE_TO_WORK = (
 STILL = "<p class='note'>{here} the figure above shows the same.</p>"
 NO_FRAMES = STILL.format(here="In the notebook, sliders follow here;")
 NO_SCRIPT = STILL.format(here="With scripts, sliders follow here;")
+WIDE = 660
+"""Pixels from which on a figure is wide; one panel has 625."""
 
 
 @dataclass
@@ -135,11 +137,21 @@ def _output(page: _Page, source: str, output: Mapping[str, Any]) -> str:
         if kind in data:
             page.figures += 1
             name = f"figures/{page.chapter.number:02d}-{page.figures:02d}.{suffix}"
-            page.files[name] = base64.b64decode(_joined(data[kind]))
+            picture = page.files[name] = base64.b64decode(_joined(data[kind]))
             alt = escape(figure_alt(source, page.heading), quote=True)
-            return f"<figure><img src='{name}' alt='{alt}' loading='lazy'></figure>"
+            shape = " class='scroll wide'" if is_wide(picture) else ""
+            return f"<figure{shape}><img src='{name}' alt='{alt}' loading='lazy'></figure>"
     text = _joined(output.get("text", data.get("text/plain", "")))
     return f"<pre class='output'>{escape(text)}</pre>" if text.strip() else ""
+
+
+def is_wide(picture: bytes) -> bool:
+    """Whether a PNG is so wide, as two panels side by side are, that a telephone scrolls it.
+
+    Squeezed into the width of one, its labels could not be read.
+    """
+    is_png = picture[:8] == b"\x89PNG\r\n\x1a\n"
+    return is_png and int.from_bytes(picture[16:20], "big") > WIDE  # the IHDR chunk's first field
 
 
 def figure_alt(source: str, heading: str) -> str:
