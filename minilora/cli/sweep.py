@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from minilora.cli import show
+from minilora.cli.options import DEVICE_HELP
 from minilora.limits import require_count
 from minilora.runs.sweep import Candidate, SweepFile, cheapest
 from minilora.runs.sweep import sweep as run_sweep
@@ -27,6 +28,7 @@ def sweep(
     scheduler: str = typer.Option(
         None, "--scheduler", help="Run on the workers of this Dask scheduler (tcp://HOST:PORT)."
     ),
+    device: str = typer.Option("cpu", "--device", help=f"{DEVICE_HELP} One process a card."),
     gate: bool = typer.Option(
         False, "--gate", help="Throw out what gets worse at the base's own tasks (suite)."
     ),
@@ -40,7 +42,7 @@ def sweep(
     asked, console = SweepFile.read(file), Console()
     if gate and asked.suite is None:
         raise ValueError(f"got --gate, but {file} names no suite, expected suite = FILE")
-    swept = run_sweep(asked, out, jobs=jobs, scheduler=scheduler, bars=True)
+    swept = run_sweep(asked, out, jobs=jobs, scheduler=scheduler, device=device, bars=True)
     chosen = cheapest(swept.found, gate)
     show_found(console, asked, swept.found, chosen)
     if swept.found:

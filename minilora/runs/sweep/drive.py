@@ -11,12 +11,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from minilora.backend import require_device, to_device
 from minilora.hub.bases import open_base
 from minilora.runs.folder import RunFolder
 from minilora.runs.sweep.file import Point, SweepFile
 from minilora.runs.sweep.ledger import Ledger
 from minilora.runs.sweep.point import judged
-from minilora.runs.sweep.pools import Outcome, on_a_cluster, on_this_machine
+from minilora.runs.sweep.pools import Outcome, on_a_cluster, on_cards, on_this_machine
 from minilora.runs.sweep.table import Candidate, candidates
 from minilora.storage import atomic_write
 
@@ -43,16 +44,27 @@ class Swept:
 
 
 def sweep(
-    file: SweepFile, out: Path, *, jobs: int = 0, scheduler: str | None = None, bars: bool = False
+    file: SweepFile,
+    out: Path,
+    *,
+    jobs: int = 0,
+    scheduler: str | None = None,
+    device: str = "cpu",
+    bars: bool = False,
 ) -> Swept:
     """Run what is not done yet, on this machine or the cluster of `scheduler`; write the table.
 
     out: a folder for ledger, data, adapters and table. jobs: processes here, 0 for one a core.
+    device: "gpu" for one process a CUDA device of this machine, or of whatever a worker sees.
     Stopped at any moment, the same call goes on from what was done. Raises ValueError for a folder
     of another sweep, RunHeldError where another process sweeps into it, and what `SweepFile` says.
     """
-    if scheduler is None:
-        pool: Pool = partial(on_this_machine, jobs=jobs)
+    require_device(device)
+    if scheduler is None and device == "gpu":
+        to_device(0.0, device)  # refused before anything is written
+        pool: Pool = on_cards
+    elif scheduler is None:
+        pool = partial(on_this_machine, jobs=jobs)
     else:
         pool = partial(on_a_cluster, address=scheduler)
     out.mkdir(parents=True, exist_ok=True)
@@ -63,7 +75,7 @@ def sweep(
         ran, dropped, alive = 0, [], None
         rungs = file.halving.steps if file.halving else (None,)
         for rung, steps in enumerate(rungs):
-            points = file.points(files, out / ADAPTERS, steps)
+            points = file.points(files, out / ADAPTERS, steps, device)
             if alive is not None:
                 points = [p for p in points if _apart_from_steps(p) in alive]
             ran += run_all(points, ledger, pool, bars)

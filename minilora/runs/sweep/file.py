@@ -29,7 +29,7 @@ else:
 
 NOT_VARIED = (
     "out", "data", "as_text", "eval_data", "eval_rows", "workers", "resume", "base", "replay",
-    "replay_data",
+    "replay_data", "device",
 )  # fmt: skip
 """Fields of an AdaptPlan that a sweep sets itself; replay belongs to a data mix."""
 MOST_RUNS = 10_000
@@ -226,10 +226,13 @@ class SweepFile:
             atomic_write(paths[name], lines.encode())
         return paths
 
-    def points(self, files: Mapping[str, Path], out: Path, steps: int | None) -> list[Point]:
+    def points(
+        self, files: Mapping[str, Path], out: Path, steps: int | None, device: str = "cpu"
+    ) -> list[Point]:
         """Every run, in the grid's order; files: as `write_data` made them; out: for adapters.
 
-        steps: of a rung of the halving, None without one.
+        steps: of a rung of the halving, None without one. device: where they run; another one
+        rounds otherwise, so that it is part of what a run is known by.
         """
         mark = {
             "base": base_fingerprint(open_base(self.base)[0]),
@@ -244,6 +247,8 @@ class SweepFile:
                 settings["replay"] = self.mixes[mix].replay
             if steps is not None:
                 settings["steps"] = steps
+            if device != "cpu":
+                settings["device"] = device
             used = {"train": files[f"mix-{mix}"]} | {
                 name: files[name] for name in ("choose", "report", "suite") if name in files
             }

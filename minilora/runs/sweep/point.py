@@ -34,7 +34,7 @@ def run_point(point: Point) -> dict:
     plan = point.plan()
     with blas_threads(1):
         result = _run_when_free(plan)
-        model, tokenizer = open_base(point.base, plan.base_dtype)
+        model, tokenizer = open_base(point.base, plan.base_dtype, plan.device)
         attach(model, Adapter.read(point.out))
         return {
             "right": judged(model, tokenizer, point.files),

@@ -12,8 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from minilora.runs.sweep import Point
-from minilora.runs.sweep.pools import guarded, on_a_cluster, on_this_machine
+from minilora.runs.sweep import Point, pools
+from minilora.runs.sweep.pools import (
+    guarded,
+    on_a_cluster,
+    on_cards,
+    on_this_machine,
+    visible_cards,
+)
 from tests.runs.sweep import work
 from tests.says import names, refusal
 
@@ -77,3 +83,28 @@ def test_a_scheduler_that_is_not_there_is_refused(points, monkeypatch):
     monkeypatch.setattr("minilora.runs.sweep.pools.CONNECT_SECONDS", 1)
     with refusal(ValueError, "127.0.0.1:9"):
         list(on_a_cluster(points, "tcp://127.0.0.1:9", partial(work.quick)))
+
+
+def test_each_card_has_one_process_that_sees_no_other(points):
+    found = list(on_cards(points, ["4", "GPU-7"], work.on_a_card))
+    assert ranks(found) == list(range(6))
+    pairs = {(o.result["card"], o.result["pid"]) for o in found}
+    assert {card for card, _ in pairs} == {"4", "GPU-7"} and len(pairs) == 2
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") not in ("4", "GPU-7")
+
+
+def test_a_card_whose_process_dies_is_used_again(points):
+    assert ranks(list(on_cards(points, ["0", "1"], work.dies_once))) == list(range(6))
+    found = list(on_cards(points[:2], ["0"], work.dies))
+    assert all(o.result is None and o.error for o in found) and len(found) == 2
+
+
+def test_the_cards_that_are_seen(monkeypatch, points):
+    monkeypatch.setattr(pools, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_cards() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
+    assert visible_cards() == ["3", "5"]
+    monkeypatch.setattr(pools, "device_count", lambda: 0)
+    with refusal(ValueError, "--device", "gpu"):
+        list(on_cards(points))

@@ -33,3 +33,10 @@ def dies_once(point) -> Outcome:
 def dies(point) -> Outcome:
     """Each process dies."""
     os._exit(9)
+
+
+def on_a_card(point) -> Outcome:
+    """The card that its process sees, and the process; long enough for every process to begin."""
+    time.sleep(0.3)
+    seen = os.environ["CUDA_VISIBLE_DEVICES"]
+    return Outcome(point, {"r": point.settings["r"], "card": seen, "pid": os.getpid()})
