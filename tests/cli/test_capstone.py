@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from minilora.cli.app import main
+from minilora.runs.capstone import reload
 from tests.cli.conftest import pairs, write_jsonl
 from tests.says import error_line, names
 
 
 @pytest.fixture
-def told(base, tmp_path):
+def told(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(reload, "PACKAGES", ("nosuchpackage",))
     data = write_jsonl(tmp_path / "my.jsonl", pairs(120))
     suite = write_jsonl(tmp_path / "old.jsonl", pairs(8, start=500))
     flags = ("--steps", "2", "--batch-size", "2", "--r", "2", "--workers", "1", "--shots", "1")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from minilora.evaluation.merging import logits
+from minilora.hub.bases import open_base
 from minilora.lora import Adapter
 from minilora.runs.capstone import CapstonePlan, missing, run_capstone
 from minilora.runs.capstone import drive as driving
@@ -22,10 +24,17 @@ from minilora.runs.capstone import steps as stepping
 from minilora.runs.capstone.missing import State
 from minilora.runs.capstone.steps import STEPS
 from tests import tiny
-from tests.cli.conftest import pairs, write_jsonl
+from tests.cli.conftest import adapter, pairs, write_jsonl
 from tests.says import names, refusal
 
+__all__ = ["adapter"]
 ALL = tuple(step.name for step in STEPS)
+
+
+@pytest.fixture(autouse=True)
+def without_peft(monkeypatch):
+    """As where PEFT is not installed: tests/interop loads the folder in it."""
+    monkeypatch.setattr(reloading, "PACKAGES", ("nosuchpackage",))
 
 
 @pytest.fixture
@@ -143,8 +152,7 @@ def test_prompts_that_are_nearly_the_same_are_noted(tmp_path):
 # -- the whole -------------------------------------------------------------------------------------
 
 
-def test_from_rows_to_a_card(plan, monkeypatch):
-    monkeypatch.setattr(reloading, "PACKAGES", ("nosuchpackage",))
+def test_from_rows_to_a_card(plan):
     done = run_capstone(plan)
     assert done.ran == ALL
     records = done.records
@@ -235,6 +243,21 @@ def test_killed_while_it_trains_it_goes_on_to_the_same_adapter(plan):
             "fingerprint"
         ]
     )
+
+
+@pytest.mark.parametrize("reads", ["another", "plain"])
+def test_a_folder_that_is_read_otherwise_is_refused(adapter, base, monkeypatch, reads):
+    assert reloading.reload_adapter(adapter, str(base))["by"] == "minilora"
+    ours = reloading.read_here
+
+    def other(folder, name, ids):
+        if reads == "another":
+            return ours(folder, name, ids) + 1
+        return logits(open_base(name)[0], ids)
+
+    monkeypatch.setattr(reloading, "read_here", other)
+    with refusal(ValueError, str(adapter)):
+        reloading.reload_adapter(adapter, str(base))
 
 
 # -- refusals --------------------------------------------------------------------------------------
