@@ -139,7 +139,9 @@ def test_help_imports_no_command():
         "print(sorted(m for m in sys.modules if m.startswith('minilora.cli.')), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr.strip() == "['minilora.cli.app', 'minilora.cli.errors']"
+    assert done.stderr.strip() == (
+        "['minilora.cli.app', 'minilora.cli.errors', 'minilora.cli.streams']"
+    )
 
 
 def test_doctor_tells_what_there_is(capfd):
