@@ -372,9 +372,38 @@ def many_sheets() -> Schematic:
     return s
 
 
+def frozen_codes() -> Schematic:
+    """A frozen W kept as codes: some of its numbers are made for a product and forgotten."""
+    s = Schematic(
+        690, 250,
+        "A layer over a base in 4 bits. The frozen W is kept as a grid of 4-bit codes with one "
+        "scale for every 64 of them. When a product needs W, some of its rows are made into "
+        "ordinary numbers, used, and forgotten again. The thin strips A and B beside it are "
+        "trained and stay ordinary numbers. Both ways are added. What is left of the bill are the "
+        "activations that every token leaves behind for the way back.",
+    )  # fmt: skip
+    codes = s.grid(24, 40, 9, 12, 10, FROZEN, "codes, 4 bits each")
+    s.grid(178, 40, 9, 1, 10, FROZEN, "scales")
+    made = s.box(270, 50, 150, 70, "some rows of W", PLAIN, "made, used, forgotten", dashed=True)
+    s.arrow((196, codes.right[1]), made.left, "× scale", dashed=True)
+    x = s.box(270, 178, 150, 30, "x, kept for later", DATA)
+    a, b = s.box(470, 134, 60, 30, "A", TRAINED), s.box(470, 74, 60, 30, "B", TRAINED)
+    total = s.circle(500, 30, "+")
+    y = s.box(580, 15, 92, 30, "y", DATA)
+    s.arrow(x.top, made.bottom)
+    s.arrow(x.right, a.bottom, bend="across")
+    s.arrow(a.top, b.bottom)
+    s.arrow(made.top, total.left, bend="down")
+    s.arrow(b.top, total.bottom)
+    s.arrow(total.right, y.left)
+    s.text(24, 232, "grey: frozen; orange: trained, float32; blue: data of every token", 11)
+    return s
+
+
 ALL = (
     adjustment, gradient_graph, block, attention_head, ward_flow, evaluation, lora_layer,
     two_dials, places, merge_and_unmerge, cut_change, many_sheets, side_effects, two_adapters,
+    frozen_codes,
 )  # fmt: skip
 """Every picture, in the order in which the chapters show them."""
 
