@@ -77,7 +77,9 @@ def check_fit(fn: Callable, judge: Judge) -> None:
     wrong=(
         mistake("bits as bytes", "a byte has 8 bits", change=("bits / 8", "bits")),
         mistake("weights alone", "16 bytes", change=("16 * trained", "4 * trained")),
-        mistake("no averages", "two averages", change=("16 * trained", "8 * trained")),
+        mistake(
+            "no averages", "averages of the trained numbers", change=("16 * trained", "8 * trained")
+        ),
         mistake("numbers as bytes", "numbers of 4", change=("(4 * kept)", "kept")),
         mistake(
             "a fraction", "round down", change=("int(left // (4 * kept))", "left / (4 * kept)")
