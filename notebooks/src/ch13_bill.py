@@ -489,7 +489,8 @@ slider(turn, bits=list(BITS))
 #
 # So long as the answers hold, their loss has already begun to rise: rounding is felt in the
 # probabilities first, and in the words only when a likelier word is overtaken. And a base of a
-# million numbers that knows one narrow world is not one of seven billion. There 3 bits hurt.
+# million numbers that knows one narrow world is not one of seven billion: what 3 bits cost there is
+# not measured here.
 #
 # ## A gradient through codes
 #
@@ -619,7 +620,7 @@ plt.show()
 #
 # ## Is it faster?
 #
-# A base of an eighth of the bytes: surely it is read faster, too? Clock a forward and a backward
+# A base of a sixth of the bytes: surely it is read faster, too? Clock a forward and a backward
 # pass over each in turn, in processor time, with the same adapter and the same notes.
 
 # %%
@@ -711,10 +712,10 @@ for kind in BASE_DTYPES:
     print(f"summaries {found['summaries_before']:.3g}, then {found['summaries_after']:.3g}")
 
 # %% [markdown]
-# float32 and q4 agree digit for digit, as they must: they are the same numbers. In NF4 the base is
-# worse from the start, and most of that distance is gone after 40 steps. The log is one run a base,
-# of one setting that nobody tuned: enough to see that training goes the same way, and not enough to
-# say which base is best.
+# float32 and q4 agree to the digits shown, as they must: they are the same numbers. In NF4 the base
+# is worse from the start, and most of that distance is gone after 40 steps. The log is one run a
+# base, of one setting that nobody tuned: enough to see that training goes the same way, and not
+# enough to say which base is best.
 #
 # > **Claim.** In NF4 SmolLM2's loss on a plain text is less than 10 % above that in float32.
 #
@@ -723,11 +724,11 @@ for kind in BASE_DTYPES:
 #
 # ## The blue bar
 #
-# The grey bar is now an eighth of what it was. And the bill?
+# The grey bar is now a sixth of what it was. And the bill?
 
 # %% predict
 predict(
-    "eighth",
+    "bill",
     "SmolLM2, q and v, one text of 512 tokens: NF4's whole bill, in % of float32's?",
     None,
 )
@@ -739,14 +740,14 @@ bills = {
     **{f"over {kind}": bill_of(small, page, f"q,v on {kind}", 8) for kind in BASE_DTYPES[1:]},
 }
 of_lora = bills["over nf4"].total / lora.total
-reveal("eighth", round(100 * of_lora))
+reveal("bill", round(100 * of_lora))
 bars(bills)
 
 # %% [markdown]
 # > **Claim.** In NF4 the base takes less than a fifth of the bytes, so the whole bill of LoRA on
 # > SmolLM2 is less than a fifth as well.
 #
-# It isn't, for the blue bar has not moved. What the way back needs of every token is as many
+# It isn't, for the blue bar has hardly moved. What the way back needs of every token is as many
 # numbers as before. In a small model, and with long texts in any model, that is the largest part.
 # What does it mean for Leo's card?
 
