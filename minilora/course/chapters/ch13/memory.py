@@ -12,7 +12,7 @@ from minilora.course.judge import Judge
 
 def check_fit(fn: Callable, judge: Judge) -> None:
     cases = []
-    for base_like, bits in ((9_001, 4.127), (5_001, 16), (7_003, 5.0)):
+    for base_like, bits in ((9_001, 4.127), (5_001, 16), (40_009, 4.53)):
         base, trained, kept = judge.sizes(base_like, 2003, 611)
         room = int(judge.rng.integers(120, 200))
         used = base * bits / 8 + 16 * trained
@@ -32,6 +32,9 @@ def check_fit(fn: Callable, judge: Judge) -> None:
             ) // (4 * kept),
             "a base of a fraction of a byte is cut to whole bytes a number.": (
                 memory - base * (bits // 8) - 16 * trained
+            ) // (4 * kept),
+            "a number of a fraction of a bit is cut; 4.53 bits are not 4.": (
+                memory - base * int(bits) / 8 - 16 * trained
             ) // (4 * kept),
             "that leaves out the trained numbers.": (memory - base * bits / 8) // (4 * kept),
             "that leaves out the base.": (memory - 16 * trained) // (4 * kept),
