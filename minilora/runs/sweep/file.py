@@ -302,6 +302,12 @@ def _grid(path: Path, told: Mapping, mixes: Mapping) -> dict[str, tuple]:
                 f"{path}: got target_modules {list(names)}, expected a list of lists of names, or "
                 '"all-linear"'
             )
+    for value in grid.get("target_modules", ()):
+        if isinstance(value, list) and "all-linear" in value:
+            raise ValueError(
+                f"{path}: got target_modules {value}, expected 'all-linear' by itself, not in a "
+                "list of names"
+            )
     grid = {"data": tuple(mixes), **grid}
     unknown = sorted(set(grid["data"]) - mixes.keys())
     if unknown:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,8 @@ from minilora.runs import AdaptPlan
 from minilora.runs.sweep import SweepFile
 from tests.cli.conftest import pairs, write_jsonl
 from tests.says import refusal
+
+ROOT = Path(__file__).resolve().parents[3]
 
 SWEEP = """
 base = "{base}"
@@ -135,6 +138,11 @@ def test_the_fingerprint_is_of_settings_and_data(folder):
             '["q_proj", "v_proj"]',
             ("target_modules", "q_proj"),
         ),
+        (
+            '[["q_proj", "v_proj"], "all-linear"]',
+            '[["q_proj", "v_proj"], ["all-linear"]]',
+            ("target_modules", "all-linear"),
+        ),
     ],
 )
 def test_a_file_that_makes_no_sense_is_refused(folder, old, new, named):
@@ -153,3 +161,9 @@ def test_more_rows_than_there_are_are_refused(folder, old, new, named):
     with refusal(ValueError, *named):
         read(folder, old, new).write_data(folder / "data")
     assert not (folder / "data").exists()
+
+
+def test_the_wards_sweep_can_be_read():
+    sweep = SweepFile.read(ROOT / "data" / "sweep" / "ward.toml")
+    assert sweep.runs == 72
+    assert set(map(str, sweep.grid["target_modules"])) == {"['q_proj', 'v_proj']", "all-linear"}
