@@ -88,12 +88,14 @@ def summary(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("workloads", nargs="*", default=["W", "R"], choices=list(w.WORKLOADS))
+    parser.add_argument(
+        "workloads", nargs="*", choices=[[], *w.WORKLOADS], metavar="WORKLOAD", help="default: W R"
+    )  # where none is given, argparse asks whether [] is a choice
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     results = {}
-    for name in options.workloads:
+    for name in options.workloads or ("W", "R"):
         results[name] = summary(measure(w.WORKLOADS[name], options.rounds))
         for kind, row in results[name].items():
             print(name, f"{kind:>24}", *(f"{key} {value:.3f}" for key, value in row.items()))

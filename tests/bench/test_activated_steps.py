@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from minilora.bench import activated_steps
 from minilora.bench.workloads import shaped
 
@@ -19,3 +21,10 @@ def test_ratios_are_taken_within_rounds():
         "seconds": 1.0, "plain / this": 2.0, "least": 1.0, "largest": 4.0,
     }  # fmt: skip
     assert found["plain"]["plain / this"] == 1.0
+
+
+def test_without_a_workload_it_measures_w_and_r(monkeypatch, capsys):
+    monkeypatch.setattr(activated_steps, "measure", lambda workload, rounds: {"plain": [1.0]})
+    monkeypatch.setattr(sys, "argv", ["activated_steps"])
+    activated_steps.main()
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["W", "R"]
