@@ -76,7 +76,8 @@ for (name, sizes), mark in zip(measured.items(), "so", strict=True):
     line = axis.plot(ranks, wanted, label=f"s = {name}: your formula")[0]
     axis.plot(ranks, sizes, mark, color=line.get_color(), label="and drawn numbers")
 axis.set(xscale="log", yscale="log", xticks=ranks, xlabel="rank r")
-axis.set(ylabel="spread of the sheet's answer, α = 1")
+axis.set(ylabel="spread of the sheet's answer, α = 1", yticks=(0.002, 0.01, 0.05, 0.2))
+axis.set_yticklabels(("0.002", "0.01", "0.05", "0.2"))
 axis.set_xticklabels(ranks)
 axis.minorticks_off()
 axis.legend()
