@@ -400,10 +400,52 @@ def frozen_codes() -> Schematic:
     return s
 
 
+def five_tools() -> Schematic:
+    """One base and five ways to get a job done with it: what is added, and where."""
+    s = Schematic(
+        700, 232,
+        "Five ways to get a job done with one base. Nothing: the question goes into the frozen "
+        "base as it is. Prompt: more words go in with the question. Look-up: lines from a table go "
+        "in with the question, and the table can be changed at any time. Adapter: thin trained "
+        "strips stand beside the frozen base. Full training: the base's own weights are changed.",
+    )  # fmt: skip
+    tools = (
+        ("nothing", "the base knows it"),
+        ("prompt", "words that explain"),
+        ("look-up", "facts from a table"),
+        ("adapter", "a habit, learned"),
+        ("full training", "a new language"),
+    )
+    for i, (name, what) in enumerate(tools):
+        x = 12 + 138 * i
+        s.text(x + 60, 18, name, 14, "middle", bold=True)
+        s.text(x + 60, 226, what, 11, "middle")
+        base = s.box(x + 10, 34, 100, 62, "W", TRAINED if i == 4 else FROZEN, "changed" if i == 4
+                     else "frozen")  # fmt: skip
+        question = s.box(x + 10, 170, 100, 30, "question", DATA)
+        if i == 1:
+            middle = s.box(x + 10, 126, 100, 26, "+ more words", PLAIN)
+        elif i == 2:
+            middle = s.box(x + 2, 112, 62, 44, "table", PLAIN, "of facts")
+            s.arrow(middle.top, (x + 33, base.bottom[1]))
+        if i == 1:
+            s.arrow(question.top, middle.bottom)
+            s.arrow(middle.top, base.bottom)
+        elif i == 2:
+            s.arrow((x + 33, 170), middle.bottom)
+            s.arrow((x + 88, 170), (x + 88, base.bottom[1]))
+        else:
+            s.arrow(question.top, base.bottom)
+        if i == 3:
+            s.box(x + 113, 34, 7, 62, "", TRAINED)
+            s.box(x + 123, 34, 7, 62, "", TRAINED)
+    return s
+
+
 ALL = (
     adjustment, gradient_graph, block, attention_head, ward_flow, evaluation, lora_layer,
     two_dials, places, merge_and_unmerge, cut_change, many_sheets, side_effects, two_adapters,
-    frozen_codes,
+    five_tools, frozen_codes,
 )  # fmt: skip
 """Every picture, in the order in which the chapters show them."""
 
