@@ -890,8 +890,9 @@ axis.grid(False)
 plt.show()
 
 # %% [markdown]
-# (For the alphabet: the part of the way back to the old loss. For the line, *prompt* means the two
-# questions with their program.) No column is green from top to bottom.
+# (For the list after ten changes: of those ten. For the alphabet: the part of the way back to the
+# old loss. For the line, *prompt* means the two questions with their program.) No column is green
+# from top to bottom.
 #
 # ## Which tool?
 #
