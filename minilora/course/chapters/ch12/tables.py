@@ -45,6 +45,10 @@ def check_looked_up(fn: Callable, judge: Judge) -> None:
         (f"{other}, and also {other} {salt}?", [other, f"{other} {salt}"]),
         (f"{one.capitalize()}: which dose?", [one]),
         (f"Is {two} the same as {two}?", [two]),
+        (f"Are {one}um and un{two} drugs?", []),
+        (f"{two} or {one}, and why {two}?", [two, one]),
+        (f"{other} {salt}, and {other} {salt} again?", [f"{other} {salt}"]),
+        (f"{three}ne, {other} {salt} or {one}?", [f"{three}ne", f"{other} {salt}", one]),
     ]
     for question, wanted in asked:
         got = judge.call(fn, question=question, table=table)
