@@ -160,6 +160,14 @@ def test_linear_on_the_factors_is_not_the_sum(tiny):
     assert report.error == pytest.approx(1)
 
 
+def test_linear_of_a_negative_weight_takes_away(tiny):
+    a = adapter_of(tiny, LoRAConfig(2, 3), 1)
+    joined, report = combine([a], [-2.0], "linear")
+    for module in a.modules:
+        np.testing.assert_allclose(joined.delta(module), -2 * a.delta(module), rtol=1e-4, atol=1e-6)
+    assert report.error < 1e-6
+
+
 def test_linear_refuses_unequal_ranks(three):
     with refusal(ValueError, "up_proj", 2, 3):
         combine(three, [1, 1, 1], "linear")
