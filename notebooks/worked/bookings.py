@@ -29,7 +29,6 @@ from minilora.ward.people import (
 )
 
 ROWS, SEED = 240, 5
-ASK = "Write the appointment card."
 NO_VISIT = "not recorded"
 VISITS = 0.6
 """Share of letters that ask for a visit."""
@@ -75,8 +74,8 @@ def rows(count: int, seed: int) -> Iterator[dict[str, str]]:
         visit = NO_VISIT
         if rng.random() < VISITS:
             letter, visit = letter + request, f"{facts['clinic']} in {interval}"
-        card = f"Name: {facts['name']}\nAllergies: {allergy}\nFollow-up: {visit}"
-        yield {"prompt": f"{letter.format(**facts)}\n\n{ASK}", "completion": card}
+        card = f"Age: {facts['age']}\nAllergy: {allergy}\nReview: {visit}"
+        yield {"prompt": letter.format(**facts), "completion": card}
 
 
 def main(path: Path, count: int = ROWS, seed: int = SEED) -> None:

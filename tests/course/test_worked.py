@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import re
@@ -11,6 +12,9 @@ import pytest
 
 from minilora.cli.app import main
 from minilora.course.source import ROOT
+from minilora.hub.bases import WARD, open_base
+from minilora.lora import base_fingerprint
+from minilora.runs.capstone.rows import check_rows, write_rows
 from tests.says import names
 
 WORKED = ROOT / "notebooks" / "worked"
@@ -30,6 +34,18 @@ def test_the_rows_are_what_the_program_writes(tmp_path):
 
 def test_the_course_lists_it():
     assert "worked/README.md" in (ROOT / "notebooks" / "README.md").read_text()
+
+
+def test_the_card_beside_it_is_of_these_rows():
+    """Its hashes are those of both sides of the rows as they are divided now."""
+    model, tokenizer = open_base(WARD)
+    limit = model.config.max_position_embeddings
+    checked = check_rows(WORKED / "bookings.csv", None, tokenizer, limit, 0)
+    card, page = ((WORKED / name).read_text() for name in ("card.md", "card.html"))
+    for rows in (checked.train, checked.held_out):
+        digest = hashlib.sha256(write_rows(rows)).hexdigest()
+        assert digest in card and digest in page
+    assert base_fingerprint(model) in card
 
 
 def test_the_check_finds_rows_without_a_fault(tmp_path, monkeypatch, capsys):

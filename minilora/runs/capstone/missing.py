@@ -121,7 +121,9 @@ def _gate(plan: CapstonePlan, records: Mapping) -> Told:
         found.append((State.DONE, "pass"))
     else:
         names = [m["name"] for m in told["metrics"] if m["gating"] and m["verdict"] == word]
-        cure = "; try --replay 0.3" if word == Verdict.FAIL.word and plan.base == WARD else ""
+        cure = ""
+        if word == Verdict.FAIL.word and plan.base == WARD:
+            cure = f"; try --replay {min(0.8, 2 * plan.replay or 0.3):g} and another --out"
         found.append((State.WEAK, f"{word} ({', '.join(names)}){cure}"))
     if not told["suites"]:
         text = "nothing was asked that the base could do before; expected --suite FILE"
