@@ -59,17 +59,8 @@ def attach(
     fresh = isinstance(what, LoRAConfig)
     if not fresh and not isinstance(what, Adapter):
         raise ValueError(f"got {what!r} to attach, expected a LoRAConfig or an Adapter")
-    if pissa:
-        if not fresh:
-            raise ValueError("got pissa with an Adapter, expected a LoRAConfig, as it is a start")
-        require_pissa(what)
     trainable = fresh if trainable is None else trainable
-    if rng is None and not fresh:
-        if trainable and what.config.lora_dropout:
-            raise ValueError("attach got trainable with lora_dropout but no rng, expected one")
-        rng = np.random.default_rng(0)
-    if not isinstance(rng, np.random.Generator):
-        raise ValueError(f"got rng {rng!r}, expected a numpy.random.Generator")
+    rng = _rng_for(what, rng, trainable, pissa)
     config = what if fresh else config_for(model, what, base_name, base)
     # What comes out must fit too, or the adapter could not be attached.
     chosen = attachable(model, doubled(config) if pissa else config)
@@ -92,6 +83,24 @@ def attach(
         model.set_submodule(name, module)
     source = None if fresh or trainable else what
     return Attachment(model, config, layers, freeze, source, pissa, tables)
+
+
+def _rng_for(
+    what: LoRAConfig | Adapter, rng: np.random.Generator | None, trainable: bool, pissa: bool
+) -> np.random.Generator:
+    """What draws A and dropout's masks. Raises ValueError for a start or an rng that can't be."""
+    fresh = isinstance(what, LoRAConfig)
+    if pissa:
+        if not fresh:
+            raise ValueError("got pissa with an Adapter, expected a LoRAConfig, as it is a start")
+        require_pissa(what)
+    if rng is None and not fresh:
+        if trainable and what.config.lora_dropout:
+            raise ValueError("attach got trainable with lora_dropout but no rng, expected one")
+        return np.random.default_rng(0)
+    if not isinstance(rng, np.random.Generator):
+        raise ValueError(f"got rng {rng!r}, expected a numpy.random.Generator")
+    return rng
 
 
 def _maker(
