@@ -605,9 +605,9 @@ print(f"a line with a code is read rightly in {100 * reads_codes:.0f} % of {len(
 # **A new alphabet.** Let every token get another token's number, drawn by chance, as if somebody
 # had glued other letters on all keys. The notes are the same notes, as long as before, and as easy,
 # for whoever knows the keys. Footnote 6 of the LoRA paper expects trouble with a language that
-# pretraining has not seen. Four ways to learn it, each in 60 steps with the best of three learning
-# rates, found with another seed on other notes: LoRA on q and v, LoRA on all linear maps, training
-# the embedding alone, and training everything.
+# pretraining has not seen. Four ways to learn it, each in 60 steps with the best of two or three
+# learning rates, found with another seed on other notes: LoRA on q and v, LoRA on all linear maps,
+# training the embedding alone, and training everything.
 
 # %%
 from minilora.course.chapters.ch12.jobs import as_texts, note_tokens
