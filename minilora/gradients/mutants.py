@@ -177,7 +177,8 @@ def _vera_gd_without_b(
     """d's gradient as if b were ones."""
     full = F.vera_linear(x, weight, lambda_b, lambda_d.detach(), *rest, **more)
     ones = Tensor(get_array_module(lambda_b.data).ones_like(lambda_b.data))
-    of_d = F.vera_linear(x.detach(), weight.detach(), ones, lambda_d, *rest)
+    shared = {name: more[name] for name in ("vera_A", "vera_B") if name in more}
+    of_d = F.vera_linear(x.detach(), weight.detach(), ones, lambda_d, *rest, **shared)
     return full + (of_d - of_d.detach())
 
 

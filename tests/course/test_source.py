@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -93,6 +94,7 @@ def chapter_zero(tmp_path, change=("", "")):
     assert change[0] in text
     path.write_text(text.replace(*change, 1), encoding="utf-8")
     (tmp_path / original.notebook.name).write_bytes(original.notebook.read_bytes())
+    shutil.copytree(original.notebook.parent / "sliders", tmp_path / "sliders")
     return Chapter(path)
 
 

@@ -170,10 +170,9 @@ def test_a_half_precision_adapter_works_here(tmp_path, dtype):
     ("settings", "option"),
     [
         ({"use_qalora": True}, "use_qalora"),
-        ({"modules_to_save": ["norm"]}, "modules_to_save"),
+        ({"modules_to_save": ["norm"]}, "layernorm.weight"),
         ({"lora_bias": True}, "lora_bias"),
         ({"bias": "all"}, "bias"),
-        ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights"),
         ({"init_lora_weights": "olora"}, "init_lora_weights"),
         ({"target_parameters": ["self_attn.q_proj.weight"]}, "target_parameters"),
