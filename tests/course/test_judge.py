@@ -58,6 +58,13 @@ def test_close_accepts_what_is_right(judge, got):
     assert judge.compared == 1
 
 
+def test_close_accepts_what_is_right_where_a_mistake_would_give_the_same(judge):
+    """Drawn numbers may hide a mistake: of positive numbers the largest is a magnitude too."""
+    judge.close("x", WANT, WANT, instead={"that is no magnitude.": np.abs(WANT)})
+    with pytest.raises(Mistake, match="no magnitude"):
+        judge.close("x", np.abs(WANT), -WANT, instead={"that is no magnitude.": np.abs(WANT)})
+
+
 @pytest.mark.parametrize("got", [WANT * (1 + 1e-5), WANT + 1e-4])
 def test_a_small_error_is_an_error(judge, got):
     with pytest.raises(Mistake):

@@ -14,6 +14,10 @@ def check_scales(fn: Callable, judge: Judge) -> None:
     for count, group in (judge.sizes(7, 5), judge.sizes(4, 11)):
         spread = np.repeat(np.exp(judge.normal(count)), group)
         scales = 5 + spread * judge.rng.uniform(-1, 1, count * group)
+        lowest = scales.reshape(count, group).min(axis=1) - scales.mean()
+        highest = scales.reshape(count, group).max(axis=1) - scales.mean()
+        if (highest >= -lowest).all():  # some largest magnitude must lie below the mean
+            scales = 10 - scales
         out = judge.parts(
             judge.call(fn, scales=scales, group=group),
             3,
