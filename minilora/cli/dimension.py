@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from minilora.cli import show
-from minilora.cli.options import BASE_HELP
+from minilora.cli.options import BASE_HELP, numbers
 from minilora.hub.bases import WARD
 from minilora.runs.dimension import STARTS, Curve, DimensionPlan, Level, measure
 from minilora.runs.dimension_plot import plot_dimension
@@ -30,6 +30,9 @@ def dimension(
     dimensions: str = typer.Option(
         "10,100,1000,10000,100000", "--d", help="Dimensions to try, with commas."
     ),
+    rates: str = typer.Option(
+        "0.0015,0.005,0.015", "--rates", help="Rates a weight to choose each d's from, with commas."
+    ),
     seeds: int = typer.Option(3, "--seeds", help="Trainings at each dimension's best rate."),
     steps: int = typer.Option(150, "--steps", help="Steps of each."),
     scaled: bool = typer.Option(
@@ -41,14 +44,9 @@ def dimension(
 
     Example: minilora dimension --out d90 --start pretrained --d 100,1000,10000
     """
-    try:
-        tried = tuple(int(text) for text in dimensions.split(","))
-    except ValueError:
-        raise ValueError(
-            f"got --d {dimensions!r}, expected whole numbers with commas between"
-        ) from None
     plan = DimensionPlan(
-        data=data, eval_data=eval_data, base=base, starts=tuple(start), dimensions=tried,
+        data=data, eval_data=eval_data, base=base, starts=tuple(start),
+        dimensions=numbers("--d", dimensions, int), steps_a_weight=numbers("--rates", rates, float),
         seeds=seeds, steps=steps, scaled=scaled,
     )  # fmt: skip
     curves = measure(plan, out, jobs=jobs, bars=True)

@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 
 from minilora.cli import show
-from minilora.cli.options import BASE_HELP
+from minilora.cli.options import BASE_HELP, numbers
+from minilora.cli.training_options import TARGETS_HELP, target_names
 from minilora.hub.bases import WARD
 from minilora.runs.memory_law import MemoryPlan, exponent, measure, most_held
 from minilora.runs.memory_plot import plot_memory
@@ -24,6 +25,12 @@ def memory(
     loads: str = typer.Option(
         "0.25,0.5,1", "--loads", help="Facts taught, as multiples of 2 bits a number, with commas."
     ),
+    targets: str = typer.Option("q_proj,v_proj", "--targets", help=TARGETS_HELP),
+    symbols: int = typer.Option(256, "--symbols", help="Tokens that facts are drawn from."),
+    rates: str = typer.Option(
+        "0.005,0.015,0.03", "--rates", help="Rates to choose each rank's from, with commas."
+    ),
+    batch_size: int = typer.Option(128, "--batch-size", help="Facts a step."),
     passes: int = typer.Option(200, "--passes", help="Over the facts, for each adapter."),
     seeds: int = typer.Option(3, "--seeds", help="Sets of facts that are reported."),
     jobs: int = typer.Option(0, "--jobs", help="Processes, 0 for one a core."),
@@ -33,8 +40,9 @@ def memory(
     Example: minilora memory --out memory --r 1,2 --seeds 1
     """
     plan = MemoryPlan(
-        base=base, ranks=_numbers("--r", ranks, int), loads=_numbers("--loads", loads, float),
-        passes=passes, seeds=seeds,
+        base=base, ranks=numbers("--r", ranks, int), loads=numbers("--loads", loads, float),
+        target_modules=target_names(targets), symbols=symbols, batch_size=batch_size,
+        rates=numbers("--rates", rates, float), passes=passes, seeds=seeds,
     )  # fmt: skip
     found = measure(plan, out, jobs=jobs, bars=True)
     console, best = Console(), set(most_held(found).values())
@@ -52,11 +60,3 @@ def memory(
     show.say(console, f"The most that was held grows as r to the {exponent(found):.2f}")
     plot_memory(found, out / "memory.png")
     show.say(console, f"Figures in {out / 'memory.json'}, plot in {out / 'memory.png'}")
-
-
-def _numbers(option: str, text: str, kind: type) -> tuple:
-    try:
-        return tuple(kind(part) for part in text.split(","))
-    except ValueError:
-        wanted = "whole numbers" if kind is int else "numbers"
-        raise ValueError(f"got {option} {text!r}, expected {wanted} with commas between") from None

@@ -33,3 +33,15 @@ def utf8(option: str, text: str) -> str:
             f"got {option} with a byte that is not UTF-8 text (character {error.start + 1})"
         ) from None
     return text
+
+
+def numbers(option: str, text: str, kind: type[int] | type[float]) -> tuple:
+    """An option's numbers with commas between, whole ones for int.
+
+    Raises ValueError for anything else.
+    """
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        wanted = "whole numbers" if kind is int else "numbers"
+        raise ValueError(f"got {option} {text!r}, expected {wanted} with commas between") from None

@@ -27,6 +27,9 @@ from minilora.text import Problem, encode_records
 from minilora.text.rows import iter_records
 from minilora.training import Batches, TrainingConfig, evaluate, fit
 
+RESAMPLES = 2000
+"""Of the shapes, for the intervals."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -76,6 +79,10 @@ class CurvaturePlan:
                 f"got {len(self.shapes)} shapes and {len(self.rates)} rates, expected 3 and 2"
             )
 
+    def ends_at(self, best: Sequence[float]) -> bool:
+        """Whether some of the best rates are an end of the grid."""
+        return bool({min(self.rates), max(self.rates)} & set(best))
+
 
 @dataclass(frozen=True)
 class Curved:
@@ -97,16 +104,42 @@ def geometric(values: Sequence[float]) -> float:
     return math.exp(statistics.fmean(math.log(abs(v)) for v in values))
 
 
-def rank_correlation(found: Sequence[Curved]) -> tuple[float, float]:
-    """Spearman's, of eigenvalue and best rate over the shapes, and its two-sided p: -1 if a larger
-    eigenvalue always wants a smaller rate.
-    """
-    from scipy.stats import spearmanr  # slow to import, used once
+@dataclass(frozen=True)
+class Trend:
+    """How the best rate goes with the eigenvalue over shapes, with 95 % intervals.
 
-    result = spearmanr(
-        [geometric(c.eigenvalue) for c in found], [geometric(c.best_rate) for c in found]
-    )
-    return float(result.statistic), float(result.pvalue)
+    exponent: a in rate ~ eigenvalue^a by least squares of the logarithms, -1 if the rate is one
+    over the eigenvalue. correlation: Spearman's, -1 if a larger eigenvalue always wants a smaller
+    rate. The intervals are those of shapes drawn again (percentiles of the bootstrap).
+    """
+
+    exponent: float
+    exponent_interval: tuple[float, float]
+    correlation: float
+    correlation_interval: tuple[float, float]
+
+
+def trend(found: Sequence[Curved]) -> Trend:
+    """Of three shapes or more; nan where all eigenvalues or all rates are the same."""
+    points = np.log([(geometric(c.eigenvalue), geometric(c.best_rate)) for c in found])
+    if (np.ptp(points, axis=0) == 0).any():
+        return Trend(math.nan, (math.nan, math.nan), math.nan, (math.nan, math.nan))
+    rng = np.random.default_rng(0)
+    drawn = [points[rng.integers(0, len(points), len(points))] for _ in range(RESAMPLES)]
+    measured = np.array([_exponent_and_correlation(points) for points in (points, *drawn)])
+    bounds = np.nanpercentile(measured[1:], (2.5, 97.5), axis=0)
+    (exponent, correlation), intervals = measured[0], [tuple(map(float, b)) for b in bounds.T]
+    return Trend(float(exponent), intervals[0], float(correlation), intervals[1])
+
+
+def _exponent_and_correlation(points: np.ndarray) -> tuple[float, float]:
+    from scipy.stats import rankdata  # slow to import, used once
+
+    if (np.ptp(points, axis=0) == 0).any():
+        return math.nan, math.nan  # a draw of few shapes, which says nothing
+    values, rates = points.T
+    slope = np.polyfit(values, rates, 1)[0]
+    return slope, np.corrcoef(rankdata(values), rankdata(rates))[0, 1]
 
 
 def measure(plan: CurvaturePlan, out: Path, *, jobs: int = 0, bars: bool = False) -> list[Curved]:
@@ -118,10 +151,9 @@ def measure(plan: CurvaturePlan, out: Path, *, jobs: int = 0, bars: bool = False
     }
     with trials_in(out, told, run_trial, jobs=jobs, bars=bars) as trials:
         found = [_curved(plan, shape, trials) for shape in plan.shapes]
-    correlation, p = rank_correlation(found)
     table = {
-        "correlation": correlation,
-        "p": p,
+        "rates": plan.rates,
+        **asdict(trend(found)),
         "shapes": [{**asdict(c), "name": c.shape.name, "product": c.product} for c in found],
     }
     atomic_write(out / "curvature.json", (json.dumps(table, indent=2) + "\n").encode())

@@ -10,17 +10,25 @@ from minilora.runs.figure import figure_in
 
 
 def plot_curvature(found: Sequence[Curved], path: Path) -> None:
-    """Geometric means over seeds on logarithmic axes, with a line of slope -1 through their middle:
-    the line on which they would lie if the rate went with one over the eigenvalue."""
-    with figure_in(path, 7, 5) as figure:
+    """Geometric means over seeds on logarithmic axes, numbered as the legend names them, with a
+    line of slope -1 through their middle: that of a rate that goes with one over the eigenvalue.
+    """
+    with figure_in(path, 9, 5) as figure:
         axes = figure.add_subplot()
         values = [geometric(c.eigenvalue) for c in found]
         rates = [geometric(c.best_rate) for c in found]
-        axes.scatter(values, rates, color="tab:orange", zorder=3)
-        for curved, value, rate in zip(found, values, rates, strict=True):
-            axes.annotate(
-                curved.shape.name, (value, rate), (5, 4), textcoords="offset points", fontsize=8
+        for number, (curved, value, rate) in enumerate(zip(found, values, rates, strict=True), 1):
+            low, high = min(curved.best_rate), max(curved.best_rate)
+            axes.plot([value, value], [low, high], color="tab:orange", linewidth=1)
+            axes.plot(
+                value,
+                rate,
+                "o",
+                color="tab:orange",
+                zorder=3,
+                label=f"{number}: {curved.shape.name}",
             )
+            axes.annotate(str(number), (value, rate), (5, 4), textcoords="offset points")
         middle = geometric([v * r for v, r in zip(values, rates, strict=True)])
         ends = min(values), max(values)
         axes.plot(
@@ -34,4 +42,4 @@ def plot_curvature(found: Sequence[Curved], path: Path) -> None:
             title="Does the rate follow the curvature?",
         )
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), handlelength=1.5)

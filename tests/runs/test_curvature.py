@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from matplotlib.image import imread
 
@@ -12,11 +14,12 @@ from minilora.cli.app import main
 from minilora.runs import trials
 from minilora.runs.curvature import (
     CurvaturePlan,
+    Curved,
     Shape,
     measure,
-    rank_correlation,
     run_trial,
     settings_of,
+    trend,
 )
 from minilora.runs.sweep.pools import Outcome
 from tests.cli.conftest import pairs, write_jsonl
@@ -47,10 +50,35 @@ def test_a_rate_that_follows_has_one_product(plan, tmp_path, monkeypatch):
     found = measure(plan, tmp_path / "out")
     assert [c.best_rate for c in found] == [(0.01,) * 2, (0.02,) * 2, (0.04,) * 2]
     assert [c.product for c in found] == pytest.approx([1.0, 1.0, 1.0])
-    assert rank_correlation(found)[0] == pytest.approx(-1.0)
+    assert trend(found).exponent == trend(found).correlation == pytest.approx(-1.0)
     written = json.loads((tmp_path / "out" / "curvature.json").read_text())
-    assert written["correlation"] == pytest.approx(-1.0)
+    assert written["correlation"] == written["exponent"] == pytest.approx(-1.0)
+    assert written["exponent_interval"] == pytest.approx([-1.0, -1.0])
     assert [s["name"] for s in written["shapes"]] == [shape.name for shape in SHAPES]
+
+
+def test_a_trend_is_as_certain_as_its_shapes_agree():
+    rng = np.random.default_rng(0)
+    eigenvalues, off = 2.0 ** np.arange(8), rng.normal(0, 0.3, 8)
+    wide, near = (
+        trend([
+            Curved(Shape(1, 4), (v,), (float(v**-0.5 * np.exp(size * o)),), (1.0,))
+            for v, o in zip(eigenvalues, off, strict=True)
+        ])
+        for size in (1.0, 0.1)
+    )  # fmt: skip
+    assert near.exponent == pytest.approx(-0.5, abs=0.05)
+    for found in (wide, near):
+        low, high = found.exponent_interval
+        assert low < -0.5 < high < 0
+    assert np.diff(wide.exponent_interval) > 5 * np.diff(near.exponent_interval)
+    same = trend([Curved(Shape(1, 4), (v,), (0.02,), (1.0,)) for v in eigenvalues])
+    assert math.isnan(same.exponent) and math.isnan(same.correlation)
+
+
+def test_a_best_rate_at_the_end_of_the_grid_is_known(plan):
+    assert plan.ends_at((0.02, 0.08)) and plan.ends_at((0.01,))
+    assert not plan.ends_at((0.02, 0.04))
 
 
 def test_real_trials(plan):
@@ -80,10 +108,12 @@ def test_the_command_shows_and_draws(plan, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trials, "on_this_machine", obeying)
     out = tmp_path / "out"
     command = ["curvature", "--out", str(out), "--data", str(plan.data), "--base", plan.base]
-    assert main([*command, "--seeds", "1"]) == 0
+    assert main([*command, "--seeds", "1", "--rates", "0.01,0.02,0.04,0.08"]) == 0
     told = json.loads((out / "curvature.json").read_text())
-    assert names(capsys.readouterr().out, f"{told['correlation']:.2f}")
+    assert names(capsys.readouterr().out, f"{told['correlation']:.2f}", f"{told['exponent']:.2f}")
+    assert told["rates"] == [0.01, 0.02, 0.04, 0.08]
     assert imread(out / "curvature.png")[..., :3].std() > 0.01
+    assert main([*command, "--rates", "high"]) == 1
 
 
 def test_a_base_that_is_not_there_leaves_no_folder(plan, tmp_path):
