@@ -26,6 +26,9 @@ def pretrain(
     hidden_size: int = typer.Option(
         DEFAULT.hidden_size, min=8, max=WIDEST, help="Width of the model."
     ),
+    vocab_size: int = typer.Option(
+        DEFAULT.vocab_size, min=300, help="Tokens of the tokenizer that is made."
+    ),
     layers: int = typer.Option(DEFAULT.layers, min=1, max=MOST_LAYERS, help="Number of blocks."),
     steps: int = typer.Option(DEFAULT.steps, min=1, help="Training steps."),
     batch_size: int = typer.Option(DEFAULT.batch_size, min=1, help="Documents a step."),
@@ -45,6 +48,7 @@ def pretrain(
         hidden_size,
         out=out,
         documents=documents,
+        vocab_size=vocab_size,
         layers=layers,
         steps=steps,
         batch_size=batch_size,

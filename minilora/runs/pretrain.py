@@ -293,6 +293,8 @@ def _log_rows(history: History, groups: Sequence[str]) -> Iterable[str]:
 def command_line(plan: PretrainPlan) -> str:
     """The `minilora pretrain` call that repeats this run."""
     sizes = f"--hidden-size {plan.hidden_size} --layers {plan.layers}"
+    if plan.vocab_size != PretrainPlan.vocab_size:
+        sizes += f" --vocab-size {plan.vocab_size}"
     if plan.start:
         sizes = "--continue-from data/ward-base"
     return (

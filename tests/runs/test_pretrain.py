@@ -39,6 +39,8 @@ def test_pretraining_writes_a_folder_that_loads_and_a_run_that_can_go_on(tmp_pat
     assert model.config.vocab_size == tokenizer.vocab_size == 400
     assert len(result.history) == TINY.steps
     card = (tmp_path / "base" / "README.md").read_text()
+    assert "--vocab-size 400" in command_line(TINY)
+    assert "--vocab-size" not in command_line(replace(TINY, vocab_size=PretrainPlan.vocab_size))
     assert command_line(TINY) in card and f"| all | {score.exact:.1%} |" in card
     names = sorted(entry.name for entry in (tmp_path / "base.run").iterdir())
     assert names == ["history.jsonl", "run.json"]
