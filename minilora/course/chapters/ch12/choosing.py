@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -16,57 +15,97 @@ Runs = Sequence[Mapping]
 def _picked(
     runs: Runs,
     rows: str = "choose",
+    middle: Callable = np.mean,
     gate: bool = True,
-    errors: float = 2,
-    cheap: bool = True,
     gated_best: bool = True,
-    pooled: bool = True,
-    difference: bool = True,
-) -> int | None:
+    errors: float = 2,
+    variance: Callable = lambda scores, left, top: scores.var(axis=1, ddof=1).mean(),
+    of_both: Callable = lambda variance, seeds: (2 * variance / seeds) ** 0.5,
+    take: Callable = lambda left, good, top, sizes: good[np.argmin(sizes[good])],
+) -> int:
     """The rule, and with other arguments what mistakes pick in its place."""
-    left = [i for i, run in enumerate(runs) if not (gate and run["breaks_base"])]
-    if not left:
-        return None
-    mean = {i: statistics.fmean(run[rows]) for i, run in enumerate(runs)}
-    top = max(left if gated_best else range(len(runs)), key=lambda i: mean[i])
-    variances = [statistics.variance(run[rows]) for run in runs]
-    variance = statistics.fmean(variances) if pooled else variances[top]
-    error = (variance * (2 if difference else 1) / len(runs[0][rows])) ** 0.5
-    good = [i for i in left if mean[i] >= mean[top] - errors * error]
-    if not good:
-        return None
-    return min(good, key=lambda i: runs[i]["trained"]) if cheap else top
+    scores = np.array([run[rows] for run in runs])
+    mean, every = middle(scores, axis=1), np.arange(len(runs))
+    left = np.array([i for i in every if not (gate and runs[i]["breaks_base"])])
+    top = max(left if gated_best else every, key=lambda i: mean[i])
+    error = of_both(variance(scores, left, top), scores.shape[1])
+    good = left[mean[left] >= mean[top] - errors * error]
+    sizes = np.array([run["trained"] for run in runs])
+    return int(take(left, good, top, sizes)) if len(good) else -1
 
 
-def _others(runs: Runs) -> dict[str, int | None]:
-    return {
-        "that was chosen by the rows that are to be reported; then their score is no longer "
-        "honest. Choose by \"choose\".": _picked(runs, rows="report"),
-        "that one breaks the base; throw such runs out first.": _picked(runs, gate=False),
-        "that is the best one; asked is the cheapest of those that are within two errors of it.": (
-            _picked(runs, cheap=False)
-        ),
-        "that is within two errors of the best of all runs, but the best breaks the base and is "
-        "out; compare with the best of those that are left.": _picked(runs, gated_best=False),
-        "you allow one error; two are asked.": _picked(runs, errors=1),
-        "the error of a difference of two means has a factor 2 under the root: both means "
-        "scatter.": _picked(runs, difference=False),
-        "that is the cheapest of all that do not break the base, however bad; it has to be within "
-        "two errors of the best.": _picked(runs, errors=1e9),
-    }  # fmt: skip
+MISTAKES = {
+    "that was chosen by the rows that are to be reported; then their score is no longer honest. "
+    'Choose by "choose".': {"rows": "report"},
+    "that one breaks the base; throw such runs out first.": {"gate": False},
+    "that is the best one; asked is the cheapest of those that are within two errors of it.": {
+        "take": lambda left, good, top, sizes: top
+    },
+    "that is within two errors of the best of all runs, but the best breaks the base and is out; "
+    "compare with the best of those that are left.": {"gated_best": False},
+    "you allow one error; two are asked.": {"errors": 1},
+    "the error of a difference of two means has a factor 2 under the root: both means scatter.": {
+        "of_both": lambda variance, seeds: (variance / seeds) ** 0.5
+    },
+    "the error has n, the number of seeds, under the root: a mean of n scores scatters less than "
+    "one score.": {"of_both": lambda variance, seeds: (2 * variance) ** 0.5},
+    "under the root stands n, the number of seeds, not n - 1; that is for the variance.": {
+        "of_both": lambda variance, seeds: (2 * variance / (seeds - 1)) ** 0.5
+    },
+    "the error is the root of 2 s^2 / n; the root is missing.": {
+        "of_both": lambda variance, seeds: 2 * variance / seeds
+    },
+    "the variance of a few scores is divided by n - 1, not by n.": {
+        "variance": lambda scores, left, top: scores.var(axis=1).mean()
+    },
+    "s^2 is the mean of the variances; you take the mean of their roots.": {
+        "variance": lambda scores, left, top: scores.std(axis=1, ddof=1).mean() ** 2
+    },
+    "s^2 is the mean over all runs of the list, not the variance of the best run alone; three "
+    "scores tell little of it.": {
+        "variance": lambda scores, left, top: scores[top].var(ddof=1)
+    },
+    "s^2 is the mean over all runs of the list, those that are out too: they tell of the seeds as "
+    "well as the others.": {
+        "variance": lambda scores, left, top: scores[left].var(axis=1, ddof=1).mean()
+    },
+    "s^2 is the scatter of seeds, so it is taken in each run by itself; you take the variance of "
+    "all scores together, in which the runs differ too.": {
+        "variance": lambda scores, left, top: scores.var(ddof=1)
+    },
+    "compare means over the seeds, not medians.": {"middle": np.median},
+    "compare means over the seeds, not the best seed of each run.": {"middle": np.max},
+    "compare means over the seeds, not the worst seed of each run.": {"middle": np.min},
+    "that is the cheapest of all that do not break the base, however bad; it has to be within two "
+    "errors of the best.": {"errors": np.inf},
+    "of several that train as few numbers, the first in the list is asked.": {
+        "take": lambda left, good, top, sizes: good[::-1][np.argmin(sizes[good][::-1])]
+    },
+    "that is a place in the list of those that are left; asked is the place in `runs`.": {
+        "take": lambda left, good, top, sizes: np.searchsorted(left, good[np.argmin(sizes[good])])
+    },
+    "that is a place in the list of those that are good enough; asked is the place in `runs`.": {
+        "take": lambda left, good, top, sizes: np.argmin(sizes[good])
+    },
+}  # fmt: skip
+"""Sentence -> the arguments with which `_picked` makes this mistake."""
 
 
 def _runs(judge: Judge, seeds: int) -> list[dict]:
-    """Runs whose scores rise with their size and then stay, and a few that break the base."""
+    """Runs whose scores rise with their size and then stay; a few break the base, some are equally
+    large.
+    """
     rng, count = judge.rng, 14
-    sizes = np.sort(rng.choice(np.arange(20, 900), count, replace=False)) * 64
+    sizes = 64 * rng.choice(np.arange(20, 900), count - 4, replace=False)
+    sizes = np.sort([*sizes, *rng.choice(sizes, 4)])
     found = []
     for i, size in enumerate(sizes):
         true = 0.55 + 0.4 * (1 - np.exp(-i / 4)) + rng.normal(0, 0.01)
+        scatter = rng.uniform(0.01, 0.05)
         found.append(
             {
                 "trained": int(size),
-                "choose": [float(x) for x in true + rng.normal(0, 0.03, seeds)],
+                "choose": [float(x) for x in true + rng.normal(0, scatter, seeds)],
                 "report": [float(x) for x in true + rng.normal(0, 0.05, seeds)],
                 "breaks_base": bool(rng.random() < 0.3 or i == count - 2),
             }
@@ -75,16 +114,17 @@ def _runs(judge: Judge, seeds: int) -> list[dict]:
 
 
 def _tables(judge: Judge) -> list[list[dict]]:
-    """Tables on which every mistake picks other runs than the rule, and than any other mistake."""
+    """Tables, ten or more, on which every mistake picks other runs than the rule and the others."""
     tables: list[list[dict]] = []
-    answers = [[] for _ in range(1 + len(_others(_runs(judge, 3))))]
-    while len({tuple(own) for own in answers}) < len(answers):
+    answers: list[list[int]] = [[] for _ in range(1 + len(MISTAKES))]
+    while len(tables) < 10 or len({tuple(own) for own in answers}) < len(answers):
         runs = _runs(judge, 3 + len(tables) % 2)
-        here = [_picked(runs), *_others(runs).values()]
-        told_apart = {(tuple(own), one) for own, one in zip(answers, here, strict=True)}
-        if None not in here and len(told_apart) > len({tuple(own) for own in answers}):
-            answers = [[*own, one] for own, one in zip(answers, here, strict=True)]
+        if all(run["breaks_base"] for run in runs):
+            continue
+        here = [_picked(runs, **how) for how in ({}, *MISTAKES.values())]
+        if -1 not in here:  # an answer that finds none would stop with an error
             tables.append(runs)
+            answers = [[*own, one] for own, one in zip(answers, here, strict=True)]
     return tables
 
 
@@ -101,18 +141,20 @@ def check_picked(fn: Callable, judge: Judge) -> None:
         )
     right = [_picked(runs) for runs in tables]
     if got != right:
-        for sentence in _others(tables[0]):
-            if got == [_others(runs)[sentence] for runs in tables]:
+        for sentence, how in MISTAKES.items():
+            if got == [_picked(runs, **how) for runs in tables]:
                 raise Mistake(sentence)
     for runs, one, want in zip(tables, got, right, strict=True):
+        size, least = runs[one]["trained"], runs[want]["trained"]
+        first = " and before it in the list" if size == least else ""
         judge.true(
             one == want or not runs[one]["breaks_base"],
-            "that one breaks the base; throw such runs out first.",
+            f"run {one} breaks the base; throw such runs out first.",
         )
         judge.true(
-            one == want or runs[one]["trained"] <= runs[want]["trained"],
-            f"run {one} trains {runs[one]['trained']} numbers, and run {want} with "
-            f"{runs[want]['trained']} is within two errors of the best.",
+            one == want or size < least,
+            f"run {one} trains {size} numbers; run {want}, with {least}{first}, is within two "
+            "errors of the best, and is asked.",
         )
         judge.true(
             one == want,
@@ -141,7 +183,8 @@ def check_picked(fn: Callable, judge: Judge) -> None:
        `"choose"` (divide by $n-1$), the difference of two means has the standard error
        $s\sqrt{2/n}$. All runs that are not out and lie at most two of these errors below the best
        are good enough.
-    4. Of the good enough ones, the one that trains the fewest numbers is kept.
+    4. Of the good enough ones, the one that trains the fewest numbers is kept; of several that
+       train as few, the first in the list.
     """,
     hints=(
         "statistics.variance(values) divides by n - 1, as np.var(values, ddof=1) does.",
