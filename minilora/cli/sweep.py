@@ -106,3 +106,6 @@ def show_found(
             f"reported on {asked.report_rows} others"
         )
         show.grid(console, title, headings, rows, right=range(1, len(headings)))
+        if asked.meant_to_change:
+            changing = ", ".join(asked.meant_to_change)
+            show.say(console, f"Meant to change, so that it makes nothing worse: {changing}")

@@ -3,7 +3,7 @@
 # %% [markdown]
 # # 12. Adapter, prompt, retrieval, or nothing?
 #
-# **Time.** about 2.5 hours, exercises included.
+# **Time.** about 3 hours, exercises included.
 #
 # **What you will be able to do.** Say for a job whether it needs a prompt, a look-up, an adapter,
 # full training or nothing at all, and say why; find training rows that are wrong, by counting and
@@ -853,83 +853,224 @@ slider(turn, changes=[1, 2, 3, 4, 6])
 #
 # ## Seventy-two runs, and what to keep
 #
-# So it is to be an adapter. Which? The lean one, more rank, more places, more rows, old work among
-# them? `minilora sweep` tries all combinations: four ranks, two sets of places and three mixes of
-# data, with three seeds each. The 72 runs take some minutes on two cores, and their table is in
-# `data/sweep`. Each run has a score on 100 notes to choose by, one on 100 others to report, and one
-# on 60 tasks that the base could do before.
+# Suppose that it is to be an adapter. Which one? More rank, more places, more rows, old work among
+# the rows? One run on the ward is cheap, so all of these can be tried. `minilora sweep` has done it
+# for the ward's main job, the whole summary in the house's form: four ranks (1, 2, 8 and 32), two
+# sets of places (q and v, or all linear maps) and three mixes of rows. The mixes are 300 rows;
+# 1,200 rows; and 1,200 rows with old work: a fifth of what is read are tasks that the base knew
+# before, which chapter 10 called replay. With three seeds that makes 72 runs, a quarter of an hour
+# on two cores. Here we read their table from `data/sweep`, and train nothing.
+#
+# All take 150 steps of 8 rows, at one learning rate. So who has 300 rows reads each four times, and
+# who has 1,200 reads each once: it is the rows that differ, not the work.
+#
+# Each run was asked three things:
+#
+# - 100 notes *to choose by*.
+# - 100 other notes *to report*. The best of 24 was lucky too, a little, on the notes that it was
+#   chosen by; its score there flatters it.
+# - 60 *old tasks*, 12 of each of five kinds: documents in the public form, questions about a note,
+#   refusals, the formulary, abbreviations. The base answers all 60 rightly.
+#
+# An adapter *breaks the base* if it loses more of the old tasks than chance explains: chapter 10's
+# interval for the change, over the answers of all three seeds, lies below zero as a whole. The
+# public documents are not counted in this. One of them, the summary, is asked for in the very
+# words in which the house asks for its own, so that kind is meant to change.
 
 # %%
 table_of_runs = json.loads((data_folder("sweep") / "table.json").read_text())
 combinations = table_of_runs["found"]
 print(len(combinations), "combinations,", len(combinations[0]["choose"]), "seeds each")
+print(f"old tasks that the base does: {100 * table_of_runs['base']['all']:.0f} %")
 
 # %% exercise 12.5
 
 # %%
 picked = answer("12.5")
-keep = combinations[picked(combinations)]
+kept = combinations[picked(combinations)]
+best = max(
+    (run for run in combinations if not run["breaks_base"]), key=lambda run: np.mean(run["choose"])
+)
 
 
-def told(run):
-    """The settings of a combination, in short."""
-    where = "all" if "all-linear" in run["settings"]["target_modules"] else "q,v"
-    return f"{where} r {run['settings']['r']}, {run['settings']['data']}"
+def places(run):
+    """Which maps have a sheet."""
+    return "all linear" if run["settings"]["target_modules"] == "all-linear" else "q, v"
 
 
-def mean(run, rows="report"):
-    """The mean over the seeds, in %."""
-    return 100 * np.mean(run[rows])
+def mean(run):
+    """The reported score, the mean of the seeds, in %."""
+    return 100 * np.mean(run["report"])
 
 
-out = [run for run in combinations if run["breaks_base"]]
-print(f"{len(out)} of {len(combinations)} break the base")
-best = max((run for run in combinations if not run["breaks_base"]), key=lambda x: mean(x, "choose"))
-for name, run in (("best", best), ("kept", keep)):
-    print(f"{name}: {told(run)}, {run['trained']:,} numbers, {mean(run):.0f} % reported")
+def old_work(run):
+    """The old tasks, but for the kind that is meant to change, in %."""
+    changing = table_of_runs["meant_to_change"]
+    return 100 * np.mean([share for kind, share in run["groups"].items() if kind not in changing])
+
+
+def error(*groups):
+    """Of a sum or difference of means of some runs: the standard error of their seeds, points."""
+    variance = 0
+    for runs in groups:
+        table = combinations if runs[0] in combinations else few
+        own = np.mean([np.var(run["report"], ddof=1) for run in table])  # pooled, as in 12.5
+        variance += own / (len(runs) * len(runs[0]["report"]))
+    return 100 * variance**0.5
+
+
+for name, run in (("best", best), ("kept", kept)):
+    print(f"{name}: {places(run)}, r {run['settings']['r']}, {run['settings']['data']}")
+    print(f"      {run['trained']:,} numbers, {mean(run):.0f} % reported")
+print(f"two errors of a difference: {2 * error([best], [kept]):.1f} points")
+
+# %% predict
+predict("base", "How many of the 24 combinations do not break the base?", None)
 
 # %%
-_, axis = plt.subplots(figsize=(7.2, 3.6))
-marks = {"300": "o", "1200": "s", "1200+own": "^"}
-for run in combinations:
-    mix = run["settings"]["data"]
-    drawn = axis.scatter(run["trained"], mean(run), c=[mean(run, "suite")], marker=marks[mix], s=52,
-                         cmap="viridis", vmin=40, vmax=100, edgecolors="black", linewidths=0.5)  # fmt: skip
-for mix, mark in marks.items():
-    axis.plot([], [], mark, color="gray", label=mix)
-axis.plot(keep["trained"], mean(keep), "o", ms=15, color="tab:red", fillstyle="none", label="kept")
-axis.set(xscale="log", xlabel="trained numbers", ylabel="reported notes exactly right, %")
-axis.legend(fontsize=8, title="data", loc="lower right")
-plt.colorbar(drawn, label="base's own tasks, %")
+reveal("base", sum(not run["breaks_base"] for run in combinations))
+MIXES = {"300": ("o", "300 rows"), "1200": ("s", "1,200"), "1200+own": ("^", "with old work")}
+COLOURS = {"q, v": "tab:blue", "all linear": "tab:orange"}
+_, (left, right) = plt.subplots(1, 2, figsize=(8.2, 3.4), sharex=True)
+for axis, score in ((left, mean), (right, old_work)):
+    for run in combinations:
+        mark, colour = MIXES[run["settings"]["data"]][0], COLOURS[places(run)]
+        axis.plot(run["trained"], score(run), mark, color=colour, ms=6, alpha=0.75)
+    axis.plot(kept["trained"], score(kept), "o", ms=14, color="tab:red", fillstyle="none")
+    axis.set(xscale="log", xlabel="trained numbers", ylim=(0, 105))
+left.set_ylabel("reported notes exactly right, %")
+right.set_ylabel("old tasks exactly right, %")
+for where, colour in COLOURS.items():
+    left.plot([], [], "o", color=colour, label=where)
+for mark, label in MIXES.values():
+    left.plot([], [], mark, color="gray", label=label)
+left.plot([], [], "o", color="tab:red", fillstyle="none", label="kept")
+left.legend(fontsize=8, loc="lower left")
 plt.show()
+for mix, (_, label) in MIXES.items():
+    for where in COLOURS:
+        own = [
+            run for run in combinations if (run["settings"]["data"], places(run)) == (mix, where)
+        ]
+        new, old = (np.mean([score(run) for run in own]) for score in (mean, old_work))
+        print(f"{label:13} {where:10} {new:3.0f} % new,{old:3.0f} % old")
 
 # %% [markdown]
-# There is a rule of thumb for those who start lean, with low rank on q and v: *when lean plateaus,
-# more coverage or rank comes before more data.* The table can test it. Take every lean run of 300
-# rows, and turn one knob at a time: more rank (32), more places (all linear maps, same rank), more
-# data (1,200 rows, in as many steps).
+# On the left nothing happens: from 2,048 numbers to 327,680 the house's notes are as good. On the
+# right everything does. Who would look at the left side alone might take any of the 24.
+#
+# > **Claim.** The kept combination trains 2,048 numbers, and even two errors of the seeds put it
+# > less than 3 points in 100 behind the best.
+#
+# > **Claim.** Of the 16 combinations that read no old work, none keeps what the base could do.
+#
+# > **Claim.** Of the 8 that read some, at least 6 break nothing that 48 old tasks could show.
+#
+# > **Claim.** Where no old work is read, sheets on all linear maps leave at least 20 points in 100
+# > fewer of the old tasks than sheets on q and v.
+#
+# *That 48 old tasks could show* is meant as it stands. All linear maps with rank 8 and old work
+# lose about one in eleven of the old tasks, and still pass: so few questions can't tell that from
+# chance. And all of this is at one rate, 0.015, which is large. What a smaller one changes comes
+# now.
+#
+# ## When lean plateaus
+#
+# A rule of thumb says how to go on from a lean start, with low rank on q and v: *when lean
+# plateaus, more coverage or rank comes before more data.* Coverage is the number of maps that have
+# a sheet. A table of many runs can test such a rule: turn one knob at a time, from each lean start
+# (ranks 1, 2 and 8), and see what it gains.
+#
+# Above, lean is near the top already with 300 rows, and there is little to gain. So `data/sweep`
+# has a second table, with a quarter of the rows: 75, each read 16 times. Here the plateau lies
+# lower. Two rates were tried, and the notes to choose by say for each combination which one counts.
+# More data means four times the rows in as many steps: 75 become 300, and 300 become 1,200.
 
 # %%
-by_settings = {told(run): run for run in combinations}
-spread = np.mean([np.var(run["report"], ddof=1) for run in combinations])
-ERROR = 100 * (spread * 2 / len(SEEDS)) ** 0.5  # of the difference of two means, in points
-LEAN = [1, 2, 8]
-KNOBS = {
-    "rank 32": lambda r: "q,v r 32, 300",
-    "all linear": lambda r: f"all r {r}, 300",
-    "1,200 rows": lambda r: f"q,v r {r}, 1200",
-}
-gains = {
-    knob: [mean(by_settings[to(r)]) - mean(by_settings[f"q,v r {r}, 300"]) for r in LEAN]
-    for knob, to in KNOBS.items()
-}
-print("lean, 300 rows:", {r: f"{mean(by_settings[f'q,v r {r}, 300']):.0f} %" for r in LEAN})
-for knob, found in gains.items():
-    shown = ", ".join(f"r {r}: {gain:+.1f}" for r, gain in zip(LEAN, found, strict=True))
-    print(f"{knob:11} {shown}   (each ± {2 * ERROR:.1f})")
+few = json.loads((data_folder("sweep") / "few.json").read_text())["found"]
+LEAN = (1, 2, 8)
+
+
+def runs_of(mix, where, ranks):
+    """One combination for each rank: where several rates were tried, the better to choose by."""
+    found = []
+    for r in ranks:
+        own = [
+            run
+            for run in (*combinations, *few)
+            if (run["settings"]["data"], places(run), run["settings"]["r"]) == (mix, where, r)
+        ]
+        found.append(max(own, key=lambda run: np.mean(run["choose"])))
+    return found
+
+
+def gained(mix, more):
+    """What each knob gains over lean with this mix: (points, two errors of the seeds)."""
+    lean = runs_of(mix, "q, v", LEAN)
+    knobs = {
+        "rank 32": runs_of(mix, "q, v", [32]),
+        "all linear": runs_of(mix, "all linear", LEAN),
+        f"{more} rows": runs_of(more, "q, v", LEAN),
+    }
+    middle = np.mean([mean(run) for run in lean])
+    return middle, {
+        knob: (np.mean([mean(run) for run in runs]) - middle, 2 * error(runs, lean))
+        for knob, runs in knobs.items()
+    }
+
+
+# %% predict
+predict("knob", "From 75 rows: 'rank', 'coverage' or 'data'?", None)
+
+# %%
+STARTS = {"75": "300", "300": "1200"}
+gains = {mix: gained(mix, more) for mix, more in STARTS.items()}
+knobs = dict(zip(("rank", "coverage", "data"), gains["75"][1].values(), strict=True))
+reveal("knob", max(knobs, key=lambda knob: knobs[knob][0]))
+_, axes = plt.subplots(1, 2, figsize=(7.6, 3), sharey=True)
+for axis, (mix, (middle, found)) in zip(axes, gains.items(), strict=True):
+    points, errors = np.array(list(found.values())).T
+    colours = ["tab:blue", "tab:orange", "tab:green"]
+    axis.bar(range(3), points, yerr=errors, capsize=4, color=colours, alpha=0.8)
+    axis.axhline(0, color="black", linewidth=1)
+    axis.set(xticks=range(3), xlabel=f"from {mix} rows, lean: {middle:.0f} %")
+    axis.set_xticklabels(list(found), fontsize=8)
+axes[0].set_ylabel("gain, points in 100")
+plt.show()
+for mix, (middle, found) in gains.items():
+    print(f"{mix} rows, lean: {middle:.1f} %")
+    for knob, (points, errors) in found.items():
+        print(f"  {knob:10} {points:+5.1f} ± {errors:.1f}")
 
 # %% [markdown]
-# TODO_SWEEP
+# > **Claim.** When lean plateaus, more coverage or rank comes before more data: from 75 rows, all
+# > linear maps or rank 32 gain more than two errors of the seeds.
+#
+# > **Claim.** From 75 rows, four times the rows gain more than two errors of the seeds.
+#
+# > **Claim.** From 300 rows no knob gains more than two errors of the seeds.
+#
+# So the rule is not borne out here. The one gain that stands out of the seeds is that of more data,
+# though it had only one rate to choose from. By how much data is ahead of the others is not
+# settled: that difference is within two errors itself, and three seeds are few. And where nothing
+# gains, the answer is to stop.
+#
+# Why is there such a rule, then? Look at the loss on the rows that are trained on. Lean with 75
+# rows knows them by heart; there it is near nothing. More room can't learn them better, only other
+# rows can teach more. In chapter 6 the codes kept the loss of lean up, and all maps brought it
+# down: *that* is the plateau for which the rule was made. First see which of the two you stand on.
+#
+# And tune the rate again whenever you turn a knob. At the rate of the first table, coverage would
+# have seemed to do harm.
+#
+# > **Claim.** From 75 rows, all linear maps gain at least 3 points in 100 by the smaller rate, two
+# > errors of the seeds included.
+#
+# > **Claim.** At the smaller rate 0 of the 4 combinations on q and v break the base, without any
+# > old work, and 4 of the 4 on all linear maps do.
+#
+# The last one mends what the first table seemed to say. Old work among the rows is one way to keep
+# what the base could do; a smaller rate on few places is another.
 #
 # ## The map
 #
@@ -1174,6 +1315,82 @@ claim(
     "Against two questions, the adapter has earned its training after fewer than 2,000 requests.",
     needed,
     below=2000,
+)
+claim(
+    "The kept combination trains 2,048 numbers, and even two errors of the seeds put it less than "
+    "3 points in 100 behind the best.",
+    mean(best) - mean(kept) + 2 * error([best], [kept]),
+    below=3,
+)
+assert kept["trained"] == 2048
+without, with_old = (
+    [run for run in combinations if ("replay" in run["settings"]) == old] for old in (False, True)
+)
+claim(
+    "Of the 16 combinations that read no old work, none keeps what the base could do.",
+    sum(not run["breaks_base"] for run in without),
+    below=0.5,
+    answers="E13",
+)
+claim(
+    "Of the 8 that read some, at least 6 break nothing that 48 old tasks could show.",
+    sum(not run["breaks_base"] for run in with_old),
+    above=5.5,
+    answers="E13",
+)
+claim(
+    "Where no old work is read, sheets on all linear maps leave at least 20 points in 100 fewer of "
+    "the old tasks than sheets on q and v.",
+    [
+        old_work(lean) - old_work(wide)
+        for mix in ("300", "1200")
+        for lean, wide in zip(
+            runs_of(mix, "q, v", (*LEAN, 32)), runs_of(mix, "all linear", (*LEAN, 32)), strict=True
+        )
+    ],
+    above=20,
+    each="pairs of one rank and mix",
+)
+beyond = {
+    mix: [points - errors for points, errors in found.values()] for mix, (_, found) in gains.items()
+}  # what each knob gains beyond two errors: rank, coverage, data
+refuted(
+    "When lean plateaus, more coverage or rank comes before more data: from 75 rows, all linear "
+    "maps or rank 32 gain more than two errors of the seeds.",
+    max(beyond["75"][:2]),
+    below=0,
+    because="Lean knows its 75 rows by heart: what is missing is rows, not room.",
+)
+claim(
+    "From 75 rows, four times the rows gain more than two errors of the seeds.",
+    beyond["75"][2],
+    above=0,
+)
+claim("From 300 rows no knob gains more than two errors of the seeds.", max(beyond["300"]), below=0)
+wide = [
+    [
+        run
+        for run in few
+        if (places(run), run["settings"]["lr"]) == ("all linear", rate)
+        and run["settings"]["r"] in LEAN
+    ]
+    for rate in (0.005, 0.015)
+]
+slow, fast = (np.mean([mean(run) for run in runs]) for runs in wide)
+claim(
+    "From 75 rows, all linear maps gain at least 3 points in 100 by the smaller rate, two errors "
+    "of the seeds included.",
+    slow - fast - 2 * error(*wide),
+    above=3,
+)
+breaking = Counter(
+    places(run) for run in few if run["settings"]["lr"] == 0.005 and run["breaks_base"]
+)
+claim(
+    "At the smaller rate 0 of the 4 combinations on q and v break the base, without any old work, "
+    "and 4 of the 4 on all linear maps do.",
+    breaking["all linear"] - breaking["q, v"],
+    above=3.5,
 )
 
 # %% [markdown]

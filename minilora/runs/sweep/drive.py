@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,13 +12,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minilora.backend import require_device, to_device
+from minilora.evaluation.cases import read_cases
 from minilora.hub.bases import open_base
 from minilora.runs.folder import RunFolder
 from minilora.runs.sweep.file import Point, SweepFile
 from minilora.runs.sweep.ledger import Ledger
 from minilora.runs.sweep.point import judged
 from minilora.runs.sweep.pools import Outcome, on_a_cluster, on_cards, on_this_machine
-from minilora.runs.sweep.table import Candidate, candidates
+from minilora.runs.sweep.table import Candidate, candidates, share, shares_by_group
 from minilora.storage import atomic_write
 
 LEDGER, TABLE, DATA, ADAPTERS = "ledger.jsonl", "table.json", "data", "runs"
@@ -30,6 +31,7 @@ Pool = Callable[[Sequence[Point]], Iterator[Outcome]]
 class Swept:
     """What came out: combinations of the last round, best first; those that were dropped before.
 
+    base: the base's own shares of the suite's rows, by group of tasks; {} without a suite.
     ran, kept: runs that were run now, and those of which the ledger had the result. failures: by
     run, in one line.
     """
@@ -41,6 +43,7 @@ class Swept:
     ran: int
     kept: int
     failures: dict[str, str]
+    base: dict[str, float]
 
 
 def sweep(
@@ -71,7 +74,7 @@ def sweep(
     with RunFolder(out / "sweep").held():
         ledger = Ledger(out / LEDGER, file.fingerprint)
         files = file.write_data(out / DATA)
-        base_suite = _base_suite(file, files)
+        base_suite, groups = _base_suite(file, files), groups_of(files)
         ran, dropped, alive = 0, [], None
         rungs = file.halving.steps if file.halving else (None,)
         for rung, steps in enumerate(rungs):
@@ -79,14 +82,17 @@ def sweep(
             if alive is not None:
                 points = [p for p in points if _apart_from_steps(p) in alive]
             ran += run_all(points, ledger, pool, bars)
-            found = candidates(points, ledger.results, base_suite)
+            found = candidates(points, ledger.results, base_suite, groups, file.meant_to_change)
             if rung < len(rungs) - 1:
                 best = found[: max(1, math.ceil(file.halving.keep * len(found)))]
                 alive = {_key(c.settings) for c in best}
                 dropped += found[len(best) :]
         every = {point.id for point in points}
         failures = {run: text for run, text in ledger.failures.items() if run in every}
-        swept = Swept(file, out, found, dropped, ran, len(ledger.results) - ran, failures)
+        swept = Swept(
+            file, out, found, dropped, ran, len(ledger.results) - ran, failures,
+            {"all": share(base_suite), **shares_by_group(base_suite, groups)} if groups else {},
+        )  # fmt: skip
         atomic_write(out / TABLE, (json.dumps(table(swept), indent=2) + "\n").encode())
         return swept
 
@@ -95,6 +101,8 @@ def table(swept: Swept) -> dict:
     """What a sweep found, JSON-ready."""
     return {
         "sweep": swept.file.fingerprint,
+        "base": swept.base,
+        "meant_to_change": list(swept.file.meant_to_change),
         "found": [c.to_dict() for c in swept.found],
         "dropped": [c.to_dict() for c in swept.dropped],
         "failures": swept.failures,
@@ -106,6 +114,13 @@ def _base_suite(file: SweepFile, files: dict[str, Path]) -> list[bool]:
         return []
     model, tokenizer = open_base(file.base)
     return judged(model, tokenizer, {"suite": files["suite"]})["suite"]
+
+
+def groups_of(files: Mapping[str, Path]) -> list[str]:
+    """The group of each row of the suite: what stands before the / in its task, "" for none."""
+    if "suite" not in files:
+        return []
+    return [case.task.split("/")[0] for case in read_cases(files["suite"]).cases]
 
 
 def _key(settings: dict) -> str:

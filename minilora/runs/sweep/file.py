@@ -123,6 +123,8 @@ class SweepFile:
     choose_rows: of `eval`, from its first on, by which runs are chosen; report_rows: those after
     them, of which the scores are told, so that no choice is made on what is reported.
     suite: prompts that the base answers well, None for none; suite_rows of them are asked.
+    meant_to_change: groups of the suite's tasks ("public" of "public/summary") that the job itself
+    changes; they are told and break no base. It decides no run, so it is no part of `fingerprint`.
     """
 
     path: Path
@@ -134,6 +136,7 @@ class SweepFile:
     mixes: Mapping[str, Mix]
     suite: Path | None = None
     suite_rows: int = 100
+    meant_to_change: tuple[str, ...] = ()
     halving: Halving | None = None
 
     @classmethod
@@ -167,6 +170,7 @@ class SweepFile:
             grid=_grid(path, _table(path, told, "grid"), mixes),
             mixes=mixes,
             suite=here / told["suite"] if "suite" in told else None,
+            meant_to_change=_changing(path, told),
             halving=_halving(path, told.get("halving")),
             **counts,
         )
@@ -216,6 +220,13 @@ class SweepFile:
             suite = _rows(self.suite)
             step = max(1, len(suite) // self.suite_rows)
             written["suite"] = suite[::step][: self.suite_rows]
+            known = {str(row.get("task", "")).split("/")[0] for row in written["suite"]}
+            unknown = sorted(set(self.meant_to_change) - known)
+            if unknown:
+                raise ValueError(
+                    f"{self.path}: got meant_to_change {unknown}, expected groups of the suite's "
+                    f"tasks, which are {sorted(known)}"
+                )
         for name, mix in self.mixes.items():
             written[f"mix-{name}"] = _mixed(mix.parts)
         folder.mkdir(parents=True, exist_ok=True)
@@ -316,6 +327,17 @@ def _grid(path: Path, told: Mapping, mixes: Mapping) -> dict[str, tuple]:
         if not values or len({_json(v) for v in values}) < len(values):
             raise ValueError(f"{path}: got {name} {list(values)}, expected values, each once")
     return {**grid, "seed": grid.get("seed", (0,))}
+
+
+def _changing(path: Path, told: Mapping) -> tuple[str, ...]:
+    groups = told.get("meant_to_change", [])
+    named = isinstance(groups, list) and all(isinstance(group, str) for group in groups)
+    if not named or (groups and "suite" not in told):
+        raise ValueError(
+            f"{path}: got meant_to_change {groups!r}, expected a list of names of groups of the "
+            "suite's tasks, beside a suite"
+        )
+    return tuple(groups)
 
 
 def _halving(path: Path, told: object) -> Halving | None:

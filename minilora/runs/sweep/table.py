@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from minilora.evaluation.paired import Pairs
 from minilora.runs.sweep.file import Point
@@ -20,8 +21,9 @@ class Candidate:
     """A combination of settings with the scores of its seeds; shares are between 0 and 1.
 
     choose: of the rows by which runs are chosen, one a seed. report: of the others. suite: of what
-    the base could do. breaks_base: whether it got worse at that beyond chance. trained: numbers of
-    the adapter. seconds: of training, mean.
+    the base could do, and groups: of each group of its tasks, the mean. breaks_base: whether it got
+    worse beyond chance at what is not meant to change. trained: numbers of the adapter. seconds: of
+    training, mean.
     """
 
     settings: Mapping
@@ -32,6 +34,7 @@ class Candidate:
     suite: tuple[float, ...]
     breaks_base: bool
     seconds: float
+    groups: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def chosen_by(self) -> float:
@@ -43,17 +46,24 @@ class Candidate:
         return {
             "settings": dict(self.settings), "trained": self.trained, "choose": list(self.choose),
             "report": list(self.report), "rows": self.rows, "suite": list(self.suite),
-            "breaks_base": self.breaks_base, "seconds": self.seconds,
+            "groups": dict(self.groups), "breaks_base": self.breaks_base, "seconds": self.seconds,
         }  # fmt: skip
 
 
 def candidates(
-    points: Iterable[Point], results: Mapping[str, Mapping], base_suite: Sequence[bool] = ()
+    points: Iterable[Point],
+    results: Mapping[str, Mapping],
+    base_suite: Sequence[bool] = (),
+    tasks: Sequence[str] = (),
+    changing: Collection[str] = (),
 ) -> list[Candidate]:
     """The combinations of which every seed is done, best first by the rows to choose by.
 
-    base_suite: whether the base itself answers each row of the suite.
+    base_suite: whether the base itself answers each row of the suite. tasks: the group of tasks of
+    each row, and changing: those that are meant to change, which break no base.
     """
+    tasks = tasks or [""] * len(base_suite)
+    kept = [i for i, task in enumerate(tasks) if task not in changing]
     groups: dict[str, list[Mapping]] = {}
     seeds: dict[str, int] = {}
     for point in points:
@@ -73,7 +83,13 @@ def candidates(
                 report=tuple(share(right["report"]) for right in rights),
                 rows=len(rights[0]["report"]),
                 suite=tuple(share(right["suite"]) for right in rights if "suite" in right),
-                breaks_base=_breaks(base_suite, [right.get("suite", ()) for right in rights]),
+                breaks_base=_breaks(
+                    [base_suite[i] for i in kept],
+                    [[right["suite"][i] for i in kept] for right in rights if "suite" in right],
+                ),
+                groups=shares_by_group(
+                    [x for right in rights for x in right.get("suite", ())], tasks
+                ),
                 seconds=statistics.fmean(run["seconds"] for run in runs),
             )
         )
@@ -83,6 +99,14 @@ def candidates(
 def share(right: Sequence[bool]) -> float:
     """Of the rows, those that are right."""
     return sum(right) / len(right)
+
+
+def shares_by_group(right: Sequence[bool], groups: Sequence[str]) -> dict[str, float]:
+    """Group -> share of its rows that are right; rows repeat, once a seed. Rows of no group: {}."""
+    found: dict[str, list[bool]] = {}
+    for group, one in zip(itertools.cycle(groups), right, strict=False):
+        found.setdefault(group, []).append(one)
+    return {group: share(rows) for group, rows in found.items() if group}
 
 
 def _breaks(before: Sequence[bool], after: Sequence[Sequence[bool]]) -> bool:
@@ -111,12 +135,13 @@ def seed_noise(found: Sequence[Candidate]) -> float:
 def cheapest(found: Sequence[Candidate], keep_base: bool = False) -> Candidate | None:
     """The one with the fewest trained numbers, of all within two seed errors of the best.
 
-    keep_base: leave out what breaks the base. None where nothing is left.
+    keep_base: leave out what breaks the base; its seeds still tell of the noise. None where nothing
+    is left.
     """
     left = [c for c in found if not (keep_base and c.breaks_base)]
     if not left:
         return None
-    good = max(c.chosen_by for c in left) - 2 * seed_noise(left)
+    good = max(c.chosen_by for c in left) - 2 * seed_noise(found)
     return min(
         (c for c in left if c.chosen_by >= good), key=lambda c: (c.trained, -c.chosen_by, c.seconds)
     )

@@ -55,8 +55,28 @@ def test_a_sweep_runs_all_and_then_nothing_again(base, tmp_path):
     assert sorted(a.config.r for a in adapters) == [1, 1, 2, 2]
     table = json.loads((out / "table.json").read_text())
     assert table["found"] == [c.to_dict() for c in first.found]
+    assert set(table["base"]) == {"all"} and 0 <= table["base"]["all"] <= 1
     again = sweep(file, out)
     assert (again.ran, again.kept, again.found) == (0, 4, first.found)
+
+
+def test_groups_of_the_suite_are_told_and_what_may_change_decides_no_run(
+    base, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(drive, "on_this_machine", scored({}))
+    write(base, tmp_path)
+    rows = [{**row, "task": f"{'ab'[i % 2]}/x"} for i, row in enumerate(pairs(36)[30:])]
+    write_jsonl(tmp_path / "suite.jsonl", rows)
+    path = tmp_path / "sweep.toml"
+    swept = sweep(SweepFile.read(path), tmp_path / "out")
+    assert set(swept.base) == {"all", "a"}  # every second row is asked
+    assert all(set(candidate.groups) == {"a"} for candidate in swept.found)
+    path.write_text('meant_to_change = ["a"]\n' + path.read_text())
+    again = sweep(SweepFile.read(path), tmp_path / "out")
+    assert (again.ran, again.kept) == (0, 4)
+    path.write_text(path.read_text().replace('["a"]', '["c"]'))
+    with refusal(ValueError, "meant_to_change", "c", "a"):
+        sweep(SweepFile.read(path), tmp_path / "out")
 
 
 def test_a_folder_of_another_sweep_is_refused(base, tmp_path, monkeypatch):

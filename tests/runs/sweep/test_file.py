@@ -117,6 +117,7 @@ def test_the_fingerprint_is_of_settings_and_data(folder):
     [
         ("[grid]", "grid = [", ("sweep.toml",)),
         ("[grid]", "[gird]", ("gird", "grid")),
+        ("[grid]", 'meant_to_change = ["public"]\n[grid]', ("meant_to_change", "suite")),
         ('eval = "eval.jsonl"', "", ("eval",)),
         ("r = [1, 2]", "rank = [1, 2]", ("rank",)),
         ("r = [1, 2]", "r = []", ("r",)),

@@ -72,6 +72,27 @@ def test_the_base_is_broken_where_chance_does_not_explain_it(kept, breaks):
     assert found.suite == (kept / 40, kept / 40)
 
 
+def test_what_is_meant_to_change_breaks_no_base():
+    groups = ["public"] * 20 + ["question"] * 20
+    after = [True] * 2 + [False] * 18 + [True] * 19 + [False]
+    points = [point(1, 0), point(1, 1)]
+    results = {p.id: result(9, after) for p in points}
+    (strict,) = candidates(points, results, [True] * 40, groups)
+    (free,) = candidates(points, results, [True] * 40, groups, ["public"])
+    assert strict.breaks_base and not free.breaks_base
+    assert strict.groups == free.groups == {"public": 0.1, "question": 0.95}
+    assert strict.suite == free.suite == (0.525, 0.525)
+    (other,) = candidates(points, results, [True] * 40, groups, ["question"])
+    assert other.breaks_base
+
+
+def test_what_is_out_tells_of_the_noise_of_seeds():
+    noisy = candidate(4, 0.2, 0.6, breaks=True)
+    left = [candidate(32, 0.9, 0.9), candidate(8, 0.8, 0.8)]
+    assert cheapest(left, keep_base=True).trained == 32
+    assert cheapest([noisy, *left], keep_base=True).trained == 8
+
+
 def test_a_base_that_gains_is_not_broken():
     points = [point(1, 0)]
     (found,) = candidates(points, {"1-0": result(9, [True] * 20)}, [False] * 20)

@@ -168,12 +168,12 @@ def check_picked(fn: Callable, judge: Judge) -> None:
     "Throw away what loses",
     minutes=15,
     difficulty=2,
-    importance=3,
+    importance=2,
     check=check_picked,
     statement=r"""
     Each entry of the list `runs` is a dictionary: `"trained"` is how many numbers the adapter has,
     `"choose"` and `"report"` are lists of scores, one for each of $n$ seeds, on two different sets
-    of rows, and `"breaks_base"` is whether the base's own tasks got worse.
+    of rows, and `"breaks_base"` is whether the base's own tasks got worse beyond chance.
 
     Write `picked(runs)`, the number (0, 1, …) of the run to keep:
 
