@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, variance
 from xml.etree import ElementTree
 
 import pytest
@@ -188,6 +189,89 @@ def test_changes_and_their_ranks():
     for directions, found in cut.items():
         assert agrees(rows["energy left"][directions], 100 * found["energy"])
         assert agrees(rows["exact"][directions], 100 * found["exact"])
+
+
+def places(run):
+    return "all linear" if run["settings"]["target_modules"] == "all-linear" else "q, v"
+
+
+def old_tasks(run, changing):
+    shares = [share for group, share in run["groups"].items() if group not in changing]
+    return sum(shares) / len(shares)
+
+
+def test_many_cheap_runs():
+    found = load("sweep/table.json")
+    rows = table("sweep", ("combination", "chosen by"))
+    assert len(rows) == len(found["found"]) == 24
+    for run in found["found"]:
+        mix = run["settings"]["data"].replace("1200", "1,200").replace("+", " ")
+        row = rows[f"{places(run)}, r {run['settings']['r']}, {mix}"]
+        assert agrees(row["numbers"], run["trained"])
+        assert agrees(row["chosen by"], 100 * mean(run["choose"]))
+        report = [100 * share for share in run["report"]]
+        assert agrees(row["reported"], mean(report), min(report), max(report))
+        assert agrees(row["old tasks"], 100 * old_tasks(run, found["meant_to_change"]))
+        assert row["breaks"] == ("yes" if run["breaks_base"] else "no")
+
+
+def test_few_rows_and_two_rates():
+    found = load("sweep/few.json")
+    ((_, *headings), *rows), *others = (
+        t for t in tables("sweep") if t[0][0].startswith("from 75 rows")
+    )
+    assert not others and len(rows) * 2 == len(found["found"]) == 16
+    half = len(headings) // 2
+    assert headings[half + 1 :] == headings[1:half]
+    rates = [float(NUMBER.findall(headings[at])[0]) for at in (0, half)]
+    for label, *cells in rows:
+        for rate, shown in zip(rates, (cells[:half], cells[half:]), strict=True):
+            (run,) = (
+                run
+                for run in found["found"]
+                if f"{places(run)}, r {run['settings']['r']}" == label
+                and run["settings"]["lr"] == rate
+            )
+            old = old_tasks(run, found["meant_to_change"])
+            for cell, value in zip(
+                shown, (mean(run["choose"]), mean(run["report"]), old), strict=False
+            ):
+                assert agrees(cell, 100 * value), (label, rate)
+            assert shown[3] == ("yes" if run["breaks_base"] else "no")
+
+
+def test_what_each_knob_gains():
+    many, few = load("sweep/table.json")["found"], load("sweep/few.json")["found"]
+
+    def runs(mix, where, *ranks):
+        """For each rank the run that is best by the rows to choose by."""
+        every = [
+            run for run in many + few if (run["settings"]["data"], places(run)) == (mix, where)
+        ]
+        own = [[run for run in every if run["settings"]["r"] == r] for r in ranks]
+        return [max(of_rank, key=lambda run: mean(run["choose"])) for of_rank in own]
+
+    def gain(more, lean):
+        total = 0.0
+        for side in (more, lean):
+            spread = mean(variance(run["report"]) for run in (many if side[0] in many else few))
+            total += spread / (3 * len(side))
+        points = mean(map(score, more)) - mean(map(score, lean))
+        return 100 * points, 200 * total**0.5
+
+    def score(run):
+        return mean(run["report"])
+
+    rows = table("sweep", ("from 75 rows", "from 300 rows"))
+    for mix, four_times in (("75", "300"), ("300", "1200")):
+        lean = runs(mix, "q, v", 1, 2, 8)
+        knobs = {
+            "rank 32": runs(mix, "q, v", 32),
+            "all linear maps": runs(mix, "all linear", 1, 2, 8),
+            "four times the rows": runs(four_times, "q, v", 1, 2, 8),
+        }
+        for label, more in knobs.items():
+            assert agrees(rows[label][f"from {mix} rows"], *gain(more, lean)), (label, mix)
 
 
 def test_steering_wheels():

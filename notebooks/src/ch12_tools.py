@@ -862,7 +862,7 @@ slider(turn, changes=[1, 2, 3, 4, 6])
 # on two cores. Here we read their table from `data/sweep`, and train nothing.
 #
 # All take 150 steps of 8 rows, at one learning rate. So who has 300 rows reads each four times, and
-# who has 1,200 reads each once: it is the rows that differ, not the work.
+# who has 1,200 reads each once at most: it is the rows that differ, not the work.
 #
 # Each run was asked three things:
 #
@@ -984,7 +984,9 @@ for mix, (_, label) in MIXES.items():
 # Above, lean is near the top already with 300 rows, and there is little to gain. So `data/sweep`
 # has a second table, with a quarter of the rows: 75, each read 16 times. Here the plateau lies
 # lower. Two rates were tried, and the notes to choose by say for each combination which one counts.
-# More data means four times the rows in as many steps: 75 become 300, and 300 become 1,200.
+# More data means four times the rows in as many steps: 75 become 300, and 300 become 1,200. In the
+# figure the black lines reach two errors of the seeds up and down: a gain whose line crosses zero
+# may be chance.
 
 # %%
 few = json.loads((data_folder("sweep") / "few.json").read_text())["found"]
