@@ -16,9 +16,9 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent
 
 ROOMS = (
-    "limits", "machine", "backend", "storage", "autograd", "nn", "text", "lora", "training", "hub",
-    "baselines", "serving", "ward", "evaluation", "analysis", "runs", "gradients", "bench",
-    "course", "rooms", "cli",
+    "limits", "machine", "processes", "backend", "storage", "autograd", "nn", "text", "lora",
+    "training", "hub", "baselines", "serving", "ward", "evaluation", "analysis", "runs",
+    "gradients", "bench", "course", "rooms", "cli",
 )  # fmt: skip
 """Every room, each after all that it may import."""
 

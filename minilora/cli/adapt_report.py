@@ -9,10 +9,10 @@ from minilora.cli.cost import peak_memory_text, times_text
 from minilora.cli.gate_report import show_gate
 from minilora.cli.reporter import TableReporter
 from minilora.cli.scores import comparison
+from minilora.processes import recommended_workers
 from minilora.runs import AdaptResult
 from minilora.runs.adapt import Planned
 from minilora.text.records import SHAPES
-from minilora.training.parallel import recommended_workers
 
 SHOWN_PROMPT = 160
 NO_GATE = (

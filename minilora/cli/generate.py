@@ -21,6 +21,7 @@ from minilora.hub.bases import open_base, public_name
 from minilora.hub.several import BASE, base_dtype_of_all, base_of_all, in_turn, read_for_all
 from minilora.lora import mark_base
 from minilora.nn import generate as continue_prompts
+from minilora.processes import recommended_workers
 from minilora.serving.asked import answer_asked, bank_of, read_asked
 from minilora.text import Tokenizer
 from minilora.text.answers import prompt_ids, question, stop_ids
@@ -74,7 +75,9 @@ def generate(
     if data is not None:
         bank = bank_of(model, chosen, mark_base(model, public_name(name), tokenizer, quick=True))
         count = MOST_TOKENS if max_new_tokens is None else max_new_tokens
-        told = answer_asked(bank, tokenizer, asked, count, raw=raw, progress="rows")
+        told = answer_asked(
+            bank, tokenizer, asked, count, raw=raw, progress="rows", workers=recommended_workers()
+        )
         for one, answer in zip(asked, told, strict=True):
             line = json.dumps({**one.row, "answer": answer}, ensure_ascii=False)
             typer.echo(line.encode("utf-8"))

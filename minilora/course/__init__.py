@@ -6,7 +6,6 @@ A chapter is one percent-format file, `notebooks/src/chNN_name.py`; its exercise
 """
 
 from minilora.course.claims import claim, refuted
-from minilora.course.jobs import side_by_side
 from minilora.course.notebook import (
     answer,
     check,
@@ -18,6 +17,7 @@ from minilora.course.notebook import (
     solution,
     style,
 )
+from minilora.processes import side_by_side
 
 __all__ = [
     "answer",

@@ -55,7 +55,7 @@ class Judge:
     examples: their loss is taken. houses: records of wards, whose answers are scored. suite:
     prompts of the regression suite, as examples or JSONL records. kept: rows of files by their
     name, which a gate compares and nothing else scores; room: tokens of an answer to them. bars:
-    whether progress is shown.
+    whether progress is shown. workers: processes that write the answers.
     newest: the newest answer to each house prompt, by its token ids.
     """
 
@@ -66,6 +66,7 @@ class Judge:
     kept: Mapping[str, Sequence[Case]] = field(default_factory=dict)
     room: int = 1
     bars: bool = False
+    workers: int = 1
     newest: dict[tuple[int, ...], str] = field(default_factory=dict)
 
     def loss(self, model: Transformer, most: int | None = None, progress: str = "") -> float:
@@ -97,6 +98,7 @@ class Judge:
                 [list(case.messages) for case in cases],
                 self.room,
                 progress=self.bar(f"{name} {when}"),
+                workers=self.workers,
             )
             for name, cases in self.kept.items()
         }
@@ -126,7 +128,12 @@ class Judge:
         """The model's answers to a ward's prompts, which `newest` keeps."""
         prompts = [record["prompt"] for record in asked.records]
         texts = answers(
-            model, self.tokenizer, prompts, asked.max_new_tokens, progress=self.bar(label)
+            model,
+            self.tokenizer,
+            prompts,
+            asked.max_new_tokens,
+            progress=self.bar(label),
+            workers=self.workers,
         )
         ids = (tuple(prompt_ids(self.tokenizer, prompt)) for prompt in prompts)
         self.newest.update(zip(ids, texts, strict=True))
@@ -137,7 +144,9 @@ class Judge:
         prompts = [
             row.prompt if isinstance(row, WardExample) else row["prompt"] for row in self.suite
         ]
-        return answers(model, self.tokenizer, prompts, progress=self.bar(label))
+        return answers(
+            model, self.tokenizer, prompts, progress=self.bar(label), workers=self.workers
+        )
 
     def suite_score(self, model: Transformer, label: str = "") -> RegressionScore:
         """Exact answers to the suite; `label` names the bar."""

@@ -110,13 +110,18 @@ def score_variant(
     variant: Variant,
     room: int,
     bars: bool = False,
+    workers: int = 1,
 ) -> VariantScore:
-    """What the model answers to the cases, and its scores. room: tokens of an answer."""
+    """What the model answers to the cases, and its scores.
+
+    room: tokens of an answer. workers: processes that write the answers.
+    """
     if not cases:
         return VariantScore(variant)
     prompts = [variant.prompt(case) for case in cases]
     began = time.perf_counter()
-    outputs = answers(model, tokenizer, prompts, room, progress=variant.name if bars else "")
+    bar = variant.name if bars else ""
+    outputs = answers(model, tokenizer, prompts, room, progress=bar, workers=workers)
     seconds = time.perf_counter() - began
     tokens = sum(len(prompt_ids(tokenizer, p)) for p in prompts) / len(prompts)
     return replace(score_outputs(cases, variant, outputs), prompt_tokens=tokens, seconds=seconds)

@@ -40,7 +40,7 @@ from minilora.text import Problem, Tokenizer
 from minilora.text.answers import prompt_ids
 from minilora.text.examples import opening_ids
 from minilora.training import TrainingConfig
-from minilora.training.made_by import made_by
+from minilora.training.made_by import made_by, worker_count
 
 LONGEST = 1024
 """Tokens of an example at most, where the base could read more."""
@@ -174,7 +174,13 @@ class AdaptPlan(OpenPlan):
             rows = defaults.loss_rows(decided.size, decided.held_out)
         kept, room = self.open_suite(model, tokenizer, decided.size, reporter)
         judge = Judge(
-            tokenizer, decided.held_out[:rows], houses, kept=kept, room=room, bars=reporter.bars
+            tokenizer,
+            decided.held_out[:rows],
+            houses,
+            kept=kept,
+            room=room,
+            bars=reporter.bars,
+            workers=worker_count(model, decided.training),
         )
         lora = self.lora(model.config.hidden_size, invocation, self.rows(model, tokenizer))
         settings = self.settings(lora, decided, base_fingerprint(model), length)

@@ -12,6 +12,7 @@ from minilora.evaluation.judge import Judge
 from minilora.evaluation.variants import Variant, VariantScore, score_variant, with_room
 from minilora.hub.bases import open_base
 from minilora.hub.several import BASE, NamedAdapter, base_dtype_of_all, base_of_all, in_turn
+from minilora.processes import recommended_workers
 from minilora.runs.plan import Clock, Reporter, paths_from_texts
 from minilora.storage import atomic_write, require_place, sha256_file
 from minilora.text import encode_records
@@ -106,7 +107,9 @@ def compare(plan: ComparePlan, reporter: Reporter | None = None) -> Comparison:
     columns = []
     for one in in_turn(model, tokenizer, chosen, name):
         for variant in variants if one.folder is None else [Variant(one.name, raw=plan.raw)]:
-            score = score_variant(model, tokenizer, cases, variant, room, reporter.bars)
+            score = score_variant(
+                model, tokenizer, cases, variant, room, reporter.bars, recommended_workers()
+            )
             if examples and not (variant.instruction or variant.shots):
                 loss = judge.loss(model, progress=judge.bar(f"loss of {variant.name}"))
                 score = replace(score, loss=loss, loss_rows=len(examples))

@@ -18,6 +18,7 @@ from minilora.lora.exchange import wearing
 from minilora.lora.forecast import Disturbance, disturbance, layer_inputs
 from minilora.lora.peft_format import CONFIG, SIDECAR, TENSORS
 from minilora.nn import Transformer
+from minilora.processes import recommended_workers
 from minilora.runs.folder import require_free
 from minilora.runs.plan import Clock, Reporter, paths_from_texts
 from minilora.storage import atomic_write
@@ -145,7 +146,7 @@ def compose(plan: ComposePlan, reporter: Reporter | None = None) -> Composed:
                 found = {
                     task: score_variant(
                         model, tokenizer, own, Variant(f"{label}: {task}"), rooms[task],
-                        reporter.bars,
+                        reporter.bars, recommended_workers(),
                     ).outputs
                     for task, own in cases.items()
                 }  # fmt: skip

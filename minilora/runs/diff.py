@@ -21,6 +21,7 @@ from minilora.lora import Adapter, BaseMark, attach, mark_base
 from minilora.lora.deltas import ModuleDiff, compare_deltas, settings_differences
 from minilora.lora.exchange import wearing
 from minilora.nn import Transformer, bytes_by_format
+from minilora.processes import recommended_workers
 from minilora.runs.diff_page import page
 from minilora.runs.plan import Clock, Reporter, paths_from_texts
 from minilora.storage import atomic_write, require_place, sha256_file
@@ -255,7 +256,9 @@ def _ask(
         named, prompts = replace(variant, name=side.name), [variant.prompt(case) for case in cases]
         with wearing(model, side.adapter, mark):
             bar = side.name if reporter.bars else ""
-            ids = answer_ids(model, tokenizer, prompts, room, progress=bar) if cases else []
+            ids = answer_ids(
+                model, tokenizer, prompts, room, progress=bar, workers=recommended_workers()
+            )
             outputs = [answer_text(tokenizer, one, room) for one in ids]
             score = score_outputs(cases, named, outputs) if cases else VariantScore(named)
             if examples:

@@ -26,6 +26,7 @@ from minilora.hub.bases import base_dtype_of, base_of, open_base, public_name
 from minilora.limits import require_count
 from minilora.lora import Adapter, attach, base_fingerprint, mark_base
 from minilora.nn import Transformer
+from minilora.processes import recommended_workers
 from minilora.runs.plan import Clock, Reporter, paths_from_texts
 from minilora.storage import atomic_write, read_json, require_place, sha256_file
 from minilora.text import Tokenizer
@@ -196,7 +197,7 @@ def asked(
 ) -> list[str]:
     """The model's answers to cases."""
     prompts = [list(case.messages) for case in cases]
-    return answers(model, tokenizer, prompts, room, progress=bar)
+    return answers(model, tokenizer, prompts, room, progress=bar, workers=recommended_workers())
 
 
 def open_candidate(

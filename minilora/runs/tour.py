@@ -16,6 +16,7 @@ from minilora.hub import save_pretrained
 from minilora.hub.bases import WARD, open_base
 from minilora.lora import Attachment, LoRAConfig, attach, base_fingerprint, trainable_parameters
 from minilora.nn import Transformer
+from minilora.processes import recommended_workers
 from minilora.runs.data import WARD_DATA as DATA
 from minilora.runs.driver import Job, OpenPlan, Trained
 from minilora.runs.folder import real_place, require_free
@@ -87,6 +88,7 @@ class TourPlan(OpenPlan):
                 houses=[HouseRecords(self.ward, held_out, 0, ANSWER_TOKENS)],
                 suite=suite,
                 bars=reporter.bars,
+                workers=self.workers or recommended_workers(),
                 reporter=reporter,
                 shown=shown,
             ),
@@ -157,7 +159,14 @@ class TourJudge(Judge):
         notes = [row["prompt"].removesuffix(HOUSE_INSTRUCTION) for row in asked.records]
         prompts = [note + instruction for note in notes]
         bar = "prompted" if self.bars else ""
-        outputs = answers(model, self.tokenizer, prompts, asked.max_new_tokens, progress=bar)
+        outputs = answers(
+            model,
+            self.tokenizer,
+            prompts,
+            asked.max_new_tokens,
+            progress=bar,
+            workers=self.workers,
+        )
         return score_house(asked.ward, asked.records, outputs)
 
 

@@ -81,8 +81,11 @@ def answer_asked(
     *,
     raw: bool = False,
     progress: str = "",
+    workers: int = 1,
 ) -> list[str]:
     """Each row's greedy answer by its own adapter, in mixed batches. Raises as `answers` does."""
     prompts = [question(tokenizer, one.prompt, raw) for one in asked]
     with bank.rows([one.name for one in asked]):
-        return answers(bank.model, tokenizer, prompts, max_new_tokens, progress=progress)
+        return answers(
+            bank.model, tokenizer, prompts, max_new_tokens, progress=progress, workers=workers
+        )

@@ -9,9 +9,15 @@ from typing import TypeAlias
 import numpy as np
 from tqdm import tqdm
 
-from minilora.backend import blas_threads, keep_freed_memory, recommended_blas_threads
+from minilora.backend import (
+    blas_threads,
+    get_array_module,
+    keep_freed_memory,
+    recommended_blas_threads,
+)
 from minilora.nn import Transformer, generate
 from minilora.nn.rows import rows_of, seeing
+from minilora.processes import side_by_side
 from minilora.text.streaming import answer_text
 from minilora.text.tokenizer import Tokenizer
 
@@ -63,13 +69,15 @@ def answers(
     max_new_tokens: int = 96,
     batch_size: int = 64,
     progress: str = "",
+    workers: int = 1,
 ) -> list[str]:
     """The greedy answer to each prompt, in the prompts' order.
 
-    Prompts of similar length share a batch, so little is padded. `progress` names a bar.
+    Prompts of similar length share a batch, so little is padded. `progress` names a bar. workers:
+    forked processes that the batches are dealt to, one BLAS thread each; on a GPU there is one.
     Raises ValueError for an over-long prompt, before anything is generated.
     """
-    ids = answer_ids(model, tokenizer, prompts, max_new_tokens, batch_size, progress)
+    ids = answer_ids(model, tokenizer, prompts, max_new_tokens, batch_size, progress, workers)
     return [answer_text(tokenizer, answer, max_new_tokens) for answer in ids]
 
 
@@ -80,29 +88,45 @@ def answer_ids(
     max_new_tokens: int = 96,
     batch_size: int = 64,
     progress: str = "",
+    workers: int = 1,
 ) -> list[list[int]]:
     """The tokens of `answers`, without the one that ends an answer."""
     encoded = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     check_lengths(encoded, max_new_tokens, model.config.max_position_embeddings)
-    result: list[list[int]] = [[] for _ in prompts]
     stops, whole = stop_ids(model, tokenizer), rows_of(len(prompts))
+    if get_array_module(model.head_weight.data) is not np:
+        workers = 1
+    batches = _batches([len(ids) for ids in encoded], batch_size, workers)
+    threads = 1 if workers > 1 else recommended_blas_threads(model.config.hidden_size)
     bar = tqdm(total=len(prompts), desc=progress, unit="answer", disable=not progress)
     keep_freed_memory()  # A batch of answers makes and frees the same large arrays at every token.
-    with bar, blas_threads(recommended_blas_threads(model.config.hidden_size)):
-        for rows in _batches([len(ids) for ids in encoded], batch_size):
-            batch = [encoded[j] for j in rows]
-            with seeing(whole.cut(rows)):
-                new_ids = generate(model, batch, max_new_tokens, stop_ids=stops)
-            for j, new in zip(rows, new_ids, strict=True):
-                result[j] = new
-            bar.update(len(rows))
+
+    def answered(rows: list[int]) -> list[list[int]]:
+        with seeing(whole.cut(rows)):
+            return generate(model, [encoded[j] for j in rows], max_new_tokens, stop_ids=stops)
+
+    with bar, blas_threads(threads):
+        found = side_by_side(answered, batches, workers, lambda i: bar.update(len(batches[i])))
+    result: list[list[int]] = [[] for _ in prompts]
+    for rows, new_ids in zip(batches, found, strict=True):
+        for j, new in zip(rows, new_ids, strict=True):
+            result[j] = new
     return result
 
 
-def _batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Rows from the shortest on, as many at a time as BATCH_TOKENS have room for."""
+def _batches(lengths: Sequence[int], batch_size: int, workers: int = 1) -> list[list[int]]:
+    """Rows from the shortest on, as many at a time as BATCH_TOKENS have room for.
+
+    Each worker has its own, from the shortest to the longest of every workers-th row: so all have
+    as much to do.
+    """
+    order = np.argsort(lengths, kind="stable").tolist()
+    return [batch for w in range(workers) for batch in _cut(order[w::workers], lengths, batch_size)]
+
+
+def _cut(order: Sequence[int], lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
     rows: list[int] = []
-    for j in np.argsort(lengths, kind="stable").tolist():
+    for j in order:
         if rows and (len(rows) == batch_size or (len(rows) + 1) * lengths[j] > BATCH_TOKENS):
             yield rows
             rows = []

@@ -12,10 +12,10 @@ import minilora
 from minilora import machine
 from minilora.backend import blas_libraries, get_array_module, recommended_blas_threads
 from minilora.nn import Transformer
+from minilora.processes import recommended_workers
 from minilora.training.config import TrainingConfig
-from minilora.training.parallel import recommended_workers
 
-ROOMS = ("limits", "backend", "storage", "autograd", "nn", "text", "lora", "training")
+ROOMS = ("limits", "processes", "backend", "storage", "autograd", "nn", "text", "lora", "training")
 """The rooms whose code an adapter's numbers come from."""
 
 

@@ -9,26 +9,22 @@ repeats bit for bit with the same number of workers.
 from __future__ import annotations
 
 import mmap
-import multiprocessing
 import os
-import pickle
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import NamedTuple
 
 import numpy as np
 
 from minilora.autograd import Tensor
 from minilora.backend import get_array_module, keep_freed_memory, to_floats
 from minilora.limits import require_count
-from minilora.machine import usable_cores
 from minilora.nn import Module, Parameter, Transformer
 from minilora.nn.reading import read_past
 from minilora.nn.rows import Rows, rows_of, seeing
 from minilora.nn.transformer import Past
+from minilora.processes import Child, answer_of, fork_child, send, serve
 
 MOST_WORKERS = 64
 """Processes at most: a mistyped number would fork until the memory is gone."""
@@ -60,12 +56,6 @@ class Piece:
         """How many are read, padding included."""
         read = self.prompts or ()
         return self.ids.size + len(read) * max(map(len, read), default=0)
-
-
-def recommended_workers() -> int:
-    """One process a core, at most four; one where the system can't fork."""
-    forks = "fork" in multiprocessing.get_all_start_methods() and os.name == "posix"
-    return min(usable_cores(), 4) if forks else 1
 
 
 def seed_dropout(model: Module, seed: tuple[int, ...]) -> None:
@@ -124,14 +114,6 @@ def _shared_arrays(parameters: Sequence[Parameter]) -> list[np.ndarray]:
     ]
 
 
-class _Child(NamedTuple):
-    """A forked process, our end of its pipe, and the shared arrays for its gradients."""
-
-    process: multiprocessing.Process
-    pipe: Connection
-    gradients: list[np.ndarray]
-
-
 class Workers:
     """`count` processes, this one the first; use as a context manager around the steps.
 
@@ -166,13 +148,14 @@ class Workers:
             raise ValueError(f"got {count} workers, expected 1 on a GPU or where fork is missing")
 
     def __enter__(self) -> Workers:
-        self.children: list[_Child] = []
+        self.children: list[Child] = []
+        self.shared: list[list[np.ndarray]] = []  # each child's gradients
         keep_freed_memory()  # Called before the fork, so that it holds in every process.
         try:
             if self.count > 1:
                 self._share_parameters()
                 for _ in range(self.count - 1):
-                    self.children.append(self._fork_one())
+                    self._fork_one()
         except BaseException:  # Python calls no __exit__ for an __enter__ that failed.
             self.__exit__()
             raise
@@ -185,17 +168,10 @@ class Workers:
             array[...] = parameter.data
             parameter.data = array
 
-    def _fork_one(self) -> _Child:
-        context = multiprocessing.get_context("fork")
-        ours, theirs = context.Pipe()
+    def _fork_one(self) -> None:
         gradients = _shared_arrays(self.parameters)
-        inherited = [ours, *(child.pipe for child in self.children)]
-        process = context.Process(
-            target=self._serve, args=(theirs, inherited, gradients), daemon=True
-        )
-        process.start()
-        theirs.close()
-        return _Child(process, ours, gradients)
+        self.children.append(fork_child(self._serve, self.children, gradients))
+        self.shared.append(gradients)
 
     def __exit__(self, *_: object) -> None:
         for child in self.children:
@@ -208,32 +184,16 @@ class Workers:
             for parameter in self.parameters:
                 parameter.data = parameter.data.copy()
 
-    def _serve(
-        self, pipe: Connection, inherited: Sequence[Connection], gradients: list[np.ndarray]
-    ) -> None:
-        """A child's life: for each message of pieces, gradients into shared memory and the loss.
+    def _serve(self, pipe: Connection, gradients: list[np.ndarray]) -> None:
+        """A child's life: for each message of pieces, gradients into shared memory and the loss."""
 
-        inherited: the parent's ends of pipes, which the fork copied. They must be closed here, or
-        no child would ever read that the parent has closed its end.
-        """
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle.
-        for other in inherited:
-            other.close()
-        while True:
-            try:
-                pieces, normalizer = pipe.recv()
-            except (EOFError, OSError):  # The parent is gone, or has no more work.
-                os._exit(0)
-            try:
-                answer: float | np.ndarray | Exception = self._own_gradients(pieces, normalizer)
-                for parameter, array in zip(self.parameters, gradients, strict=True):
-                    array[...] = 0.0 if parameter.grad is None else parameter.grad
-            except Exception as error:  # The parent raises it.
-                answer = _portable(error)
-            try:
-                pipe.send(answer)
-            except OSError:  # Nobody waits for it any more.
-                os._exit(1)
+        def answer(message: tuple[Sequence[Piece], float]) -> float | np.ndarray:
+            loss = self._own_gradients(*message)
+            for parameter, array in zip(self.parameters, gradients, strict=True):
+                array[...] = 0.0 if parameter.grad is None else parameter.grad
+            return loss
+
+        serve(pipe, answer)
 
     def _own_gradients(self, pieces: Sequence[Piece], normalizer: float) -> float | np.ndarray:
         """Gradients of these pieces in `grad`, computed in this process; the summed loss."""
@@ -250,17 +210,14 @@ class Workers:
         shares = np.array_split(np.arange(len(pieces)), self.count)
         own, *others = ([pieces[i] for i in share] for share in shares)
         for child, share in zip(self.children, others, strict=True):
-            try:
-                child.pipe.send((share, normalizer))
-            except OSError:
-                raise _death(child) from None
+            send(child, (share, normalizer))
         total = self._own_gradients(own, normalizer)
-        answers = [_answer_of(child) for child in self.children]  # of all, before one is raised
-        for child, answer in zip(self.children, answers, strict=True):
+        answers = [answer_of(child) for child in self.children]  # of all, before one is raised
+        for gradients, answer in zip(self.shared, answers, strict=True):
             if isinstance(answer, Exception):
                 raise answer
             total = total + answer
-            self._add(child.gradients)
+            self._add(gradients)
         return total
 
     def _add(self, gradients: Sequence[np.ndarray]) -> None:
@@ -270,25 +227,3 @@ class Workers:
                 parameter.grad = array.copy()
             else:
                 parameter.grad += array
-
-
-def _answer_of(child: _Child) -> float | np.ndarray | Exception:
-    """The loss that a child sends back, or what went wrong in it."""
-    try:
-        return child.pipe.recv()
-    except (EOFError, OSError):
-        return _death(child)
-
-
-def _portable(error: Exception) -> Exception:
-    """The error itself where it survives pickling, its text where it does not."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"a worker raised {type(error).__name__}: {error}")
-    return error
-
-
-def _death(child: _Child) -> ChildProcessError:
-    child.process.join(timeout=1)  # Its pipe closes a moment before it has an exit code.
-    return ChildProcessError(f"a worker process died (exit code {child.process.exitcode})")

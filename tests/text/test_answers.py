@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+import numpy as np
 import pytest
 
 from minilora.nn import generate
-from minilora.text.answers import answers, stop_ids
+from minilora.text.answers import _batches, answers, stop_ids
 from minilora.text.streaming import answer_text
 from tests.says import refusal
 
@@ -21,6 +24,26 @@ def test_answers_come_in_the_prompts_order_and_as_one_by_one(make_model, tokeniz
     assert together == alone
     ids = generate(model, [tokenizer.encode_prompt(PROMPTS[0])], 9, stop_ids=(tokenizer.eos_id,))
     assert alone[0] == answer_text(tokenizer, ids[0], 9)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system can't fork")
+@pytest.mark.parametrize("workers", [2, 3, 9])
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_answers_of_several_processes_are_those_of_one(make_model, tokenizer, batch_size, workers):
+    model = make_model()
+    alone = answers(model, tokenizer, PROMPTS, 9, batch_size)
+    assert answers(model, tokenizer, PROMPTS, 9, batch_size, workers=workers) == alone
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_every_row_is_in_one_batch_and_workers_get_rows_of_all_lengths(workers):
+    lengths = np.random.default_rng(0).permutation(60) + 1
+    batches = _batches(lengths, 8, workers)
+    assert sorted(row for rows in batches for row in rows) == list(range(60))
+    assert all(len(rows) <= 8 for rows in batches)
+    dealt = np.array_split(np.array(batches, dtype=object), workers)
+    read = [sum(int(lengths[row]) for rows in own for row in rows) for own in dealt]
+    assert max(read) - min(read) <= 60
 
 
 def test_an_answer_ends_at_the_end_token(make_model, tokenizer, monkeypatch):

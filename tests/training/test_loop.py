@@ -12,12 +12,13 @@ import pytest
 from minilora.autograd import IGNORE
 from minilora.lora import base_state
 from minilora.nn import NotFiniteError, Parameter
+from minilora.processes import recommended_workers
 from minilora.storage import read_safetensors, write_safetensors
 from minilora.text import Example
 from minilora.training import SGD, AdamW, Batches, DivergedError, TrainingConfig, evaluate, fit
 from minilora.training.checkpoint import checkpoints, save_checkpoint
 from minilora.training.history import History
-from minilora.training.parallel import Workers, recommended_workers
+from minilora.training.parallel import Workers
 from minilora.training.step import split_batch
 from tests.says import names, refusal
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 import minilora
+from minilora.processes import recommended_workers
 from minilora.training import TrainingConfig, made_by
-from minilora.training.parallel import recommended_workers
 from tests import tiny
 
 

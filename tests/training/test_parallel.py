@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from minilora.training import Batches, TrainingConfig, fit
-from minilora.training.parallel import Workers, recommended_workers
+from minilora.training.parallel import Workers
 from minilora.training.step import split_batch
 from tests.says import refusal
 
@@ -210,4 +210,3 @@ def test_the_number_of_workers_is_checked(tiny):
     for count in (0, -1):
         with refusal(ValueError, count):
             Workers(tiny.model(), count)
-    assert 1 <= recommended_workers() <= 4

@@ -17,6 +17,7 @@ from minilora.evaluation.variants import Variant, score_variant, with_room
 from minilora.hub.bases import open_base, public_name
 from minilora.lora import Adapter, attach, base_fingerprint, mark_base
 from minilora.nn import Transformer
+from minilora.processes import recommended_workers
 from minilora.runs.adapt import AdaptResult
 from minilora.runs.capstone.plan import CapstonePlan
 from minilora.runs.capstone.reload import reload_adapter
@@ -95,6 +96,7 @@ def ask_in_words(plan: CapstonePlan, records: Records, reporter: Reporter) -> di
     model, tokenizer = open_base(plan.base)
     train, held_out = (read_cases(p).cases for p in (plan.train_file, plan.held_out_file))
     plain, tried = Variant("base"), []
+    how = {"bars": reporter.bars, "workers": plan.workers or recommended_workers()}
     limit = model.config.max_position_embeddings
     for variant in prompts(plan, train):
         used = {shot.source for shot in variant.shots}
@@ -103,13 +105,13 @@ def ask_in_words(plan: CapstonePlan, records: Records, reporter: Reporter) -> di
             tried.append((variant, None))  # no room for it
             continue
         room = with_room(rows, [variant], tokenizer, limit)[1]
-        tried.append((variant, score_variant(model, tokenizer, rows, variant, room, reporter.bars)))
+        tried.append((variant, score_variant(model, tokenizer, rows, variant, room, **how)))
     fitting = [(variant, score) for variant, score in tried if score is not None]
     best = max(fitting, key=lambda one: (one[1].exact, -one[1].prompt_tokens), default=None)
     arms = [plain] if best is None else [plain, replace(best[0], name="prompt")]
     _, room, _ = with_room(held_out, arms, tokenizer, limit)
     outputs = {
-        arm.name: list(score_variant(model, tokenizer, held_out, arm, room, reporter.bars).outputs)
+        arm.name: list(score_variant(model, tokenizer, held_out, arm, room, **how).outputs)
         for arm in arms
     }
     return {
@@ -179,7 +181,10 @@ def score_answers(plan: CapstonePlan, records: Records, reporter: Reporter) -> d
     attach(model, Adapter.read(plan.out / "adapter"), base=mark_of(plan, model, tokenizer))
     held_out = read_cases(plan.held_out_file).cases
     room = with_room(held_out, [Variant("it")], tokenizer, model.config.max_position_embeddings)[1]
-    score = score_variant(model, tokenizer, held_out, Variant("adapter"), room, reporter.bars)
+    workers = plan.workers or recommended_workers()
+    score = score_variant(
+        model, tokenizer, held_out, Variant("adapter"), room, reporter.bars, workers
+    )
     outputs = {**records["prompt"]["outputs"], "adapter": list(score.outputs)}
     right = {
         name: [case.expected.strip() == text for case, text in zip(held_out, texts, strict=True)]

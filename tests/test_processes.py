@@ -1,0 +1,89 @@
+"""Work dealt to forked processes: order, errors, deaths, and nothing left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from minilora.processes import recommended_workers, side_by_side
+from tests.says import refusal
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system can't fork")
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left():
+    yield
+    assert multiprocessing.active_children() == []
+
+
+def test_the_recommended_number_fits_the_machine():
+    assert 1 <= recommended_workers() <= 4
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 9])
+def test_results_come_in_the_jobs_order_from_any_number_of_processes(workers):
+    table, ended = np.arange(7.0), []
+    found = side_by_side(lambda i: (i, table[i : i + 2]), range(7), workers, ended.append)
+    assert [number for number, _ in found] == list(range(7))
+    for number, part in found:
+        np.testing.assert_array_equal(part, table[number : number + 2])
+    assert sorted(ended) == list(range(7))
+
+
+def test_jobs_are_dealt_to_several_processes_and_leave_this_one_as_it_was():
+    held = [0]
+
+    def job(number):
+        held[0] += number
+        return os.getpid()
+
+    pids = side_by_side(job, [1, 2, 3, 4], 2)
+    assert os.getpid() not in pids and 1 <= len(set(pids)) <= 2
+    assert held == [0]
+    assert side_by_side(job, [5], 2) == [os.getpid()]
+    assert held == [5]
+
+
+def test_a_process_without_children_of_its_own_works_alone():
+    assert all(side_by_side(lambda _: len(set(side_by_side(_pid, [1, 2], 2))) == 1, [1, 2], 2))
+
+
+def _pid(_):
+    return os.getpid()
+
+
+def test_no_jobs_have_no_results():
+    assert side_by_side(_pid, [], 3) == []
+
+
+class _Odd(Exception):
+    def __init__(self, a, b):
+        super().__init__(f"{a} and {b}")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(ValueError("three"), ValueError), (_Odd("three", 4), RuntimeError)]
+)
+def test_what_a_job_raises_is_raised_here(error, kind):
+    def job(number):
+        if number == 3:
+            raise error
+        return number
+
+    with refusal(kind, "three"):
+        side_by_side(job, range(6), 2)
+
+
+def test_a_result_that_can_not_be_pickled_is_an_error():
+    with pytest.raises(Exception, match="pickle"):
+        side_by_side(lambda _: lambda: 0, [1, 2], 2)
+
+
+def test_a_process_that_dies_is_an_error():
+    with refusal(ChildProcessError, -9):
+        side_by_side(lambda _: os.kill(os.getpid(), signal.SIGKILL), [1, 2, 3], 2)
