@@ -925,11 +925,11 @@ for name, run in (("best", best), ("kept", kept)):
 print(f"two errors of a difference: {2 * error([best], [kept]):.1f} points")
 
 # %% predict
-predict("base", "How many of the 24 combinations do not break the base?", None)
+predict("base", "Of the 24 combinations, how many leave the base whole?", None)
 
 # %%
 reveal("base", sum(not run["breaks_base"] for run in combinations))
-MIXES = {"300": ("o", "300 rows"), "1200": ("s", "1,200"), "1200+own": ("^", "with old work")}
+MIXES = {"300": ("o", "300 rows"), "1200": ("s", "1,200 rows"), "1200+own": ("^", "with old work")}
 COLOURS = {"q, v": "tab:blue", "all linear": "tab:orange"}
 _, (left, right) = plt.subplots(1, 2, figsize=(8.2, 3.4), sharex=True)
 for axis, score in ((left, mean), (right, old_work)):
@@ -953,14 +953,14 @@ for mix, (_, label) in MIXES.items():
             run for run in combinations if (run["settings"]["data"], places(run)) == (mix, where)
         ]
         new, old = (np.mean([score(run) for run in own]) for score in (mean, old_work))
-        print(f"{label:13} {where:10} {new:3.0f} % new,{old:3.0f} % old")
+        print(f"{label:13} {where:10}{new:3.0f} % new,{old:3.0f} % old")
 
 # %% [markdown]
-# On the left nothing happens: from 2,048 numbers to 327,680 the house's notes are as good. On the
-# right everything does. Who would look at the left side alone might take any of the 24.
+# On the left nothing happens: from 2,048 numbers to 327,680 the house's notes are as good. All that
+# happens is on the right. Who would look at the left side alone might take any of the 24.
 #
-# > **Claim.** The kept combination trains 2,048 numbers, and even two errors of the seeds put it
-# > less than 3 points in 100 behind the best.
+# > **Claim.** The kept combination, of 2,048 numbers, is less than 3 points in 100 behind the best,
+# > two errors of the seeds included.
 #
 # > **Claim.** Of the 16 combinations that read no old work, none keeps what the base could do.
 #
@@ -1022,7 +1022,7 @@ def gained(mix, more):
 
 
 # %% predict
-predict("knob", "From 75 rows: 'rank', 'coverage' or 'data'?", None)
+predict("knob", "From 75 rows, what gains most: 'rank', 'coverage' or 'data'?", None)
 
 # %%
 STARTS = {"75": "300", "300": "1200"}
@@ -1319,8 +1319,8 @@ claim(
     below=2000,
 )
 claim(
-    "The kept combination trains 2,048 numbers, and even two errors of the seeds put it less than "
-    "3 points in 100 behind the best.",
+    "The kept combination, of 2,048 numbers, is less than 3 points in 100 behind the best, two "
+    "errors of the seeds included.",
     mean(best) - mean(kept) + 2 * error([best], [kept]),
     below=3,
 )
@@ -1361,7 +1361,8 @@ refuted(
     "maps or rank 32 gain more than two errors of the seeds.",
     max(beyond["75"][:2]),
     below=0,
-    because="Lean knows its 75 rows by heart: what is missing is rows, not room.",
+    because="The larger gain is smaller than its two errors; lean knows its 75 rows by heart, and "
+    "what is missing is rows, not room.",
 )
 claim(
     "From 75 rows, four times the rows gain more than two errors of the seeds.",
