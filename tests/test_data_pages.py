@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, variance
+from statistics import fmean, mean, variance
 from xml.etree import ElementTree
 
 import pytest
@@ -294,6 +295,29 @@ def test_steering_wheels():
 
 def _is(label: str, name: str) -> bool:
     return label == name or label.startswith(f"{name},")
+
+
+# ------------------------------------------------------------------- dimension, curvature, memory
+
+
+def test_curvature_and_rates():
+    found = load("curvature/curvature.json")
+    shapes = {shape["name"]: shape for shape in found["shapes"]}
+    rows = table("curvature", ("adapter", "rate times eigenvalue"))
+    assert set(rows) == set(shapes)
+    for name, row in rows.items():
+        shape = shapes[name]
+        values = shape["eigenvalue"]
+        middle = math.exp(fmean(map(math.log, values)))
+        assert agrees(row["largest eigenvalue (range)"], middle, min(values), max(values)), name
+        assert agrees(row["best rate, seeds 0, 1, 2"], *shape["best_rate"]), name
+        assert agrees(row["rate times eigenvalue"], shape["product"]), name
+        assert agrees(row["loss"], fmean(shape["loss"])), name
+    rows = table("curvature", ("over the shapes", "95 % interval"))
+    for label, name in (("exponent", "exponent"), ("rank correlation", "correlation")):
+        row = rows[label]
+        assert agrees(row["measured"], found[name]), label
+        assert agrees(row["95 % interval"], *found[f"{name}_interval"]), label
 
 
 # -------------------------------------------------------------------------------------- the tour
