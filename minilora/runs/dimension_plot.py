@@ -1,33 +1,43 @@
-"""The plot of intrinsic dimension: loss by the number of random directions."""
+"""The plot of intrinsic dimension: loss and exact answers by the number of random directions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from minilora.runs.dimension import Curve
+from minilora.runs.dimension import SHARE, Curve
 from minilora.runs.figure import figure_in
 
 
 def plot_dimension(curves: Mapping[str, Curve], path: Path) -> None:
-    """Loss by the number of random directions, a line a start, with 90 % of full training's."""
-    with figure_in(path, 7, 4.5) as figure:
-        axes = figure.add_subplot()
+    """Loss, left, and exact answers, right, by the number of random directions, with the seeds'
+    range; a line a start, dashed what 90 % of full training is.
+    """
+    with figure_in(path, 11, 4.5) as figure:
+        left, right = figure.subplots(1, 2)
         for colour, (start, curve) in zip(("tab:orange", "tab:blue"), curves.items(), strict=False):
             levels = [level for level in curve.levels if level.d is not None]
-            means = [fmean(level.loss) for level in levels]
-            below = [m - min(level.loss) for m, level in zip(means, levels, strict=True)]
-            above = [max(level.loss) - m for m, level in zip(means, levels, strict=True)]
             d = [level.d for level in levels]
-            axes.errorbar(d, means, [below, above], fmt="o-", color=colour, label=start)
-            axes.axhline(curve.threshold, color=colour, linestyle="--", linewidth=1)
-        axes.set(
-            xscale="log",
-            yscale="log",
-            xlabel="random directions d",
-            ylabel="loss (nats a token)",
-            title="How many directions a task needs",
-        )
-        axes.grid(alpha=0.3)
-        axes.legend(title="dashed: 90 % of full training")
+            wanted = SHARE * fmean(curve.full.exact)
+            for axes, values, limit in (
+                (left, [level.loss for level in levels], curve.threshold),
+                (right, [level.exact for level in levels], wanted),
+            ):
+                means, spread = _means_and_spread(values)
+                axes.errorbar(d, means, spread, fmt="o-", color=colour, label=start)
+                axes.axhline(limit, color=colour, linestyle="--", linewidth=1)
+        left.set(yscale="log", ylabel="loss (nats a token)")
+        right.set(ylim=(-0.02, 1.02), ylabel="exact answers, share")
+        figure.suptitle("How many directions a task needs")
+        for axes in (left, right):
+            axes.set(xscale="log", xlabel="random directions d")
+            axes.grid(alpha=0.3)
+        left.legend(title="dashed: 90 % of full training")
+
+
+def _means_and_spread(values: Sequence[Sequence[float]]) -> tuple[list, list]:
+    means = [fmean(one) for one in values]
+    below = [mean - min(one) for mean, one in zip(means, values, strict=True)]
+    above = [max(one) - mean for mean, one in zip(means, values, strict=True)]
+    return means, [below, above]
