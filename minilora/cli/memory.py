@@ -28,7 +28,9 @@ def memory(
     targets: str = typer.Option("q_proj,v_proj", "--targets", help=TARGETS_HELP),
     symbols: int = typer.Option(256, "--symbols", help="Tokens that facts are drawn from."),
     rates: str = typer.Option(
-        "0.005,0.015,0.03", "--rates", help="Rates to choose each rank's from, with commas."
+        "0.005,0.015,0.03",
+        "--rates",
+        help="Rates, of which each rank and load takes its best; commas.",
     ),
     batch_size: int = typer.Option(128, "--batch-size", help="Facts a step."),
     passes: int = typer.Option(200, "--passes", help="Over the facts, for each adapter."),
@@ -48,15 +50,18 @@ def memory(
     console, best = Console(), set(most_held(found).values())
     rows = [
         (
-            f"{held.r}", f"{held.trained:,}", f"{held.facts:,}", f"{fmean(held.recall):.1%}",
+            f"{held.r}", f"{held.trained:,}", f"{held.facts:,}",
+            f"{held.facts * plan.bits_a_fact / held.trained:.2f}", f"{held.rate:g}",
+            f"{fmean(held.recall):.1%}",
             f"{fmean(held.probability):.1%}",
             f"{held.bits_a_number:.2f}{' ←' if held in best else ''}",
         )
         for held in found
     ]  # fmt: skip
-    headings = ("r", "numbers", "facts", "recall", "probability", "bits a number")
+    headings = ("r", "numbers", "facts", "taught, bits a number", "rate", "recall", "probability",
+                "held, bits a number")  # fmt: skip
     title = f"Facts of {plan.bits_a_fact:.0f} bits, {seeds} sets of them"
-    show.grid(console, title, headings, rows, right=range(6))
+    show.grid(console, title, headings, rows, right=range(8))
     show.say(console, f"The most that was held grows as r to the {exponent(found):.2f}")
     plot_memory(found, plan.bits_a_fact, out / "memory.png")
     show.say(console, f"Figures in {out / 'memory.json'}, plot in {out / 'memory.png'}")

@@ -42,7 +42,8 @@ class MemoryPlan:
 
     symbols: tokens that keys and values are drawn from, so a value has VALUE log2(symbols) bits.
     loads: facts taught, as multiples of what EXPECTED_BITS a number would hold. passes: over all
-    facts. rates: of which the best is taken, on facts of their own.
+    facts. rates: of which the best is taken for each rank and load, on facts of their own: one
+    that is good for few facts may never settle on many.
     """
 
     base: str = WARD
@@ -83,13 +84,14 @@ class MemoryPlan:
 class Held:
     """What an adapter of one rank held of so many facts, a number a seed.
 
-    bits: in all. recall: share of values whose every token is the most likely one. probability:
-    mean probability of the whole value.
+    rate: the best of those tried. bits: in all. recall: share of values whose every token is the
+    most likely one. probability: mean probability of the whole value.
     """
 
     r: int
     trained: int
     facts: int
+    rate: float
     bits: tuple[float, ...]
     recall: tuple[float, ...]
     probability: tuple[float, ...]
@@ -138,20 +140,22 @@ def settings_of(plan: MemoryPlan, r: int, load: float, rate: float, seed: int) -
 
 
 def _of_rank(plan: MemoryPlan, r: int, trials: Trials) -> list[Held]:
-    middle = plan.loads[len(plan.loads) // 2]
-    tried = trials.run([settings_of(plan, r, middle, rate, TUNED) for rate in plan.rates])
-    rate = max(zip(plan.rates, tried, strict=True), key=lambda pair: pair[1]["bits"])[0]
+    grid = [(load, rate) for load in plan.loads for rate in plan.rates]
+    tried = trials.run([settings_of(plan, r, *place, TUNED) for place in grid])
+    bits = {place: result["bits"] for place, result in zip(grid, tried, strict=True)}
+    best = {load: max(plan.rates, key=lambda rate: bits[load, rate]) for load in plan.loads}
     seeds = range(TUNED + 1, TUNED + 1 + plan.seeds)
-    places = [(load, seed) for load in plan.loads for seed in seeds]
-    results = trials.run([settings_of(plan, r, load, rate, seed) for load, seed in places])
+    places = [(load, best[load], seed) for load in plan.loads for seed in seeds]
+    results = trials.run([settings_of(plan, r, *place) for place in places])
     found = []
-    for load in plan.loads:
-        own = [x for (at, _), x in zip(places, results, strict=True) if at == load]
+    for load, rate in best.items():
+        own = [x for (at, *_), x in zip(places, results, strict=True) if at == load]
         found.append(
             Held(
                 r,
                 own[0]["trained"],
                 own[0]["facts"],
+                rate,
                 tuple(x["bits"] for x in own),
                 tuple(x["recall"] for x in own),
                 tuple(x["probability"] for x in own),

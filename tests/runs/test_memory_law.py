@@ -55,13 +55,16 @@ def test_an_untrained_adapter_holds_about_nothing_and_a_trained_one_something(ba
 
 
 def law(points, jobs=0, work=None):
-    """Adapters that hold 1.5 bits a number and no more; the middle rate is the best."""
+    """Adapters that hold 1.5 bits a number and no more, at the middle rate, and half of that at
+    others; of few facts the highest rate is the best.
+    """
     plan = MemoryPlan()
     for point in points:
         trained = 2048 * point.told["r"]
         facts = plan.facts(trained, point.told["load"])
         bits = min(facts * plan.bits_a_fact, 1.5 * trained)
-        bits *= 1.0 if point.told["rate"] == 0.015 else 0.5
+        few = point.told["load"] == 0.25
+        bits *= 1.0 if point.told["rate"] == (0.03 if few else 0.015) else 0.5
         share = bits / (facts * plan.bits_a_fact)
         told = {"trained": trained, "facts": facts, "recall": share, "probability": share}
         yield Outcome(point, {**told, "bits": bits})
@@ -73,9 +76,10 @@ def test_the_most_held_and_its_law(tmp_path, monkeypatch):
     assert len(found) == 4 * 3 and all(len(held.bits) == 3 for held in found)
     assert [held.bits_a_number for held in most_held(found).values()] == pytest.approx([1.5] * 4)
     assert exponent(found) == pytest.approx(1.0)
+    assert [held.rate for held in found] == [0.03, 0.015, 0.015] * 4
     written = json.loads((tmp_path / "out" / "memory.json").read_text())
     assert written["bits_a_fact"] == 32 and len(written["held"]) == 12
-    assert math.isnan(exponent([Held(1, 2, 3, (4.0,), (1.0,), (1.0,))]))
+    assert math.isnan(exponent([Held(1, 2, 3, 0.1, (4.0,), (1.0,), (1.0,))]))
 
 
 @pytest.mark.parametrize(
