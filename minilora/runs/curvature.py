@@ -151,9 +151,10 @@ def measure(plan: CurvaturePlan, out: Path, *, jobs: int = 0, bars: bool = False
     }
     with trials_in(out, told, run_trial, jobs=jobs, bars=bars) as trials:
         found = [_curved(plan, shape, trials) for shape in plan.shapes]
+    follows = asdict(trend(found))
     table = {
         "rates": plan.rates,
-        **asdict(trend(found)),
+        **{name: x if np.isfinite(x).all() else None for name, x in follows.items()},  # no nan
         "shapes": [{**asdict(c), "name": c.shape.name, "product": c.product} for c in found],
     }
     atomic_write(out / "curvature.json", (json.dumps(table, indent=2) + "\n").encode())

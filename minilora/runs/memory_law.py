@@ -125,7 +125,7 @@ def measure(plan: MemoryPlan, out: Path, *, jobs: int = 0, bars: bool = False) -
         found = [held for r in plan.ranks for held in _of_rank(plan, r, trials)]
     table = {
         "bits_a_fact": plan.bits_a_fact,
-        "exponent": exponent(found),
+        "exponent": exponent(found) if len(plan.ranks) > 1 else None,  # JSON has no nan
         "held": [{**asdict(h), "bits_a_number": h.bits_a_number} for h in found],
     }
     atomic_write(out / "memory.json", (json.dumps(table, indent=2) + "\n").encode())

@@ -81,6 +81,17 @@ def test_a_best_rate_at_the_end_of_the_grid_is_known(plan):
     assert not plan.ends_at((0.02, 0.04))
 
 
+def test_rates_that_do_not_differ_have_no_trend(plan, tmp_path, monkeypatch):
+    def flat(points, jobs=0, work=None):
+        for outcome in obeying(points):
+            yield Outcome(outcome.point, {**outcome.result, "loss": outcome.point.told["rate"]})
+
+    monkeypatch.setattr(trials, "on_this_machine", flat)
+    assert {c.best_rate for c in measure(plan, tmp_path / "out")} == {(0.01, 0.01)}
+    written = json.loads((tmp_path / "out" / "curvature.json").read_text())
+    assert written["exponent"] is None and written["correlation_interval"] is None
+
+
 def test_real_trials(plan):
     steep = run_trial(settings_of(plan, SHAPES[2], 0.0, 0))
     assert steep["eigenvalue"] != 0 and steep["iterations"] > 1

@@ -98,6 +98,9 @@ def test_the_command_shows_and_draws(tmp_path, monkeypatch, capsys):
     assert main(["memory", "--out", str(out), "--r", "1,4", "--seeds", "2"]) == 0
     assert names(capsys.readouterr().out, "1.50", "2,048", "8,192")
     assert imread(out / "memory.png")[..., :3].std() > 0.01
+    assert main(["memory", "--out", str(tmp_path / "one"), "--r", "1", "--seeds", "1"]) == 0
+    assert not names(capsys.readouterr().out, "nan")
+    assert json.loads((tmp_path / "one" / "memory.json").read_text())["exponent"] is None
     assert main(["memory", "--out", str(out), "--r", "one"]) == 1
 
 
