@@ -304,34 +304,6 @@ def _is(label: str, name: str) -> bool:
 # ------------------------------------------------------------------- dimension, curvature, memory
 
 
-@pytest.mark.parametrize(
-    ("heading", "name"), [("d, plain", "dimension"), ("d, structure-aware", "said")]
-)
-def test_directions_that_a_task_needs(heading, name):
-    curve = load(f"dimension/{name}.json")["pretrained"]
-    rows = table("dimension", (heading, "rate a weight"))
-    assert len(rows) == len(curve["levels"])
-    for level in curve["levels"]:
-        row = rows["all, freely" if level["d"] is None else f"{level['d']:,}"]
-        assert agrees(row["rate a weight"], level["step_a_weight"])
-        for column, scale in (("loss", 1), ("exact", 100)):
-            values = [scale * value for value in level[column]]
-            assert agrees(row[f"{column} (range)"], fmean(values), min(values), max(values)), row
-
-
-def test_directions_that_worse_bases_need():
-    rows = table("dimension", ("steps of pretraining", "d90 by the loss"))
-    for steps, row in rows.items():
-        curve = load(f"dimension/base-{steps.replace(',', '')}.json")["pretrained"]
-        full = next(level for level in curve["levels"] if level["d"] is None)
-        assert agrees(row["before"], curve["before"]), steps
-        assert agrees(row["all, freely: loss, exact"], full["loss"][0], 100 * full["exact"][0])
-        for column, key in (("d90 by the loss", "d90"), ("d90 by exact answers", "d90_exact")):
-            known = curve[key]
-            assert row[column] == ("none of these" if known is None else f"{known:,}"), steps
-    assert len(rows) == 3
-
-
 def test_curvature_and_rates():
     found = load("curvature/curvature.json")
     shapes = {shape["name"]: shape for shape in found["shapes"]}
@@ -350,37 +322,6 @@ def test_curvature_and_rates():
         row = rows[label]
         assert agrees(row["measured"], found[name]), label
         assert agrees(row["95 % interval"], *found[f"{name}_interval"]), label
-
-
-MEMORY = {"by rank": ("ranks",), "by load, r 1": ("loads",),
-          "by passes, r 1": ("passes150", "ranks", "passes2400")}  # fmt: skip
-
-
-@pytest.mark.parametrize("heading", list(MEMORY))
-def test_what_adapters_hold(heading):
-    rows = table("memory", (heading, "bits held, a number"))
-    found = [(name, load(f"memory/{name}.json")) for name in MEMORY[heading]]
-    compared = 0
-    for name, told in found:
-        for held in told["held"]:
-            at = {"by rank": held["r"], "by load, r 1": f"{held['facts']:,}"}
-            key = at.get(heading, name.removeprefix("passes").replace("ranks", "600"))
-            if heading == "by passes, r 1" and held["r"] != 1:
-                continue
-            row = rows[str(key)]
-            taught = held["facts"] * told["bits_a_fact"] / held["trained"]
-            bits = [bits / held["trained"] for bits in held["bits"]]
-            assert agrees(row["bits taught, a number"], taught), key
-            assert agrees(row["bits held, a number"], *bits), key
-            assert agrees(row["rate"], held["rate"]), key
-            assert agrees(row["recall"], *(100 * share for share in held["recall"])), key
-            compared += 1
-    assert compared == len(rows)
-
-
-def test_how_memory_goes_with_the_rank():
-    (text,) = re.findall(r"r to the power of \*\*([\d.]+)\*\*", page("memory"))
-    assert agrees(text, load("memory/ranks.json")["exponent"])
 
 
 # -------------------------------------------------------------------------------------- the tour
