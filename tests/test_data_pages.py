@@ -324,6 +324,37 @@ def test_curvature_and_rates():
         assert agrees(row["95 % interval"], *found[f"{name}_interval"]), label
 
 
+PASSES = {"loads": "300", "ranks": "600"}
+
+
+@pytest.mark.parametrize(
+    ("heading", "names"),
+    [("by load, r 1", ("loads",)), ("by rank", ("ranks",)), ("by passes, r 1", tuple(PASSES))],
+)
+def test_what_adapters_hold(heading, names):
+    rows, compared = table("memory", (heading, "bits held, a number")), 0
+    for name in names:
+        told = load(f"memory/{name}.json")
+        for held in told["held"]:
+            facts, r = f"{held['facts']:,}", str(held["r"])
+            if heading == "by passes, r 1" and (r, facts) != ("1", "320"):
+                continue
+            key = {"by load, r 1": facts, "by rank": r, "by passes, r 1": PASSES[name]}[heading]
+            taught = held["facts"] * told["bits_a_fact"] / held["trained"]
+            bits = [bits / held["trained"] for bits in held["bits"]]
+            assert agrees(rows[key]["bits taught, a number"], taught), key
+            assert agrees(rows[key]["bits held, a number"], *bits), key
+            assert agrees(rows[key]["rate"], held["rate"]), key
+            assert agrees(rows[key]["recall"], *(100 * share for share in held["recall"])), key
+            compared += 1
+    assert compared == len(rows) > 1
+
+
+def test_how_memory_goes_with_the_rank():
+    (text,) = re.findall(r"to the power of \*\*([\d.]+)\*\*", page("memory"))
+    assert agrees(text, load("memory/ranks.json")["exponent"])
+
+
 # -------------------------------------------------------------------------------------- the tour
 
 
