@@ -19,10 +19,15 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-def recommended_workers() -> int:
-    """One process a core, at most four; one where the system can't fork."""
+def may_fork() -> bool:
+    """Whether the system can fork, and this process is not itself one that may have no children."""
     forks = "fork" in multiprocessing.get_all_start_methods() and os.name == "posix"
-    return min(usable_cores(), AT_MOST) if forks else 1
+    return forks and not multiprocessing.current_process().daemon
+
+
+def recommended_workers() -> int:
+    """One process a core, at most four; one where nothing may be forked (`may_fork`)."""
+    return min(usable_cores(), AT_MOST) if may_fork() else 1
 
 
 class Child(NamedTuple):
@@ -43,13 +48,13 @@ def side_by_side(
     Runs that are apart anyway are best spread this way; `fit(workers=...)` splits a single one.
     Each process takes the next job when it is free. What a function changes, it changes in its
     process alone; what it returns is pickled. workers: None for `recommended_workers`; with one,
-    with one job, and in a process that may have no children, nothing is forked. done: called with
+    with one job, and where nothing may be forked, all is done in this process. done: called with
     the number of each job that has ended.
 
     Raises what a job raised, or ChildProcessError where a process has died; the others are stopped.
     """
     count = min(workers or recommended_workers(), len(jobs))
-    if count < 2 or multiprocessing.current_process().daemon:
+    if count < 2 or not may_fork():
         results = []
         for number, job in enumerate(jobs):
             results.append(function(job))

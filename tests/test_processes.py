@@ -53,6 +53,21 @@ def test_a_process_without_children_of_its_own_works_alone():
     assert all(side_by_side(lambda _: len(set(side_by_side(_pid, [1, 2], 2))) == 1, [1, 2], 2))
 
 
+def test_a_process_without_children_of_its_own_is_recommended_one_worker():
+    assert side_by_side(lambda _: recommended_workers(), [1, 2], 2) == [1, 1]
+
+
+def test_where_the_system_can_not_fork_all_is_done_here(monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    assert side_by_side(_pid, [1, 2, 3], 3) == [os.getpid()] * 3
+    assert recommended_workers() == 1
+
+
+def test_results_larger_than_a_pipe_holds_come_whole():
+    found = side_by_side(lambda size: np.ones(size), [1_000_000, 10, 2_000_000, 1_000_000], 2)
+    assert [one.sum() for one in found] == [1_000_000, 10, 2_000_000, 1_000_000]
+
+
 def _pid(_):
     return os.getpid()
 

@@ -193,11 +193,16 @@ def askable(
 
 
 def asked(
-    model: Transformer, tokenizer: Tokenizer, cases: Sequence[Case], room: int, bar: str
+    model: Transformer,
+    tokenizer: Tokenizer,
+    cases: Sequence[Case],
+    room: int,
+    bar: str,
+    workers: int = 0,
 ) -> list[str]:
-    """The model's answers to cases."""
-    prompts = [list(case.messages) for case in cases]
-    return answers(model, tokenizer, prompts, room, progress=bar, workers=recommended_workers())
+    """The model's answers to cases. workers: processes that write them, 0 for one a core."""
+    prompts, workers = [list(case.messages) for case in cases], workers or recommended_workers()
+    return answers(model, tokenizer, prompts, room, progress=bar, workers=workers)
 
 
 def open_candidate(

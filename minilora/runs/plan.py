@@ -20,8 +20,9 @@ class Plan:
     """What any run is told: settings and paths, so that it can be sent to another process.
 
     out: what to write. None for steps, batch_size or lr: chosen from the data and the base.
-    workers: processes that train, 0 for one a core. resume: continue the stopped run of `out`.
-    keep_checkpoints: all of them stay in the run's folder, for `minilora why` and `verify`.
+    workers: processes that train and write answers, 0 for one a core. resume: continue the stopped
+    run of `out`. keep_checkpoints: all of them stay in the run's folder, for `minilora why` and
+    `verify`.
     Raises ValueError naming the first number that makes no sense.
     """
 

@@ -13,6 +13,7 @@ import numpy as np
 from minilora.evaluation.judge import Judge
 from minilora.hub import load_pretrained, save_pretrained
 from minilora.nn import Transformer, TransformerConfig
+from minilora.processes import recommended_workers
 from minilora.runs.driver import Job, OpenPlan, Trained
 from minilora.runs.folder import RunFolder, require_free
 from minilora.runs.plan import Clock, Reporter, Result, Sizes
@@ -90,7 +91,12 @@ class PretrainPlan(OpenPlan):
             examples=examples,
             batch_size=self.batch_size,
             training=training_config(self),
-            judge=Judge(tokenizer, suite=suite, bars=reporter.bars),
+            judge=Judge(
+                tokenizer,
+                suite=suite,
+                bars=reporter.bars,
+                workers=self.workers or recommended_workers(),
+            ),
             settings={k: v for k, v in asdict(self).items() if k not in ("out", "resume")},
             label="pretraining",
             watch=watch,

@@ -15,9 +15,10 @@ from minilora.backend import (
     keep_freed_memory,
     recommended_blas_threads,
 )
+from minilora.limits import require_count
 from minilora.nn import Transformer, generate
 from minilora.nn.rows import rows_of, seeing
-from minilora.processes import side_by_side
+from minilora.processes import may_fork, side_by_side
 from minilora.text.streaming import answer_text
 from minilora.text.tokenizer import Tokenizer
 
@@ -25,7 +26,8 @@ Prompt: TypeAlias = "str | Raw | Sequence[dict]"
 """A user's message, a text to be continued, or messages."""
 
 BATCH_TOKENS = 16384
-"""Positions read at a time, so that many long prompts need no more memory than many short ones."""
+"""Positions that a process reads at a time, so that many long prompts need no more memory than many
+short ones."""
 
 
 def stop_ids(model: Transformer, tokenizer: Tokenizer) -> Collection[int]:
@@ -75,7 +77,8 @@ def answers(
 
     Prompts of similar length share a batch, so little is padded. `progress` names a bar. workers:
     forked processes that the batches are dealt to, one BLAS thread each; on a GPU there is one.
-    Raises ValueError for an over-long prompt, before anything is generated.
+    Raises ValueError for an over-long prompt, or fewer than one worker, before anything is
+    generated.
     """
     ids = answer_ids(model, tokenizer, prompts, max_new_tokens, batch_size, progress, workers)
     return [answer_text(tokenizer, answer, max_new_tokens) for answer in ids]
@@ -91,11 +94,12 @@ def answer_ids(
     workers: int = 1,
 ) -> list[list[int]]:
     """The tokens of `answers`, without the one that ends an answer."""
+    require_count("workers", workers, 1)
     encoded = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     check_lengths(encoded, max_new_tokens, model.config.max_position_embeddings)
     stops, whole = stop_ids(model, tokenizer), rows_of(len(prompts))
-    if get_array_module(model.head_weight.data) is not np:
-        workers = 1
+    on_host = get_array_module(model.head_weight.data) is np
+    workers = max(1, min(workers, len(prompts))) if on_host and may_fork() else 1
     batches = _batches([len(ids) for ids in encoded], batch_size, workers)
     threads = 1 if workers > 1 else recommended_blas_threads(model.config.hidden_size)
     bar = tqdm(total=len(prompts), desc=progress, unit="answer", disable=not progress)
@@ -117,8 +121,8 @@ def answer_ids(
 def _batches(lengths: Sequence[int], batch_size: int, workers: int = 1) -> list[list[int]]:
     """Rows from the shortest on, as many at a time as BATCH_TOKENS have room for.
 
-    Each worker has its own, from the shortest to the longest of every workers-th row: so all have
-    as much to do.
+    For each worker those of every workers-th row, from the shortest to the longest: so there is as
+    much for each to do.
     """
     order = np.argsort(lengths, kind="stable").tolist()
     return [batch for w in range(workers) for batch in _cut(order[w::workers], lengths, batch_size)]

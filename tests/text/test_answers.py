@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 
+import minilora.text.answers as module
 from minilora.nn import generate
 from minilora.text.answers import _batches, answers, stop_ids
 from minilora.text.streaming import answer_text
@@ -33,6 +34,28 @@ def test_answers_of_several_processes_are_those_of_one(make_model, tokenizer, ba
     model = make_model()
     alone = answers(model, tokenizer, PROMPTS, 9, batch_size)
     assert answers(model, tokenizer, PROMPTS, 9, batch_size, workers=workers) == alone
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_no_workers_are_refused(make_model, tokenizer, workers):
+    with refusal(ValueError, "workers", workers):
+        answers(make_model(), tokenizer, PROMPTS, 9, workers=workers)
+
+
+def test_one_prompt_is_answered_here_with_as_many_blas_threads_as_are_best(
+    make_model, tokenizer, monkeypatch
+):
+    told = []
+
+    def side_by_side(function, jobs, workers, done):
+        told.append((workers, len(jobs)))
+        return list(map(function, jobs))
+
+    monkeypatch.setattr(module, "side_by_side", side_by_side)
+    monkeypatch.setattr(module, "recommended_blas_threads", lambda width: told.append(width) or 1)
+    model = make_model()
+    answers(model, tokenizer, PROMPTS[:1], 9, workers=4)
+    assert told == [model.config.hidden_size, (1, 1)]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])

@@ -245,13 +245,16 @@ def gate(plan: CapstonePlan, records: Records, reporter: Reporter) -> dict:
         model, tokenizer, sum(p.data.size for p in model.parameters()), reporter
     )
     bar = "{}, {}".format if reporter.bars else lambda *names: ""
-    before = {name: asked(model, tokenizer, c, room, bar(name, "base")) for name, c in kept.items()}
+    before = {
+        name: asked(model, tokenizer, cases, room, bar(name, "base"), plan.workers)
+        for name, cases in kept.items()
+    }
     own = with_room(held_out, [Variant("it")], tokenizer, model.config.max_position_embeddings)[1]
     merged, words = open_base(str(plan.out / "model"))
-    after = asked(merged, words, held_out, own, bar(TASK, "merged"))
+    after = asked(merged, words, held_out, own, bar(TASK, "merged"), plan.workers)
     sheets = [Sheet(TASK, held_out, records["prompt"]["outputs"]["base"], after)]
     for name, cases in kept.items():
-        texts = asked(merged, words, cases, room, bar(name, "merged"))
+        texts = asked(merged, words, cases, room, bar(name, "merged"), plan.workers)
         sheets.append(Sheet(name, cases, before[name], texts))
     judged = judge_sheets(sheets, rules)
     evidence = json.dumps(judged.to_dict(), indent=2, ensure_ascii=False) + "\n"
