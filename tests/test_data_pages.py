@@ -122,6 +122,18 @@ def test_speed(heading, files):
     assert compared > 15
 
 
+def test_answers_of_activated_adapters():
+    found = load("activated/ward.json")["found"]
+    rows = tables("activated")[-1][1:]
+    for (how, rate, *cells), row in zip(rows, found, strict=True):
+        settings = row["settings"]
+        assert (how == "activated", float(rate)) == (settings["activated"], settings["lr"])
+        for cell, name in zip(cells, ("choose", "report"), strict=False):
+            shares = [100 * share for share in row[name]]
+            assert agrees(cell, mean(shares), min(shares), max(shares))
+        assert agrees(cells[2], row["seconds"])
+
+
 def test_steps_of_activated_adapters():
     results = load("activated/steps.json")["results"]
     for label, row in table("activated", ("shape",)).items():

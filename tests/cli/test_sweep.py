@@ -38,3 +38,12 @@ def test_a_gate_without_a_suite_is_refused(base, tmp_path, capsys):
     assert main(["sweep", str(path), "--out", str(tmp_path / "out"), "--gate"]) == 1
     assert names(capsys.readouterr().err, "--gate", "suite")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_without_a_suite_has_a_plot_too(base, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(drive, "on_this_machine", scored({1: 3, 2: 4}, kept=0))
+    path = write(base, tmp_path).path
+    path.write_text(path.read_text().replace('suite = "suite.jsonl"\n', ""))
+    assert main(["sweep", str(path), "--out", str(tmp_path / "out")]) == 0
+    assert imread(tmp_path / "out" / "sweep.png")[..., :3].std() > 0.01
+    assert "cmap" not in "".join(capsys.readouterr())  # what matplotlib would warn of

@@ -24,7 +24,8 @@ def plot_sweep(found: Sequence[Candidate], chosen: Candidate | None, path: Path)
         highs = [100 * max(c.report) - m for m, c in zip(means, found, strict=True)]
         axes.errorbar(sizes, means, [lows, highs], fmt="none", ecolor="0.7", zorder=1)
         kept = [100 * fmean(c.suite) for c in found] if all(c.suite for c in found) else None
-        points = axes.scatter(sizes, means, c=kept or "tab:orange", s=50, cmap="viridis", zorder=2)
+        colours = {"c": kept, "cmap": "viridis"} if kept else {"c": "tab:orange"}
+        points = axes.scatter(sizes, means, s=50, zorder=2, **colours)
         if kept:
             figure.colorbar(points, label="base's own tasks, exact (%)")
         if chosen is not None:

@@ -88,8 +88,11 @@ def test_a_folder_of_another_sweep_is_refused(base, tmp_path, monkeypatch):
     assert (tmp_path / "out" / "ledger.jsonl").read_bytes() == before
 
 
-def scored(scores, fail=()):
-    """A pool whose runs get the score of their rank, but for the ranks that fail."""
+def scored(scores, fail=(), kept=3):
+    """A pool whose runs get the score of their rank, but for the ranks that fail.
+
+    kept: questions of the suite, all answered; 0 for a sweep without one.
+    """
 
     def pool(points, jobs=0):
         for point in points:
@@ -98,7 +101,9 @@ def scored(scores, fail=()):
                 yield Outcome(point, None, "ValueError: no")
                 continue
             right = [i < scores.get(r, 2) for i in range(4)]
-            parts = {"choose": right, "report": right, "suite": [True] * 3}
+            parts = {"choose": right, "report": right}
+            if kept:
+                parts["suite"] = [True] * kept
             yield Outcome(point, {"right": parts, "trained": r, "seconds": 1.0, "loss": 0.0})
 
     return pool
