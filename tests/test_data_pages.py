@@ -122,6 +122,20 @@ def test_speed(heading, files):
     assert compared > 15
 
 
+def test_tokens_of_the_server_beside_llama_cpp():
+    rates = {
+        (one["server"], one["work"], str(one["clients"])): one
+        for name in ("smollm2-135m-wall", "llama-cpp-wall")
+        for one in load(f"serving/{name}.json")["rates"]
+    }
+    (rows,) = (rows for first, *rows in tables("serving") if first[0] == "by wall")
+    assert len(rows) == 6
+    for work, clients, *cells in rows:
+        ours, theirs = (rates[server, work, clients] for server in ("minilora", "llama.cpp"))
+        told = (ours["tokens"], theirs["tokens"], ours["pace"], theirs["pace"])
+        assert all(agrees(cell, value) for cell, value in zip(cells, told, strict=True))
+
+
 def test_answers_of_activated_adapters():
     found = load("activated/ward.json")["found"]
     rows = tables("activated")[-1][1:]

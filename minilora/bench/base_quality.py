@@ -1,15 +1,15 @@
 """What a base in fewer bits costs in quality: `python -m minilora.bench.base_dtypes --quality`.
 
-The ward's base in each dtype, and the tour's adapter (cardiology, r 8 on q and v, 450 steps of 16)
-trained over each: loss and exact answers on the house's notes, and on the base's own tasks. Each
-dtype gets its own learning rate, chosen on validation notes that are in no file with a seed of its
-own; three seeds are reported, on notes that nothing was chosen on. The adapters of the float32 base
-are put on the others as well, without more training: is it needed to train over the base that will
-be used?
+The ward's base in each dtype, and the tour's adapter (cardiology, r 8 on q and v; here 450 steps of
+16) trained over each: loss and exact answers on the house's notes, and on the base's own tasks.
+Each dtype gets its own learning rate, chosen on validation notes that are in no file with a seed of
+its own; three seeds are reported, on notes that nothing was chosen on. The adapters of the float32
+base are put on the others as well, without more training: is it needed to train over the base that
+will be used?
 
 SmolLM2-135M in each dtype: the loss on the ward's notes and on a plain text, and an adapter of one
-setting, one seed and few steps. What was measured is kept in a folder, so that a stopped
-experiment goes on, and two processes can take dtypes each.
+setting, one seed and few steps. What was measured is kept in a folder, so that a stopped experiment
+goes on, and two processes can take dtypes each.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from minilora.ward import HOUSE_FORMATS, HouseScore, house_format
 
 MARK = "specialists.json"
 CARD = "README.md"
-TOUR = TourPlan()
+TOUR = TourPlan(steps=450)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ class TourPlan(OpenPlan):
 
     out: Path = Path("tour")
     ward: str = "cardiology"
-    steps: int = 450
+    steps: int = 320
     batch_size: int = 16
     lr: float = 0.015
 

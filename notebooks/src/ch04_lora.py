@@ -507,7 +507,7 @@ print(
 #
 # Compare with chapter 3. Two questions and a program were exact on nearly all notes, with nothing
 # trained. After 150 steps the adapter is close to that, with one question, in the ward's own
-# words, and no program to maintain. Longer training closes the rest; `minilora tour` takes 450
+# words, and no program to maintain. Longer training closes the rest; `minilora tour` takes 320
 # steps. Which one is better depends on who has to maintain it: somebody has to change that program
 # whenever the form changes. And "the base is the same to the
 # bit" says less than it seems: with the adapter on, base and adapter answer *other* questions
