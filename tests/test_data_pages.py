@@ -330,6 +330,47 @@ def _is(label: str, name: str) -> bool:
 # ------------------------------------------------------------------- dimension, curvature, memory
 
 
+def test_directions_that_a_task_needs():
+    curve = load("dimension/dimension.json")["pretrained"]
+    rows = table("dimension", ("pretrained: d", "rate a weight"))
+    assert agrees(rows.pop("before")["loss"], curve["before"])
+    assert len(rows) == len(curve["levels"])
+    for level in curve["levels"]:
+        row = rows["all, freely" if level["d"] is None else f"{level['d']:,}"]
+        assert agrees(row["rate a weight"], level["step_a_weight"])
+        assert agrees(row["loss"], *level["loss"])
+        assert agrees(row["exact"], *(100 * share for share in level["exact"]))
+    for label, key in (("by the loss", "d90"), ("By exact answers", "d90_exact")):
+        (text,) = re.findall(rf"{label}\*\* \([^)]*\):\s+([\d,]+)[,;]", page("dimension"))
+        assert agrees(text.strip(","), curve[key]), label
+
+
+def test_single_trials_of_directions():
+    rows = table("dimension", ("trial", "loss"))
+    told = load("dimension/more_trials.json")
+    assert len(rows) == len(told)
+    for trial in told:
+        seed, said = ", seed 1" * trial["seed"], ", `--said`" * trial["scaled"]
+        row = rows[f"d {trial['d']:,}, rate {trial['step_a_weight']:g}{seed}{said}"]
+        assert agrees(row["loss"], trial["loss"]) and agrees(row["exact"], 100 * trial["exact"])
+
+
+def test_directions_from_random_weights():
+    trials = load("dimension/two_rates.json")
+    told = {(x["start"], x["d"], x["step_a_weight"]): x for x in trials if x["seed"] == 0}
+    rows, compared = table("dimension", ("d", "random: loss, exact")), 0
+    for label, row in rows.items():
+        if "d90" in label:
+            continue
+        rate = 0.0 if label == "before" else 0.0015
+        d = None if label in ("before", "all, freely") else int(label.replace(",", ""))
+        for start in ("pretrained", "random"):
+            trial = told[start, d, rate]
+            assert agrees(row[f"{start}: loss, exact"], trial["loss"], 100 * trial["exact"]), label
+            compared += 1
+    assert compared == 18
+
+
 def test_curvature_and_rates():
     found = load("curvature/curvature.json")
     shapes = {shape["name"]: shape for shape in found["shapes"]}
@@ -374,6 +415,12 @@ def test_what_adapters_hold(heading, names):
             assert agrees(rows[key]["recall"], *(100 * share for share in held["recall"])), key
             compared += 1
     assert compared == len(rows) > 1
+
+
+def test_what_1000_passes_hold():
+    for trial in load("memory/passes1000.json"):
+        (text,) = re.findall(rf"\br {trial['r']}: ([\d.]+) bits", page("memory"))
+        assert agrees(text, trial["bits"] / trial["trained"]), trial["r"]
 
 
 def test_how_memory_goes_with_the_rank():
