@@ -251,8 +251,9 @@ class HouseFormat:
     def _read_follow_up(self, text: str) -> str | None:
         for words, short in INTERVALS.items():
             ending = f" {short}" if self.short_interval else f" in {words}"
-            if text.endswith(ending):
-                return f"{text.removesuffix(ending)} in {words}"
+            clinic = text.removesuffix(ending)
+            if clinic != text and " in " not in f" {clinic} ":  # not "clinic in 6/52"
+                return f"{clinic} in {words}"
         return None
 
     def _read_prescription(self, item: str) -> tuple[str, str | None, str] | None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from minilora.ward.cases import Case, Prescription, Relative, sample_case
 from minilora.ward.diagnoses import DIAGNOSES
@@ -134,6 +136,33 @@ def test_house_formats_round_trip_and_hide_what_they_must(ward):
 def test_text_out_of_format_does_not_parse(old, new):
     assert old in CARDIOLOGY
     assert HOUSE_FORMATS["cardiology"].parse(CARDIOLOGY.replace(old, new)) is None
+
+
+@given(data=st.data())
+@settings(max_examples=400, deadline=None)
+def test_whatever_a_model_answers_can_be_read_or_is_out_of_format(data):
+    """A model repeats, drops and swaps words; its scores must not end in an error."""
+    ward = data.draw(st.sampled_from(sorted(HOUSE_FORMATS)))
+    form = HOUSE_FORMATS[ward]
+    rng = np.random.default_rng(data.draw(st.integers(0, 999)))
+    words = form.render(sample_case(rng, ward, "train")).replace("\n", " \n ").split(" ")
+    others = ["in", "6/52", "in 6 weeks", "and", ";", ",", "none", "stopped", "-", *words]
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(words) - 1))
+        new = data.draw(st.lists(st.sampled_from(others), max_size=2))
+        words[place : place + data.draw(st.integers(0, 1))] = new
+    text = " ".join(words).replace(" \n ", "\n")
+    fields = form.parse(text)
+    assert fields is None or form.render_fields(fields) == text
+
+
+@pytest.mark.parametrize("end", ["in 6/52", "in 6 weeks 6/52", "in 2 weeks in 6/52"])
+def test_a_follow_up_with_its_interval_twice_does_not_parse(end):
+    text = HOUSE_FORMATS["cardiology"].render(MARIA)
+    *lines, last = text.split("\n")
+    clinic = last.rpartition(" ")[0]
+    assert HOUSE_FORMATS["cardiology"].parse("\n".join([*lines, f"{clinic} 6/52"])) is not None
+    assert HOUSE_FORMATS["cardiology"].parse("\n".join([*lines, f"{clinic} {end}"])) is None
 
 
 def test_public_default_is_in_no_house_format():
