@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from statistics import fmean
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from minilora.cli import show
 from minilora.cli.options import BASE_HELP, numbers
 from minilora.hub.bases import WARD
-from minilora.runs.curvature import CurvaturePlan, geometric, measure, trend
+from minilora.runs.curvature import CurvaturePlan, Trend, geometric, measure, trend
 from minilora.runs.curvature_plot import plot_curvature
 from minilora.runs.tour import DATA
 
@@ -55,14 +56,22 @@ def curvature(
     ]
     headings = ("adapter", "eigenvalue", "range", "best rate", "range", "loss", "product")
     show.grid(console, f"{seeds} seeds, {steps} steps", headings, rows, right=range(1, 7))
-    follows = trend(found)
-    (least, most), (low, high) = follows.exponent_interval, follows.correlation_interval
+    show.say(console, trend_text(trend(found)))
     show.say(
         console,
-        f"Best rate ~ eigenvalue to the {follows.exponent:.2f} [{least:.2f}..{most:.2f}] (-1 if it "
-        f"went with one over it); rank correlation {follows.correlation:.2f} [{low:.2f}.."
-        f"{high:.2f}]. In brackets 95 % over the shapes; (end): the best rate is an end of the "
-        "grid, so that the very best may lie beyond.",
+        "(end): the best rate is an end of the grid, so that the very best may lie beyond.",
     )
     plot_curvature(found, out / "curvature.png")
     show.say(console, f"Figures in {out / 'curvature.json'}, plot in {out / 'curvature.png'}")
+
+
+def trend_text(follows: Trend) -> str:
+    """How the best rate goes with the eigenvalue, in words."""
+    if math.isnan(follows.exponent):
+        return "All best rates are the same, or all eigenvalues: neither can follow the other."
+    (least, most), (low, high) = follows.exponent_interval, follows.correlation_interval
+    return (
+        f"Best rate ~ eigenvalue to the {follows.exponent:.2f} [{least:.2f}..{most:.2f}] (-1 if it "
+        f"went with one over it); rank correlation {follows.correlation:.2f} [{low:.2f}.."
+        f"{high:.2f}]. In brackets 95 % over the shapes."
+    )

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.image import imread
 
 from minilora.cli.app import main
+from minilora.cli.curvature import trend_text
 from minilora.runs import trials
 from minilora.runs.curvature import (
     CurvaturePlan,
@@ -87,9 +88,11 @@ def test_rates_that_do_not_differ_have_no_trend(plan, tmp_path, monkeypatch):
             yield Outcome(outcome.point, {**outcome.result, "loss": outcome.point.told["rate"]})
 
     monkeypatch.setattr(trials, "on_this_machine", flat)
-    assert {c.best_rate for c in measure(plan, tmp_path / "out")} == {(0.01, 0.01)}
+    found = measure(plan, tmp_path / "out")
+    assert {c.best_rate for c in found} == {(0.01, 0.01)}
     written = json.loads((tmp_path / "out" / "curvature.json").read_text())
     assert written["exponent"] is None and written["correlation_interval"] is None
+    assert not names(trend_text(trend(found)), "nan")
 
 
 def test_real_trials(plan):
