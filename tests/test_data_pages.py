@@ -136,6 +136,18 @@ def test_tokens_of_the_server_beside_llama_cpp():
         assert all(agrees(cell, value) for cell, value in zip(cells, told, strict=True))
 
 
+def test_variants():
+    ways = load("variants/variants.json")["ways"]
+    (rows,) = (rows for first, *rows in tables("variants") if first[0] == "way")
+    assert [row[0] for row in rows] == [way["name"] for way in ways]
+    for (name, trained, rate, exact, seeds, less, step), way in zip(rows, ways, strict=True):
+        shares = [100 * share for share in way["exact"]]
+        assert agrees(trained, way["trained"]) and agrees(rate, way["rate"]), name
+        assert agrees(exact, mean(shares), *(100 * end for end in way["interval"])), name
+        assert agrees(seeds, min(shares), max(shares)) and agrees(step, *way["step"]), name
+        assert not less or agrees(less, *(100 * number for number in way["against"])), name
+
+
 def test_answers_of_activated_adapters():
     found = load("activated/ward.json")["found"]
     rows = tables("activated")[-1][1:]
