@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+
 from minilora.machine import usable_cores
 
 AT_MOST = 4
@@ -26,8 +28,18 @@ def may_fork() -> bool:
 
 
 def recommended_workers() -> int:
-    """One process a core, at most four; one where nothing may be forked (`may_fork`)."""
-    return min(usable_cores(), AT_MOST) if may_fork() else 1
+    """One process a core, at most four; one where nothing may be forked (`may_fork`).
+
+    One with Apple's Accelerate too: a product in a forked process may hang there, because its
+    threads are gone.
+    """
+    return min(usable_cores(), AT_MOST) if may_fork() and not uses_accelerate() else 1
+
+
+def uses_accelerate() -> bool:
+    """Whether this NumPy was built on Apple's Accelerate, as the wheels for new Macs are."""
+    found = np.show_config(mode="dicts")["Build Dependencies"]
+    return "accelerate" in str(found.get("blas", {}).get("name", "")).lower()
 
 
 class Child(NamedTuple):

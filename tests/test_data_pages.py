@@ -133,7 +133,8 @@ def test_tokens_of_the_server_beside_llama_cpp():
     for work, clients, *cells in rows:
         ours, theirs = (rates[server, work, clients] for server in ("minilora", "llama.cpp"))
         told = (ours["tokens"], theirs["tokens"], ours["pace"], theirs["pace"])
-        assert all(agrees(cell, value) for cell, value in zip(cells, told, strict=True))
+        for cell, value in zip(cells, told, strict=True):
+            assert agrees(cell, value) if value else cell == "none finished"
 
 
 def test_variants():

@@ -25,6 +25,12 @@ def test_the_recommended_number_fits_the_machine():
     assert 1 <= recommended_workers() <= 4
 
 
+def test_apples_accelerate_is_recommended_one_process(monkeypatch):
+    built = {"Build Dependencies": {"blas": {"name": "accelerate"}}}
+    monkeypatch.setattr(np, "show_config", lambda mode: built)
+    assert recommended_workers() == 1
+
+
 @pytest.mark.parametrize("workers", [1, 2, 3, 9])
 def test_results_come_in_the_jobs_order_from_any_number_of_processes(workers):
     table, ended = np.arange(7.0), []

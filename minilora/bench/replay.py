@@ -47,6 +47,7 @@ TUNING_SEED = 100
 VALIDATION = (7001, 7002)
 """Seeds of the notes and of the suite that rates are chosen on."""
 PLAN = TourPlan(steps=450)
+"""As the tour trains, but longer, as it did when data/gate and data/bill were measured."""
 
 
 def adapter_trained(model, tokenizer, share: float, rate: float, seed: int):

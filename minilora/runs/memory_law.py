@@ -19,9 +19,10 @@ import numpy as np
 
 from minilora.autograd import IGNORE, no_grad
 from minilora.backend import blas_threads
-from minilora.hub.bases import WARD, find_base, open_base
+from minilora.hub.bases import WARD, open_base
 from minilora.limits import require_count, require_finite
 from minilora.lora import LoRAConfig, attach
+from minilora.lora.targets import select_linears
 from minilora.nn import Transformer
 from minilora.runs.trials import Trials, trials_in
 from minilora.storage import atomic_write
@@ -118,14 +119,22 @@ def exponent(found: Sequence[Held]) -> float:
 
 
 def measure(plan: MemoryPlan, out: Path, *, jobs: int = 0, bars: bool = False) -> list[Held]:
-    """Every rank and load; a stopped call goes on in `out`, a folder for ledger and table."""
-    find_base(plan.base)  # refused before a folder is made
+    """Every rank and load; a stopped call goes on in `out`, a folder for ledger and table.
+
+    Raises ValueError, before there is a folder, for more symbols than the base has tokens, and for
+    targets that it does not have.
+    """
+    model, tokenizer = open_base(plan.base)
+    if plan.symbols > tokenizer.vocab_size:
+        raise ValueError(f"got {plan.symbols} symbols, expected up to {tokenizer.vocab_size}")
+    select_linears(model, plan.target_modules)
     told = json.loads(json.dumps(asdict(plan)))
     with trials_in(out, told, run_trial, jobs=jobs, bars=bars) as trials:
         found = [held for r in plan.ranks for held in _of_rank(plan, r, trials)]
+    power = exponent(found)
     table = {
         "bits_a_fact": plan.bits_a_fact,
-        "exponent": exponent(found) if len(plan.ranks) > 1 else None,  # JSON has no nan
+        "exponent": power if math.isfinite(power) else None,  # JSON has no nan
         "held": [{**asdict(h), "bits_a_number": h.bits_a_number} for h in found],
     }
     atomic_write(out / "memory.json", (json.dumps(table, indent=2) + "\n").encode())
@@ -185,8 +194,6 @@ def random_facts(count: int, symbols: np.ndarray, rng: np.random.Generator) -> l
 def run_trial(told: Mapping) -> dict:
     """Teach and ask, by `settings_of`: JSON-ready."""
     model, tokenizer = open_base(told["base"])
-    if told["symbols"] > tokenizer.vocab_size:
-        raise ValueError(f"got {told['symbols']} symbols, expected up to {tokenizer.vocab_size}")
     targets = told["target_modules"]
     targets = tuple(targets) if isinstance(targets, list) else targets
     config = LoRAConfig(r=told["r"], target_modules=targets)

@@ -19,6 +19,7 @@ from minilora.ward import HOUSE_FORMATS, HouseScore, house_format
 MARK = "specialists.json"
 CARD = "README.md"
 TOUR = TourPlan(steps=450)
+"""As the tour trains, but longer, as it did when data/specialists was made."""
 
 
 @dataclass(frozen=True, kw_only=True)

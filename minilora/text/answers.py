@@ -26,8 +26,8 @@ Prompt: TypeAlias = "str | Raw | Sequence[dict]"
 """A user's message, a text to be continued, or messages."""
 
 BATCH_TOKENS = 16384
-"""Positions that a process reads at a time, so that many long prompts need no more memory than many
-short ones."""
+"""Positions read at a time by all processes together, so that many long prompts need no more memory
+than many short ones."""
 
 
 def stop_ids(model: Transformer, tokenizer: Tokenizer) -> Collection[int]:
@@ -119,19 +119,24 @@ def answer_ids(
 
 
 def _batches(lengths: Sequence[int], batch_size: int, workers: int = 1) -> list[list[int]]:
-    """Rows from the shortest on, as many at a time as BATCH_TOKENS have room for.
+    """Rows from the shortest on, as many at a time as fit into a worker's share of BATCH_TOKENS.
 
     For each worker those of every workers-th row, from the shortest to the longest: so there is as
     much for each to do.
     """
-    order = np.argsort(lengths, kind="stable").tolist()
-    return [batch for w in range(workers) for batch in _cut(order[w::workers], lengths, batch_size)]
+    order, most = np.argsort(lengths, kind="stable").tolist(), BATCH_TOKENS // workers
+    return [
+        rows for w in range(workers) for rows in _cut(order[w::workers], lengths, batch_size, most)
+    ]
 
 
-def _cut(order: Sequence[int], lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+def _cut(
+    order: Sequence[int], lengths: Sequence[int], batch_size: int, most: int
+) -> Iterator[list[int]]:
+    """Runs of the order: at most batch_size rows and `most` positions, but at least one row."""
     rows: list[int] = []
     for j in order:
-        if rows and (len(rows) == batch_size or (len(rows) + 1) * lengths[j] > BATCH_TOKENS):
+        if rows and (len(rows) == batch_size or (len(rows) + 1) * lengths[j] > most):
             yield rows
             rows = []
         rows.append(j)

@@ -108,3 +108,16 @@ def test_a_base_that_is_not_there_leaves_no_folder(tmp_path):
     with refusal(ValueError, "nowhere"):
         measure(MemoryPlan(base="nowhere"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [({"symbols": 99_999}, 99_999), ({"target_modules": ("no_proj",)}, "no_proj")],
+)
+def test_what_the_base_does_not_have_is_refused_before_there_is_a_folder(
+    base, tmp_path, settings, told
+):
+    plan = MemoryPlan(base=str(base), **{"symbols": 16, **settings})
+    with refusal(ValueError, told):
+        measure(plan, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -135,10 +135,11 @@ def check_picked(fn: Callable, judge: Judge) -> None:
         judge.true(
             not isinstance(one, Mapping), "return the run's number in the list, not the run itself."
         )
-        got.append(int(judge.one("the run", one)))
+        number = judge.one("the run", one)
         judge.true(
-            -1 < got[-1] < len(runs), f"there are runs 0 to {len(runs) - 1}, yours is {got[-1]}."
+            number in range(len(runs)), f"there are runs 0 to {len(runs) - 1}, yours is {number:g}."
         )
+        got.append(int(number))
     right = [_picked(runs) for runs in tables]
     if got != right:
         for sentence, how in MISTAKES.items():
