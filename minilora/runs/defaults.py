@@ -27,7 +27,7 @@ TRAINING_COST = 6.21e12
 JUDGING_COST = 1e12
 """Parameters times tokens of held-out examples up to which all of them are judged: more would take
 minutes, before and after together."""
-JUDGED = 32
+JUDGED = 24
 """Held-out examples that are judged where all would cost more."""
 LEAST_WATCHED, WATCHED = 2, 32
 """Held-out examples whose loss is taken during the run, at least and at most."""
@@ -35,7 +35,7 @@ WATCHED_SHARE = 100
 """One watched for this many trained on."""
 FEWEST_WATCHINGS, WATCHINGS, EXAMPLES_A_WATCHING = 5, 10, 40
 """How often they are read in a run: ten times, or less often in a run on few examples."""
-LOSS_COST, LOSS_ROWS = 1e12, 8
+LOSS_COST, LOSS_ROWS = 1e12, 4
 """As JUDGING_COST and JUDGED, for the loss before and after, where answers are scored as well."""
 
 

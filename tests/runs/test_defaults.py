@@ -62,7 +62,7 @@ def test_a_short_run_is_watched_less_often(steps, batch, times):
 
 @pytest.mark.parametrize(
     ("parameters", "asked", "rows"),
-    [(1_200_000, None, 200), (134_500_000, None, 32), (134_500_000, 120, 120), (9, 300, 200)],
+    [(1_200_000, None, 200), (134_500_000, None, 24), (134_500_000, 120, 120), (9, 300, 200)],
 )
 def test_rows_to_judge(parameters, asked, rows):
     assert defaults.judged_rows(parameters, examples_of(220, 200), asked) == rows
@@ -83,6 +83,6 @@ def test_targets_and_rate_follow_the_width(width, targets, lr):
     assert (defaults.default_targets(width), defaults.default_lr(width)) == (targets, lr)
 
 
-@pytest.mark.parametrize(("parameters", "rows"), [(1_200_000, 50), (134_500_000, 8)])
+@pytest.mark.parametrize(("parameters", "rows"), [(1_200_000, 50), (134_500_000, 4)])
 def test_where_answers_are_scored_a_few_losses_do(parameters, rows):
     assert defaults.loss_rows(parameters, examples_of(220, 50)) == rows
