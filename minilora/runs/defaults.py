@@ -22,7 +22,7 @@ BIG_WIDTH = 512
 """From here on a base is big: it takes few steps, so every layer learns in each of them."""
 TARGETS, BIG_TARGETS = ("q_proj", "v_proj"), ALL_LINEAR
 LR_TIMES_WIDTH, BIG_LR_TIMES_WIDTH, HIGHEST_LR = 1.92, 1.152, 0.015
-TRAINING_COST = 6.21e12
+TRAINING_COST = 5.97e12
 """Parameters times tokens that a run trains on at most, unless the fewest steps take more."""
 JUDGING_COST = 1e12
 """Parameters times tokens of held-out examples up to which all of them are judged: more would take
@@ -33,7 +33,7 @@ LEAST_WATCHED, WATCHED = 2, 32
 """Held-out examples whose loss is taken during the run, at least and at most."""
 WATCHED_SHARE = 100
 """One watched for this many trained on."""
-FEWEST_WATCHINGS, WATCHINGS, EXAMPLES_A_WATCHING = 5, 10, 40
+FEWEST_WATCHINGS, WATCHINGS, EXAMPLES_A_WATCHING = 3, 10, 60
 """How often they are read in a run: ten times, or less often in a run on few examples."""
 LOSS_COST, LOSS_ROWS = 1e12, 4
 """As JUDGING_COST and JUDGED, for the loss before and after, where answers are scored as well."""
