@@ -13,7 +13,9 @@ STEPS_HELP = (
 )
 LR_HELP = (
     f"Peak learning rate. Default: {defaults.LR_TIMES_WIDTH} / width of the base, at most "
-    f"{defaults.HIGHEST_LR}; {defaults.BIG_LR_TIMES_WIDTH} / width on a big base."
+    f"{defaults.HIGHEST_LR}; {defaults.BIG_LR_TIMES_WIDTH} / width on a big base; with adapt's "
+    f"--vera {defaults.VERA_TIMES:g}, --freeze-a {defaults.FROZEN_A_TIMES:g} and --pissa "
+    f"{defaults.PISSA_TIMES:g} times that."
 )
 REPLAY_HELP = (
     "Share of what is trained on that is of the base's own tasks (0.2: a fifth), so that they are "

@@ -164,8 +164,9 @@ class AdaptPlan(OpenPlan):
             house_lines, unscorable = read_house(self.eval_data, self.as_text)
             eval_data = without(eval_data, unscorable, reporter)
         replay = self.open_replay(tokenizer, length, reporter)
+        way = {"freeze_a": self.freeze_a, "vera": self.vera, "pissa": self.pissa}
         decided = decide(
-            self, model, data, eval_data, self.eval_rows, replay, self.loraplus_lr_ratio
+            self, model, data, eval_data, self.eval_rows, replay, self.loraplus_lr_ratio, way
         )
         judged = [line for line in house_lines if line.number <= decided.lines]
         houses = house_records(judged, tokenizer, model.config.max_position_embeddings)

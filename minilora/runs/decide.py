@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from minilora.nn import Transformer, bytes_by_format
@@ -71,11 +72,13 @@ def decide(
     eval_rows: int | None = None,
     replay: Replay | None = None,
     loraplus_lr_ratio: float = 1.0,
+    way: Mapping[str, bool] | None = None,
 ) -> Decided:
     """Split the data where nothing else is judged on, and choose what the plan leaves open.
 
     eval_rows: how many examples are judged, None for what `defaults` says. replay: what is
     trained on beside the examples that are not held out. loraplus_lr_ratio: as in TrainingConfig.
+    way: of `defaults.default_lr`, what else is trained than A and B as they are drawn.
     """
     if eval_data is None:
         train, held_out = split(data.examples, plan.seed)
@@ -91,7 +94,7 @@ def decide(
     if steps is None:
         steps = defaults.default_steps(size, train, batch_size)
     if lr is None:
-        lr = defaults.default_lr(model.config.hidden_size)
+        lr = defaults.default_lr(model.config.hidden_size, **(way or {}))
     watchings = defaults.watchings(steps, batch_size)
     training = TrainingConfig(
         steps=steps,

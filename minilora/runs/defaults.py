@@ -22,6 +22,9 @@ BIG_WIDTH = 512
 """From here on a base is big: it takes few steps, so every layer learns in each of them."""
 TARGETS, BIG_TARGETS = ("q_proj", "v_proj"), ALL_LINEAR
 LR_TIMES_WIDTH, BIG_LR_TIMES_WIDTH, HIGHEST_LR = 1.92, 1.152, 0.015
+FROZEN_A_TIMES, VERA_TIMES, PISSA_TIMES = 8, 8, 0.5
+"""The rates of LoRA-FA, VeRA and PiSSA in units of LoRA's: the best on a grid of factor 2, at width
+128 (data/variants: 0.128, 0.128 to 0.256, and 0.008 beside 0.016)."""
 TRAINING_COST = 5.97e12
 """Parameters times tokens that a run trains on at most, unless the fewest steps take more."""
 JUDGING_COST = 1e12
@@ -62,14 +65,19 @@ def default_targets(width: int) -> tuple[str, ...] | str:
     return BIG_TARGETS if width >= BIG_WIDTH else TARGETS
 
 
-def default_lr(width: int) -> float:
-    """1.92 / width, at most 0.015; on a big base 1.152 / width.
+def default_lr(
+    width: int, *, freeze_a: bool = False, vera: bool = False, pissa: bool = False
+) -> float:
+    """LoRA's rate, and times FROZEN_A_TIMES, VERA_TIMES or PISSA_TIMES for these ways to train.
+
+    1.92 / width, at most 0.015; on a big base 1.152 / width.
 
     The first was measured at width 128 on q and v (0.015); the second at width 576 on all-linear
     (0.002: 55 steps of 4 notes made 19 of 20 validation notes exact; 0.0033, 58 steps, 36 of 50).
     """
     times = BIG_LR_TIMES_WIDTH if width >= BIG_WIDTH else LR_TIMES_WIDTH
-    return min(round(times / width, 5), HIGHEST_LR)
+    way = VERA_TIMES if vera else FROZEN_A_TIMES if freeze_a else PISSA_TIMES if pissa else 1
+    return min(round(times / width, 5), HIGHEST_LR) * way
 
 
 def judged_rows(parameters: int, held_out: Sequence[Example], asked: int | None) -> int:

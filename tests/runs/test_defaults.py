@@ -83,6 +83,15 @@ def test_targets_and_rate_follow_the_width(width, targets, lr):
     assert (defaults.default_targets(width), defaults.default_lr(width)) == (targets, lr)
 
 
+@pytest.mark.parametrize(
+    ("way", "times"),
+    [({}, 1), ({"vera": True}, 8), ({"freeze_a": True}, 8), ({"pissa": True}, 0.5)],
+)
+def test_other_ways_to_train_have_rates_of_their_own(way, times):
+    assert defaults.default_lr(128, **way) == 0.015 * times
+    assert defaults.default_lr(576, **way) == 0.002 * times
+
+
 @pytest.mark.parametrize(("parameters", "rows"), [(1_200_000, 50), (134_500_000, 4)])
 def test_where_answers_are_scored_a_few_losses_do(parameters, rows):
     assert defaults.loss_rows(parameters, examples_of(220, 50)) == rows

@@ -23,6 +23,8 @@ def _loss(logits: np.ndarray, labels: np.ndarray) -> float:
 def check_cross_entropy_gradient(fn: Callable, judge: Judge) -> None:
     for like, unlabelled in (((5, 7), (1, 3)), ((8, 3), (0, 5, 7))):
         rows, vocab = judge.sizes(*like)
+        while vocab == (rows - len(unlabelled)) ** 2:  # two mistakes would look alike
+            rows, vocab = judge.sizes(*like)
         logits, labels = judge.normal(rows, vocab), judge.rng.integers(0, vocab, rows)
         labels[[2, 4, *unlabelled]] = [0, 1] + [IGNORE] * len(unlabelled)
         count = rows - len(unlabelled)
