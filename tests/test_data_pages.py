@@ -343,9 +343,12 @@ def _is(label: str, name: str) -> bool:
 # ------------------------------------------------------------------- dimension, curvature, memory
 
 
-def test_directions_that_a_task_needs():
-    curve = load("dimension/dimension.json")["pretrained"]
-    rows = table("dimension", ("pretrained: d", "rate a weight"))
+@pytest.mark.parametrize(
+    ("file", "heading"), [("dimension", "pretrained: d"), ("smaller", "smaller base: d")]
+)
+def test_losses_along_directions(file, heading):
+    curve = load(f"dimension/{file}.json")["pretrained"]
+    rows = table("dimension", (heading, "rate a weight"))
     assert agrees(rows.pop("before")["loss (range)"], curve["before"])
     assert len(rows) == len(curve["levels"])
     for level in curve["levels"]:
@@ -355,6 +358,10 @@ def test_directions_that_a_task_needs():
             values = [scale * value for value in level[column]]
             known = (fmean(values), min(values), max(values))
             assert agrees(row[f"{column} (range)"], *known), (row, column)
+
+
+def test_directions_that_a_task_needs():
+    curve = load("dimension/dimension.json")["pretrained"]
     for label, key in (("by the loss", "d90"), ("By exact answers", "d90_exact")):
         (text,) = re.findall(rf"{label}\*\* \([^)]*\):\s+([\d,]+)[,;]", page("dimension"))
         assert agrees(text.strip(","), curve[key]), label
