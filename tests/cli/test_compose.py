@@ -59,7 +59,7 @@ def test_every_task_is_evaluated_with_every_adapter(base, two, tmp_path, monkeyp
     }  # fmt: skip
     asked = []
 
-    def fake(model, tokenizer, prompts, room, progress=""):
+    def fake(model, tokenizer, prompts, room, progress="", workers=1):
         asked.append(progress)
         known = [right_answers[p[-1]["content"]] for p in prompts]
         return [text if i < share[progress] else "no" for i, text in enumerate(known)]

@@ -38,7 +38,7 @@ def answering(monkeypatch, answer):
     """Replace the model's answers by answer(messages)."""
     seen = []
 
-    def fake(model, tokenizer, prompts, room, progress=""):
+    def fake(model, tokenizer, prompts, room, progress="", workers=1):
         seen.append((progress, prompts))
         return [answer(prompt, progress) for prompt in prompts]
 
