@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from statistics import fmean
 
@@ -62,7 +63,7 @@ def memory(
                 "held, bits a number")  # fmt: skip
     title = f"Facts of {plan.bits_a_fact:.0f} bits, {seeds} sets of them"
     show.grid(console, title, headings, rows, right=range(8))
-    if len(plan.ranks) > 1:
+    if math.isfinite(exponent(found)):
         show.say(console, f"The most that was held grows as r to the {exponent(found):.2f}")
     plot_memory(found, plan.bits_a_fact, out / "memory.png")
     show.say(console, f"Figures in {out / 'memory.json'}, plot in {out / 'memory.png'}")

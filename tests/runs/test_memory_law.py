@@ -101,6 +101,10 @@ def test_the_command_shows_and_draws(tmp_path, monkeypatch, capsys):
     assert main(["memory", "--out", str(tmp_path / "one"), "--r", "1", "--seeds", "1"]) == 0
     assert not names(capsys.readouterr().out, "nan")
     assert json.loads((tmp_path / "one" / "memory.json").read_text())["exponent"] is None
+    capsys.readouterr()
+    assert main(["memory", "--out", str(tmp_path / "two"), "--r", "1,1", "--seeds", "1"]) == 0
+    assert "nan" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "two" / "memory.json").read_text())["exponent"] is None
     assert main(["memory", "--out", str(out), "--r", "one"]) == 1
 
 
