@@ -149,10 +149,12 @@ def settings_of(plan: MemoryPlan, r: int, load: float, rate: float, seed: int) -
 
 
 def _of_rank(plan: MemoryPlan, r: int, trials: Trials) -> list[Held]:
-    grid = [(load, rate) for load in plan.loads for rate in plan.rates]
-    tried = trials.run([settings_of(plan, r, *place, TUNED) for place in grid])
-    bits = {place: result["bits"] for place, result in zip(grid, tried, strict=True)}
-    best = {load: max(plan.rates, key=lambda rate: bits[load, rate]) for load in plan.loads}
+    best = {load: plan.rates[0] for load in plan.loads}
+    if len(plan.rates) > 1:  # one rate leaves nothing to choose, and these trials take longest
+        grid = [(load, rate) for load in plan.loads for rate in plan.rates]
+        tried = trials.run([settings_of(plan, r, *place, TUNED) for place in grid])
+        bits = {place: result["bits"] for place, result in zip(grid, tried, strict=True)}
+        best = {load: max(plan.rates, key=lambda rate: bits[load, rate]) for load in plan.loads}
     seeds = range(TUNED + 1, TUNED + 1 + plan.seeds)
     places = [(load, best[load], seed) for load in plan.loads for seed in seeds]
     results = trials.run([settings_of(plan, r, *place) for place in places])

@@ -82,6 +82,19 @@ def test_the_most_held_and_its_law(tmp_path, monkeypatch):
     assert math.isnan(exponent([Held(1, 2, 3, 0.1, (4.0,), (1.0,), (1.0,))]))
 
 
+def test_one_rate_is_taken_without_trials_to_choose_it(tmp_path, monkeypatch):
+    seeds = []
+
+    def work(points, jobs=0, work=None):
+        points = list(points)
+        seeds.extend(point.told["seed"] for point in points)
+        return law(points)
+
+    monkeypatch.setattr(trials, "on_this_machine", work)
+    (held,) = measure(MemoryPlan(ranks=(8,), loads=(1.0,), rates=(0.015,)), tmp_path / "out")
+    assert seeds == [1, 2, 3] and held.rate == 0.015 and held.bits_a_number == 1.5
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [({"ranks": ()}, ()), ({"ranks": (0,)}, (0,)), ({"symbols": 1}, (1,)),
