@@ -1,8 +1,8 @@
-"""`minilora dimension`: how few random directions a task needs, and from which start."""
+"""`minilora dimension`: how few random directions a task needs, from which base and start."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -23,7 +23,7 @@ def dimension(
     out: Path = typer.Option(..., "--out", help="Folder of ledger, table and plot."),
     data: Path = typer.Option(DATA / "cardiology.train.jsonl", "--data", help="Learnt from."),
     eval_data: Path = typer.Option(DATA / "cardiology.eval.jsonl", "--eval", help="Judged on."),
-    base: str = typer.Option(WARD, "--base", help=BASE_HELP),
+    base: list[str] = typer.Option([WARD], "--base", help=f"{BASE_HELP} May be given again."),
     start: list[str] = typer.Option(
         list(STARTS), "--start", help="pretrained, or random: the same model, untrained."
     ),
@@ -45,7 +45,7 @@ def dimension(
     Example: minilora dimension --out d90 --start pretrained --d 100,1000,10000
     """
     plan = DimensionPlan(
-        data=data, eval_data=eval_data, base=base, starts=tuple(start),
+        data=data, eval_data=eval_data, bases=tuple(base), starts=tuple(start),
         dimensions=numbers("--d", dimensions, int), steps_a_weight=numbers("--rates", rates, float),
         seeds=seeds, steps=steps, scaled=scaled,
     )  # fmt: skip
@@ -56,21 +56,23 @@ def dimension(
     show.say(console, f"Figures in {out / 'dimension.json'}, plot in {out / 'dimension.png'}")
 
 
-def show_curves(console: Console, curves: Mapping[str, Curve]) -> None:
-    """A table a start, and its d90."""
-    for start, curve in curves.items():
+def show_curves(console: Console, curves: Sequence[Curve]) -> None:
+    """A table a base and start, and its d90."""
+    for curve in curves:
         rows = [("before", "", f"{curve.before:.3f}", "", f"{curve.exact_before:.1%}")]
         rows += [_row(level) for level in curve.levels]
-        title = f"{start}: {curve.size:,} numbers"
+        name = f"{curve.base}, {curve.start}"
         headings = ("d", "rate a weight", "loss", "range", "exact")
+        title = f"{name}: {curve.size:,} numbers"
         show.grid(console, title, headings, rows, right=range(5))
-        by_loss, by_exact = (
-            "none of these" if d is None else f"{d:,}" for d in (curve.d90, curve.d90_exact)
+        by_loss, between, by_exact = (
+            "none of these" if d is None else f"{d:,.0f}"
+            for d in (curve.d90, curve.d90_between, curve.d90_exact)
         )
         show.say(
             console,
-            f"d90 from {start}: {by_loss} (loss at most {curve.threshold:.3f}); by exact answers: "
-            f"{by_exact}",
+            f"d90 of {name}: {by_loss} (loss at most {curve.threshold:.3f}), interpolated "
+            f"{between}; by exact answers: {by_exact}",
         )
 
 

@@ -2,15 +2,18 @@
 
 All weights of a base are trained, but along d random directions only (`training.subspace`). The
 fewest with which the loss falls by 90 % of what full training takes off is the task's d90 from that
-start (Li et al. 2018; Aghajanyan et al. 2020, arXiv 2012.13255). The claim to be measured: a model
-that was pretrained needs far fewer than one that starts from random weights.
+start (Li et al. 2018; Aghajanyan et al. 2020, arXiv 2012.13255). The claims to be measured: a model
+that was pretrained needs far fewer than one that starts from random weights, and of pretrained ones
+the larger and better need fewer.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -41,14 +44,15 @@ UNTRAINED = 18
 class DimensionPlan:
     """What is measured: settings and paths.
 
-    dimensions: the d that are tried, beside full training. steps_a_weight: rates, as what a weight
-    moves in a step, of which the best is taken for each d by the choose rows and the first seed; z
-    moves sqrt(D / d) times as far, as its directions are of unit length. scaled: structure-aware.
+    bases, starts: a curve of each base from each start. dimensions: the d that are tried, beside
+    full training. steps_a_weight: rates, as what a weight moves in a step, of which the best is
+    taken for each d by the choose rows and the first seed; z moves sqrt(D / d) times as far, as its
+    directions are of unit length. scaled: structure-aware.
     """
 
     data: Path
     eval_data: Path
-    base: str = WARD
+    bases: tuple[str, ...] = (WARD,)
     starts: tuple[str, ...] = STARTS
     dimensions: tuple[int, ...] = (10, 100, 1_000, 10_000, 100_000)
     steps_a_weight: tuple[float, ...] = (0.0015, 0.005, 0.015)
@@ -68,11 +72,16 @@ class DimensionPlan:
         for step in self.steps_a_weight:
             require_finite("step a weight", step, above=True)
         unknown = sorted(set(self.starts) - set(STARTS))
-        if unknown or not (self.starts and self.dimensions and self.steps_a_weight):
+        some = self.bases and self.starts and self.dimensions and self.steps_a_weight
+        if unknown or not some:
             raise ValueError(
-                f"got starts {self.starts}, dimensions {self.dimensions} and steps "
-                f"{self.steps_a_weight}, expected some of each, starts among {STARTS}"
+                f"got bases {self.bases}, starts {self.starts}, dimensions {self.dimensions} and "
+                f"steps {self.steps_a_weight}, expected some of each, starts among {STARTS}"
             )
+        for name in ("bases", "starts"):
+            twice = [one for one, count in Counter(getattr(self, name)).items() if count > 1]
+            if twice:
+                raise ValueError(f"got {twice[0]!r} twice among {name}, expected each once")
 
 
 @dataclass(frozen=True)
@@ -88,12 +97,15 @@ class Level:
 
 @dataclass(frozen=True)
 class Curve:
-    """The levels of one start, its loss and score before training, its size, and its d90.
+    """The levels of one base and start, its loss and score before training, size, and d90.
 
-    d90: the fewest of the tried d whose mean loss is below `threshold`. d90_exact: the fewest that
-    reach 90 % of full training's exact answers. None where none does.
+    d90: the fewest of the tried d whose mean loss is below `threshold`. d90_between: where the line
+    through the mean losses, straight over log d, crosses it: a finer d90, None too where the first
+    d is enough. d90_exact: the fewest that reach 90 % of full training's exact answers. None where
+    none does.
     """
 
+    base: str
     start: str
     size: int
     before: float
@@ -116,6 +128,16 @@ class Curve:
         return self._fewest(lambda level: statistics.fmean(level.loss) <= self.threshold)
 
     @property
+    def d90_between(self) -> float | None:
+        """By the loss, interpolated between the tried d."""
+        tried = sorted((x.d, statistics.fmean(x.loss)) for x in self.levels if x.d is not None)
+        for (d, loss), (next_d, next_loss) in itertools.pairwise(tried):
+            if next_loss <= self.threshold < loss:
+                share = (loss - self.threshold) / (loss - next_loss)
+                return d * (next_d / d) ** share
+        return None
+
+    @property
     def d90_exact(self) -> int | None:
         """By exact answers, which lag behind the loss: none where full training has none."""
         wanted = SHARE * statistics.fmean(self.full.exact)
@@ -128,51 +150,58 @@ class Curve:
     def to_dict(self) -> dict:
         """JSON-ready."""
         return {
-            "start": self.start, "size": self.size, "before": self.before,
+            "base": self.base, "start": self.start, "size": self.size, "before": self.before,
             "exact_before": self.exact_before, "threshold": self.threshold, "d90": self.d90,
-            "d90_exact": self.d90_exact, "levels": [asdict(level) for level in self.levels],
+            "d90_between": self.d90_between, "d90_exact": self.d90_exact,
+            "levels": [asdict(level) for level in self.levels],
         }  # fmt: skip
 
 
 def measure(
     plan: DimensionPlan, out: Path, *, jobs: int = 0, bars: bool = False
-) -> dict[str, Curve]:
-    """The curve of each start; out: a folder for ledger and table, which a stopped call goes on in.
+) -> tuple[Curve, ...]:
+    """The curve of each base and start; out: a folder for ledger and table, which a stopped call
+    goes on in.
 
-    Raises ValueError for a dimension beyond the base's numbers, data that can't be used, a folder
+    Raises ValueError for a dimension beyond a base's numbers, data that can't be used, a folder
     of other settings, or a training that failed.
     """
-    model, _ = open_base(plan.base)
-    size = sum(p.size for p in model.parameters())
-    too_many = [d for d in plan.dimensions if d > size]
-    if too_many:
-        raise ValueError(f"got dimension {too_many[0]:,}, expected at most the base's {size:,}")
+    sizes = {}
+    for base in plan.bases:
+        model, _ = open_base(base)
+        sizes[base] = sum(p.size for p in model.parameters())
+        too_many = [d for d in plan.dimensions if d > sizes[base]]
+        if too_many:
+            raise ValueError(
+                f"got dimension {too_many[0]:,}, expected at most the {sizes[base]:,} of {base}"
+            )
     told = {
         **json.loads(json.dumps(asdict(plan), default=str)),
         "hashes": [sha256_file(plan.data), sha256_file(plan.eval_data)],
     }
     with trials_in(out, told, run_trial, jobs=jobs, bars=bars) as trials:
-        curves = {start: _curve(plan, start, size, trials) for start in plan.starts}
-        table = {start: found.to_dict() for start, found in curves.items()}
+        places = [(base, start) for base in plan.bases for start in plan.starts]
+        curves = tuple(_curve(plan, *place, sizes[place[0]], trials) for place in places)
+        table = {"curves": [curve.to_dict() for curve in curves]}
         atomic_write(out / "dimension.json", (json.dumps(table, indent=2) + "\n").encode())
     return curves
 
 
 def settings_of(
-    plan: DimensionPlan, start: str, d: int | None, step_a_weight: float, seed: int
+    plan: DimensionPlan, base: str, start: str, d: int | None, step_a_weight: float, seed: int
 ) -> dict:
-    """Of one training: from a start, along d directions (None: all weights freely), at a rate."""
-    names = ("base", "steps", "batch_size", "rows", "choose_rows", "report_rows", "scaled")
+    """Of one training: from a base's start, along d directions (None: all weights), at a rate."""
+    names = ("steps", "batch_size", "rows", "choose_rows", "report_rows", "scaled")
     return {
         **{name: getattr(plan, name) for name in names},
         "data": str(plan.data), "eval_data": str(plan.eval_data),
-        "start": start, "d": d, "step_a_weight": step_a_weight, "seed": seed,
+        "base": base, "start": start, "d": d, "step_a_weight": step_a_weight, "seed": seed,
     }  # fmt: skip
 
 
-def _curve(plan: DimensionPlan, start: str, size: int, trials: Trials) -> Curve:
+def _curve(plan: DimensionPlan, base: str, start: str, size: int, trials: Trials) -> Curve:
     """Every d and rate at the first seed, then the other seeds at each d's best rate."""
-    of = partial(settings_of, plan, start)
+    of = partial(settings_of, plan, base, start)
     grid = [(d, step) for d in (*plan.dimensions, None) for step in plan.steps_a_weight]
     before, *first = trials.run([of(None, 0.0, 0), *(of(d, step, 0) for d, step in grid)])
     loss = {place: result["choose_loss"] for place, result in zip(grid, first, strict=True)}
@@ -187,7 +216,7 @@ def _curve(plan: DimensionPlan, start: str, size: int, trials: Trials) -> Curve:
         own = [results[d, step, seed] for seed in range(plan.seeds)]
         losses, exact = tuple(r["loss"] for r in own), tuple(r["exact"] for r in own)
         levels.append(Level(start, d, step, losses, exact))
-    return Curve(start, size, before["loss"], before["exact"], tuple(levels))
+    return Curve(base, start, size, before["loss"], before["exact"], tuple(levels))
 
 
 # -- one training ----------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -10,13 +10,14 @@ from minilora.runs.dimension import SHARE, Curve
 from minilora.runs.figure import figure_in
 
 
-def plot_dimension(curves: Mapping[str, Curve], path: Path) -> None:
+def plot_dimension(curves: Sequence[Curve], path: Path) -> None:
     """Loss, left, and exact answers, right, by the number of random directions, with the seeds'
-    range; a line a start, dashed what 90 % of full training is.
+    range; a line a base and start, dashed what 90 % of its full training is.
     """
     with figure_in(path, 11, 4.5) as figure:
         left, right = figure.subplots(1, 2)
-        for colour, (start, curve) in zip(("tab:orange", "tab:blue"), curves.items(), strict=False):
+        for number, curve in enumerate(curves):
+            colour, label = f"C{number}", f"{curve.base}, {curve.start} ({curve.size:,})"
             levels = [level for level in curve.levels if level.d is not None]
             d = [level.d for level in levels]
             wanted = SHARE * fmean(curve.full.exact)
@@ -25,7 +26,7 @@ def plot_dimension(curves: Mapping[str, Curve], path: Path) -> None:
                 (right, [level.exact for level in levels], wanted),
             ):
                 means, spread = _means_and_spread(values)
-                axes.errorbar(d, means, spread, fmt="o-", color=colour, label=start)
+                axes.errorbar(d, means, spread, fmt="o-", color=colour, label=label)
                 axes.axhline(limit, color=colour, linestyle="--", linewidth=1)
         left.set(yscale="log", ylabel="loss (nats a token)")
         right.set(ylim=(-0.02, 1.02), ylabel="exact answers, share")
@@ -33,7 +34,7 @@ def plot_dimension(curves: Mapping[str, Curve], path: Path) -> None:
         for axes in (left, right):
             axes.set(xscale="log", xlabel="random directions d")
             axes.grid(alpha=0.3)
-        left.legend(title="dashed: 90 % of full training")
+        left.legend(title="dashed: 90 % of full training", fontsize=8)
 
 
 def _means_and_spread(values: Sequence[Sequence[float]]) -> tuple[list, list]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 from dataclasses import replace
 
@@ -29,7 +30,7 @@ def plan(base, tmp_path):
     return DimensionPlan(
         data=write_jsonl(tmp_path / "train.jsonl", pairs(20)),
         eval_data=write_jsonl(tmp_path / "eval.jsonl", pairs(32)[20:]),
-        base=str(base), dimensions=(5, 50), steps_a_weight=(0.001, 0.01), seeds=2, steps=3,
+        bases=(str(base),), dimensions=(5, 50), steps_a_weight=(0.001, 0.01), seeds=2, steps=3,
         batch_size=4, rows=20, choose_rows=4, report_rows=6,
     )  # fmt: skip
 
@@ -51,7 +52,7 @@ def here(points, jobs=0, work=None):
 def test_the_curve_takes_each_best_rate_and_all_seeds(plan, tmp_path, monkeypatch):
     monkeypatch.setattr(trials, "on_this_machine", here)
     curves = measure(replace(plan, starts=("pretrained",)), tmp_path / "out")
-    (curve,) = curves.values()
+    (curve,) = curves
     assert [(level.d, level.step_a_weight) for level in curve.levels] == [
         (5, 0.01), (50, 0.01), (None, 0.01),
     ]  # fmt: skip
@@ -59,14 +60,37 @@ def test_the_curve_takes_each_best_rate_and_all_seeds(plan, tmp_path, monkeypatc
     assert curve.before == 4.5
     assert curve.threshold == pytest.approx(4.5 - 0.9 * (4.5 - 1.55))
     assert curve.d90 == 50
+    # From 3.55 at d 5 to 1.75 at d 50, straight over log d, 1.845 is crossed at this share.
+    assert curve.d90_between == pytest.approx(5 * 10 ** ((3.55 - 1.845) / (3.55 - 1.75)))
     written = json.loads((tmp_path / "out" / "dimension.json").read_text())
-    assert written == json.loads(json.dumps({"pretrained": curve.to_dict()}))
+    assert written == json.loads(json.dumps({"curves": [curve.to_dict()]}))
+
+
+def test_each_base_has_a_curve_of_its_own(plan, base, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    shutil.copytree(base, other)
+
+    def work(points, jobs=0, work=None):
+        for point in points:
+            outcome = known(point)
+            if point.told["base"] == str(other) and point.told["d"] == 5:
+                outcome.result["loss"] = 1.6
+            yield outcome
+
+    monkeypatch.setattr(trials, "on_this_machine", work)
+    both = replace(plan, bases=(str(base), str(other)), starts=("pretrained",))
+    curves = measure(both, tmp_path / "out")
+    assert [(c.base, c.d90) for c in curves] == [(str(base), 50), (str(other), 5)]
+    with refusal(ValueError, "nowhere"):
+        measure(replace(plan, bases=(str(base), "nowhere")), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_no_dimension_may_be_enough():
     levels = (Level("random", 5, 0.01, (3.0,), (0.0,)), Level("random", None, 0.01, (1.0,), (1.0,)))
-    assert Curve("random", 99, 4.0, 0.0, levels).d90 is None
-    assert Curve("random", 99, 4.0, 0.0, levels).d90_exact is None
+    assert Curve("tiny", "random", 99, 4.0, 0.0, levels).d90 is None
+    assert Curve("tiny", "random", 99, 4.0, 0.0, levels).d90_between is None
+    assert Curve("tiny", "random", 99, 4.0, 0.0, levels).d90_exact is None
 
 
 def test_by_exact_answers_more_may_be_needed_than_by_the_loss():
@@ -74,7 +98,7 @@ def test_by_exact_answers_more_may_be_needed_than_by_the_loss():
         Level("pretrained", d, 0.01, (loss,), (exact,))
         for d, loss, exact in ((5, 0.3, 0.5), (50, 0.1, 0.9), (None, 0.0, 1.0))
     )
-    curve = Curve("pretrained", 99, 4.0, 0.0, levels)
+    curve = Curve("tiny", "pretrained", 99, 4.0, 0.0, levels)
     assert (curve.d90, curve.d90_exact) == (5, 50)
     blank = tuple(replace(level, exact=(0.0,)) for level in levels)
     assert replace(curve, levels=blank).d90_exact is None
@@ -101,7 +125,7 @@ def test_real_trainings_learn_more_from_more_directions(plan):
     own = replace(plan, steps=12)
 
     def loss(start, d, step):
-        return run_trial(settings_of(own, start, d, step, 0))["loss"]
+        return run_trial(settings_of(own, *own.bases, start, d, step, 0))["loss"]
 
     for start in own.starts:
         before, few, many, free = (
@@ -112,7 +136,7 @@ def test_real_trainings_learn_more_from_more_directions(plan):
 
 
 def test_a_trial_repeats_bit_for_bit(plan):
-    told = settings_of(plan, "pretrained", 50, 0.01, 1)
+    told = settings_of(plan, *plan.bases, "pretrained", 50, 0.01, 1)
     assert run_trial(told) == run_trial(told)
 
 
@@ -122,6 +146,9 @@ def test_a_trial_repeats_bit_for_bit(plan):
         ({"dimensions": (0,)}, (0,)),
         ({"dimensions": ()}, ()),
         ({"starts": ("middle",)}, ("middle", "random")),
+        ({"starts": ("random", "random")}, ("random", "starts")),
+        ({"bases": ()}, ()),
+        ({"bases": ("ward-base", "ward-base")}, ("ward-base", "bases")),
         ({"seeds": 0}, ("seeds", 0)),
         ({"steps_a_weight": (-1.0,)}, (-1.0,)),
     ],
@@ -140,12 +167,12 @@ def test_more_directions_than_numbers_are_refused(plan, tmp_path):
 def test_the_command_shows_and_draws(plan, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trials, "on_this_machine", here)
     out = tmp_path / "out"
-    command = ["dimension", "--out", str(out), "--data", str(plan.data), "--base", plan.base]
+    command = ["dimension", "--out", str(out), "--data", str(plan.data), "--base", *plan.bases]
     command += ["--eval", str(plan.eval_data), "--d", "5,50", "--seeds", "2"]
     assert main(command) == 0
     told = json.loads((out / "dimension.json").read_text())
-    assert set(told) == {"pretrained", "random"}
-    mean = statistics.fmean(told["random"]["levels"][0]["loss"])
+    assert [curve["start"] for curve in told["curves"]] == ["pretrained", "random"]
+    mean = statistics.fmean(told["curves"][1]["levels"][0]["loss"])
     assert names(capsys.readouterr().out, f"{mean:.3f}")
     assert imread(out / "dimension.png")[..., :3].std() > 0.01
     assert main([*command[:-4], "--d", "5,five"]) == 1
