@@ -220,19 +220,31 @@ def test_changes_and_their_ranks():
              "directions that hold 90 % of the energy": "energy_rank",
              "amplification (4 directions at most)": "amplified"}  # fmt: skip
     rows = table("spectra", ("r 2", "full"))
-    for column, keys in {
-        **{f"r {r}": (f"r{r}s0", f"r{r}s1") for r in (2, 8, 32)}, "full": ("full",),
-    }.items():  # fmt: skip
+    for column in ("r 2", "r 8", "r 32", "full"):
+        own = [arms[f"{column.replace(' ', '')}s{seed}"] for seed in (0, 1, 2)]
         for label, name in names.items():
-            assert agrees(rows[label][column], *(arms[key][name][0] for key in keys)), label
-        assert agrees(rows["intruders"][column], *(arms[key]["intruders"] for key in keys))
-        exact = rows["exact, seed 0, seed 1"][column]
-        assert agrees(exact, *(100 * arms[key]["exact"] for key in keys))
-    cut = load("spectra/changes.json")["full_cut_to"]
+            assert agrees(rows[label][column], *(arm[name][0] for arm in own)), label
+        assert agrees(rows["intruders"][column], *(arm["intruders"] for arm in own))
+        assert agrees(rows["exact, %"][column], *(100 * arm["exact"] for arm in own))
+    cuts = load("spectra/changes.json")["full_cut_to"]
     rows = table("spectra", ("full training, cut to its first directions",))
-    for directions, found in cut.items():
-        assert agrees(rows["energy left"][directions], 100 * found["energy"])
-        assert agrees(rows["exact"][directions], 100 * found["exact"])
+    for directions, found in cuts["0"].items():
+        assert agrees(rows["energy left, seed 0, %"][directions], 100 * found["energy"])
+        exact = [100 * cut[directions]["exact"] for cut in cuts.values()]
+        assert agrees(rows["exact, seeds 0, 1, 2, %"][directions], *exact)
+
+
+def test_changes_and_what_they_share():
+    shared = load("spectra/changes.json")["shared"]
+    rows = table("spectra", ("φ of what both read",))
+    assert len(rows) == len(shared)
+    for label, row in rows.items():
+        one, _, other = re.sub(r" \([^)]*\)", "", label).partition(" and ")
+        a, b = (f"{one}s0", f"{other}s0") if other else (f"{one.split(',')[0]}s0",) * 2
+        b = b if other else b.replace("s0", "s1")
+        found = shared[f"{a} {b}".replace("r ", "r")]
+        assert agrees(row["first direction"], found["reads_first"][0]), label
+        assert agrees(row["whole"], found["reads_whole"][0]), label
 
 
 def places(run):
