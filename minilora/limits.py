@@ -14,6 +14,12 @@ def require_count(name: str, value: object, least: int, most: int | None = None)
         raise ValueError(f"got {name} {value!r}, expected a whole number {span}")
 
 
+def require_flag(name: str, value: object) -> None:
+    """Raise ValueError unless `value` is True or False: any text, "no" too, counts as true."""
+    if not isinstance(value, bool):
+        raise ValueError(f"got {name} {value!r}, expected True or False")
+
+
 def require_finite(
     name: str, value: object, least: float = 0.0, *, above: bool = False, below: float = math.inf
 ) -> None:

@@ -20,7 +20,7 @@ from minilora.autograd.stored_array import BLOCKS
 from minilora.limits import require_count
 from minilora.lora import ALL_LINEAR, LoRAConfig, adapter_state, attach
 from minilora.lora.targets import names_target
-from minilora.nn import BASE_DTYPES, Transformer, TransformerConfig
+from minilora.nn import BASE_DTYPES, Transformer, TransformerConfig, require_base_dtype
 from minilora.training.optim import AdamW, Optimizer
 
 FLOAT = 4
@@ -124,8 +124,7 @@ def matrix_bytes(shape: tuple[int, int], base_dtype: str, *, sensitive: bool = F
 
     As `nn.store_base` keeps it. Raises ValueError for a dtype that it does not know.
     """
-    if base_dtype not in BASE_DTYPES:
-        raise ValueError(f"got base dtype {base_dtype!r}, expected one of {', '.join(BASE_DTYPES)}")
+    require_base_dtype(base_dtype)
     out, inputs = shape
     numbers = out * inputs
     if base_dtype == "float32":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 
-from minilora.limits import require_count, require_finite
+from minilora.limits import require_count, require_finite, require_flag
 from minilora.lora.expressions import MOST_EXPRESSIONS, check_expression, fits_start
 
 ALL_LINEAR = "all-linear"
@@ -39,10 +39,7 @@ class Vera:
     def __post_init__(self) -> None:
         require_count("projection_prng_key", self.projection_prng_key, 0, 2**64 - 1)
         require_finite("d_initial", self.d_initial)
-        if not isinstance(self.save_projection, bool):
-            raise ValueError(
-                f"got save_projection {self.save_projection!r}, expected True or False"
-            )
+        require_flag("save_projection", self.save_projection)
 
 
 @dataclass(frozen=True)
@@ -86,8 +83,7 @@ class LoRAConfig:
     def __post_init__(self) -> None:
         require_finite("lora_dropout", self.lora_dropout, below=1.0)
         for name in ("use_rslora", "use_dora"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"got {name} {getattr(self, name)!r}, expected True or False")
+            require_flag(name, getattr(self, name))
         if self.use_dora and self.invocation is not None:
             raise ValueError("got use_dora with an invocation, expected one of the two")
         if self.vera is not None:

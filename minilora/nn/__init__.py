@@ -5,6 +5,7 @@ from minilora.nn.base_dtype import (
     StoredParameter,
     bytes_by_format,
     formats_for,
+    require_base_dtype,
     store_base,
 )
 from minilora.nn.finite import NotFiniteError, quiet_overflow, require_finite_logits
@@ -30,6 +31,7 @@ __all__ = [
     "generate",
     "next_logits",
     "quiet_overflow",
+    "require_base_dtype",
     "require_finite_logits",
     "store_base",
 ]

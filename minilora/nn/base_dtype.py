@@ -21,6 +21,12 @@ BASE_DTYPES = ("float32", "float16", "q4", "nf4")
 """What `store_base` takes. Norms and biases are float32 in each."""
 
 
+def require_base_dtype(dtype: object) -> None:
+    """Raise ValueError for what is none of BASE_DTYPES."""
+    if dtype not in BASE_DTYPES:
+        raise ValueError(f"got base dtype {dtype!r}, expected one of {', '.join(BASE_DTYPES)}")
+
+
 class StoredParameter(Parameter):
     """A weight held as a StoredArray: frozen for good.
 
@@ -132,8 +138,7 @@ def formats_for(model: Transformer, dtype: str) -> dict[str, str]:
 
     Raises ValueError for another dtype.
     """
-    if dtype not in BASE_DTYPES:
-        raise ValueError(f"got base dtype {dtype!r}, expected one of {', '.join(BASE_DTYPES)}")
+    require_base_dtype(dtype)
     formats: dict[str, str] = {}
     if dtype == "float32":
         return formats

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from minilora.backend import require_device
 from minilora.evaluation.cases import Case
 from minilora.evaluation.gate import Gate
 from minilora.evaluation.house import house_records, read_house
 from minilora.evaluation.judge import REGRESSION, Judge
 from minilora.hub.bases import WARD, open_base, public_name
 from minilora.hub.tokens import ids_of
-from minilora.limits import require_finite
+from minilora.limits import require_count, require_finite
 from minilora.lora import (
     Attachment,
     LoRAConfig,
@@ -25,7 +26,7 @@ from minilora.lora import (
 )
 from minilora.lora.peft_format import CONFIG, SIDECAR, TENSORS
 from minilora.lora.pissa import require_pissa
-from minilora.nn import Transformer, bytes_by_format
+from minilora.nn import Transformer, bytes_by_format, require_base_dtype
 from minilora.runs import defaults
 from minilora.runs.data import WARD_DATA, File, UnusableDataError, one_answer_a_row, read_file
 from minilora.runs.decide import Decided, decide
@@ -96,6 +97,13 @@ class AdaptPlan(OpenPlan):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_device(self.device)
+        require_base_dtype(self.base_dtype)
+        for name in ("tokens", "tables"):
+            _require_texts(name, getattr(self, name))
+        for name in ("eval_rows", "max_length"):
+            if getattr(self, name) is not None:
+                require_count(name, getattr(self, name), 1)
         rows = {"embed_tokens": (0,)} if self.tokens and "embed_tokens" not in self.tables else {}
         self.lora(0, (0,) if self.activated else None, rows)
         require_replay(self.replay, self.replay_data, self.base)
@@ -114,10 +122,6 @@ class AdaptPlan(OpenPlan):
                 f"got loraplus_lr_ratio {self.loraplus_lr_ratio:g} with freeze_a, which trains no "
                 "A for B to be faster than; expected one of the two"
             )
-        for name in ("eval_rows", "max_length"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise ValueError(f"got {name} {number}, expected at least 1")
 
     def lora(
         self,
@@ -270,6 +274,11 @@ class AdaptPlan(OpenPlan):
             **({"as_text": True} if self.as_text else {}),
             **({"replay": decided.replay_about()} if decided.replay else {}),
         }
+
+
+def _require_texts(name: str, value: object) -> None:
+    if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
+        raise ValueError(f"got {name} {value!r}, expected a list of texts")
 
 
 def read_reported(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from minilora.evaluation.gate import Gate
 from minilora.evaluation.judge import Scores
-from minilora.limits import require_count, require_finite
+from minilora.limits import require_count, require_finite, require_flag
 from minilora.runs.folder import RunFolder
 from minilora.text import Problem
 from minilora.training.parallel import MOST_WORKERS
@@ -23,7 +23,7 @@ class Plan:
     workers: processes that train and write answers, 0 for one a core. resume: continue the stopped
     run of `out`. keep_checkpoints: all of them stay in the run's folder, for `minilora why` and
     `verify`.
-    Raises ValueError naming the first number that makes no sense.
+    Raises ValueError naming the first of them that makes no sense.
     """
 
     out: Path
@@ -37,6 +37,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         paths_from_texts(self)
+        for field_ in fields(self):
+            if field_.type == "bool":
+                require_flag(field_.name, getattr(self, field_.name))
         for name in ("steps", "batch_size"):
             if getattr(self, name) is not None:
                 require_count(name, getattr(self, name), 1)

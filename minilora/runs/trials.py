@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from minilora.nn import NotFiniteError
 from minilora.runs.folder import RunFolder
 from minilora.runs.sweep.drive import run_all
 from minilora.runs.sweep.file import RUN_ROOMS
-from minilora.runs.sweep.ledger import Ledger
+from minilora.runs.sweep.ledger import LEDGER, LOCK, Ledger, require_ledger_folder
 from minilora.runs.sweep.pools import Outcome, on_this_machine
 from minilora.storage import one_line
 from minilora.training.made_by import code_fingerprint
@@ -61,19 +60,21 @@ def trials_in(
     """Trials with their ledger in the folder `out`, which no other process writes meanwhile.
 
     told: all that the results hang on but the code, JSON-ready. jobs: processes, 0 for one a core.
-    Raises ValueError for a folder of other settings or other code, RunHeldError for one in use.
+    Raises ValueError for a folder of other settings, other code or something else, RunHeldError for
+    one in use.
     """
     mark = _json({**told, "code": code_fingerprint(RUN_ROOMS)})
+    require_ledger_folder(out)
     out.mkdir(parents=True, exist_ok=True)
-    with RunFolder(out / "trials").held():
-        ledger = Ledger(out / "ledger.jsonl", hashlib.sha256(mark.encode()).hexdigest())
+    with RunFolder(out / LOCK).held():
+        ledger = Ledger(out / LEDGER, hashlib.sha256(mark.encode()).hexdigest())
         yield Trials(ledger, work, jobs, bars)
 
 
 def _guarded(work: TrialWork, trial: Trial) -> Outcome:
     try:
         return Outcome(trial, work(trial.told))
-    except (ValueError, OSError, ArithmeticError, MemoryError, NotFiniteError) as error:
+    except Exception as error:
         return Outcome(trial, None, f"{type(error).__name__}: {one_line(error)}")
 
 

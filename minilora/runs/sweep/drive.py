@@ -16,13 +16,19 @@ from minilora.evaluation.cases import read_cases
 from minilora.hub.bases import open_base
 from minilora.runs.folder import RunFolder
 from minilora.runs.sweep.file import Point, SweepFile
-from minilora.runs.sweep.ledger import Ledger
+from minilora.runs.sweep.ledger import LEDGER, LOCK, Ledger, require_ledger_folder
 from minilora.runs.sweep.point import judged
-from minilora.runs.sweep.pools import Outcome, on_a_cluster, on_cards, on_this_machine
+from minilora.runs.sweep.pools import (
+    Outcome,
+    connect,
+    on_a_cluster,
+    on_cards,
+    on_this_machine,
+)
 from minilora.runs.sweep.table import Candidate, candidates, share, shares_by_group
 from minilora.storage import atomic_write
 
-LEDGER, TABLE, DATA, ADAPTERS = "ledger.jsonl", "table.json", "data", "runs"
+TABLE, DATA, ADAPTERS = "table.json", "data", "runs"
 
 Pool = Callable[[Sequence[Point]], Iterator[Outcome]]
 
@@ -60,7 +66,8 @@ def sweep(
     out: a folder for ledger, data, adapters and table. jobs: processes here, 0 for one a core.
     device: "gpu" for one process a CUDA device of this machine, or of whatever a worker sees.
     Stopped at any moment, the same call goes on from what was done. Raises ValueError for a folder
-    of another sweep, RunHeldError where another process sweeps into it, and what `SweepFile` says.
+    of another sweep or of something else, or an adapter that does not fit the base,
+    RunHeldError where another process sweeps into it, and what `SweepFile` says.
     """
     require_device(device)
     if scheduler is None and device == "gpu":
@@ -69,28 +76,32 @@ def sweep(
     elif scheduler is None:
         pool = partial(on_this_machine, jobs=jobs)
     else:
+        connect(scheduler).close()  # refused before anything is written
         pool = partial(on_a_cluster, address=scheduler)
+    file.check(open_base(file.base)[0])
+    fingerprint, place = file.fingerprint, out.absolute()
+    require_ledger_folder(out)
     out.mkdir(parents=True, exist_ok=True)
-    with RunFolder(out / "sweep").held():
-        ledger = Ledger(out / LEDGER, file.fingerprint)
-        files = file.write_data(out / DATA)
+    with RunFolder(out / LOCK).held():
+        ledger = Ledger(out / LEDGER, fingerprint)
+        files = file.write_data(place / DATA)
         base_suite, groups = _base_suite(file, files), groups_of(files)
-        ran, dropped, alive = 0, [], None
+        ran, dropped, alive, asked = 0, [], None, set()
         rungs = file.halving.steps if file.halving else (None,)
         for rung, steps in enumerate(rungs):
-            points = file.points(files, out / ADAPTERS, steps, device)
+            points = file.points(files, place / ADAPTERS, steps, device)
             if alive is not None:
                 points = [p for p in points if _apart_from_steps(p) in alive]
+            asked |= {point.id for point in points}
             ran += run_all(points, ledger, pool, bars)
             found = candidates(points, ledger.results, base_suite, groups, file.meant_to_change)
             if rung < len(rungs) - 1:
                 best = found[: max(1, math.ceil(file.halving.keep * len(found)))]
                 alive = {_key(c.settings) for c in best}
                 dropped += found[len(best) :]
-        every = {point.id for point in points}
-        failures = {run: text for run, text in ledger.failures.items() if run in every}
+        failures = {run: text for run, text in ledger.failures.items() if run in asked}
         swept = Swept(
-            file, out, found, dropped, ran, len(ledger.results) - ran, failures,
+            file, out, found, dropped, ran, len(asked) - ran, failures,
             {"all": share(base_suite), **shares_by_group(base_suite, groups)} if groups else {},
         )  # fmt: skip
         atomic_write(out / TABLE, (json.dumps(table(swept), indent=2) + "\n").encode())
@@ -136,6 +147,7 @@ def run_all(points: Sequence[Point], ledger: Ledger, pool: Pool, bars: bool) -> 
 
     points: of a sweep, or anything with an `id` and `told`, what the ledger says of it.
     """
+    points = {point.id: point for point in points}.values()  # two of one id are one run
     todo = [point for point in points if point.id not in ledger.results]
     if not todo:
         return 0

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from minilora.hub.bases import WARD, open_base
+from minilora.hub.smollm import known_model
 from minilora.limits import require_count, require_finite
 from minilora.lora import base_fingerprint
+from minilora.lora.fitting import attachable
+from minilora.lora.pissa import doubled
+from minilora.nn import Transformer
 from minilora.runs.adapt import AdaptPlan
 from minilora.storage import atomic_write, sha256_file
 from minilora.text import Problem
@@ -29,7 +33,7 @@ else:
 
 NOT_VARIED = (
     "out", "data", "as_text", "eval_data", "eval_rows", "workers", "resume", "base", "replay",
-    "replay_data", "device",
+    "replay_data", "device", "suite", "gate", "keep_checkpoints",
 )  # fmt: skip
 """Fields of an AdaptPlan that a sweep sets itself; replay belongs to a data mix."""
 MOST_RUNS = 10_000
@@ -94,20 +98,22 @@ class Point:
         return {"data": self.mix, **self.settings}
 
     def plan(self) -> AdaptPlan:
-        """The adaptation: one process, and two rows judged, as the sweep judges itself."""
-        settings = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in self.settings.items()
-        }
+        """The adaptation: one process, two rows judged and no gate, as the sweep judges itself."""
         return AdaptPlan(
             out=self.out,
             data=self.files["train"],
             eval_data=self.files["choose"],
             eval_rows=2,
+            gate=False,
             base=self.base,
             workers=1,
-            **settings,
+            **plan_settings(self.settings),
         )
+
+
+def plan_settings(settings: Mapping) -> dict:
+    """Settings of a run as an AdaptPlan takes them: what a file has as lists are tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
 
 
 def kind_of(settings: Mapping, mix: str) -> str:
@@ -143,8 +149,9 @@ class SweepFile:
     def read(cls, path: Path) -> SweepFile:
         """The sweep that a TOML file describes; its paths count from the file's folder.
 
-        Raises ValueError naming the key for what is missing, unknown or no sensible number, and
-        OSError.
+        So does a base that is a folder or a .gguf file. Each combination is made a plan of once, so
+        that a setting which makes no sense stops the sweep before it begins. Raises ValueError
+        naming the key for what is missing, unknown or no sensible value, and OSError.
         """
         try:
             told = tomllib.loads(path.read_text("utf-8"))
@@ -155,7 +162,13 @@ class SweepFile:
         for key in ("eval", "grid", "data"):
             if key not in told:
                 raise ValueError(f"{path} has no {key!r}, expected eval, [grid] and [data.NAME]")
-        here = path.parent
+        for key in ("base", "eval", "suite"):
+            if not isinstance(told.get(key, ""), str):
+                raise ValueError(f"{path}: got {key} {told[key]!r}, expected a text")
+        here = path.absolute().parent  # the workers of a cluster may stand in another folder
+        for name in _table(path, told, "data"):
+            if not name or set(name) & set("/\\:\0"):
+                raise ValueError(f"{path}: got data {name!r}, expected a name that a file may have")
         mixes = {
             name: _mix(f"{path}: data.{name}", own, here)
             for name, own in _table(path, told, "data").items()
@@ -165,7 +178,7 @@ class SweepFile:
             require_count(f"{path}: {name}", count, 1)
         sweep = cls(
             path=path,
-            base=told.get("base", WARD),
+            base=_base(told.get("base", WARD), here),
             eval=here / told["eval"],
             grid=_grid(path, _table(path, told, "grid"), mixes),
             mixes=mixes,
@@ -178,7 +191,40 @@ class SweepFile:
             raise ValueError(f"{path} has steps in [grid] and in [halving], expected one of them")
         if sweep.runs > MOST_RUNS:
             raise ValueError(f"{path} asks for {sweep.runs:,} runs, expected at most {MOST_RUNS:,}")
+        sweep._check_plans()
         return sweep
+
+    def _check_plans(self) -> None:
+        steps = {} if self.halving is None else {"steps": self.halving.steps[0]}
+        for settings, _ in self.combinations():
+            try:
+                AdaptPlan(
+                    out=Path("out"), data=Path("data"), base=self.base,
+                    **plan_settings({**settings, **steps}),
+                )  # fmt: skip
+            except ValueError as error:
+                raise ValueError(f"{self.path}: {error}") from None
+
+    def combinations(self) -> Iterator[tuple[dict, str]]:
+        """The settings of each run of the grid, in its order, and the name of its data mix."""
+        for values in itertools.product(*self.grid.values()):
+            settings = dict(zip(self.grid, values, strict=True))
+            mix = settings.pop("data")
+            if self.mixes[mix].replay:
+                settings["replay"] = self.mixes[mix].replay
+            yield settings, mix
+
+    def check(self, model: Transformer) -> None:
+        """Raise ValueError where an adapter of the grid does not fit this base."""
+        for settings, _ in self.combinations():
+            plan = AdaptPlan(
+                out=Path("out"), data=Path("data"), base=self.base, **plan_settings(settings)
+            )
+            config = plan.lora(model.config.hidden_size)
+            try:
+                attachable(model, doubled(config) if plan.pissa else config)
+            except ValueError as error:
+                raise ValueError(f"{self.path}: {error}") from None
 
     @property
     def runs(self) -> int:
@@ -218,8 +264,10 @@ class SweepFile:
         }
         if self.suite is not None:
             suite = _rows(self.suite)
-            step = max(1, len(suite) // self.suite_rows)
-            written["suite"] = suite[::step][: self.suite_rows]
+            if not suite:
+                raise ValueError(f"{self.suite} has no rows, expected one at least to judge on")
+            count = min(self.suite_rows, len(suite))
+            written["suite"] = [suite[i * len(suite) // count] for i in range(count)]
             known = {str(row.get("task", "")).split("/")[0] for row in written["suite"]}
             unknown = sorted(set(self.meant_to_change) - known)
             if unknown:
@@ -249,13 +297,9 @@ class SweepFile:
             "base": base_fingerprint(open_base(self.base)[0]),
             "code": code_fingerprint(RUN_ROOMS),
         }
-        hashes = {name: sha256_file(path) for name, path in files.items()}
+        of_path = {path: sha256_file(path) for path in files.values()}
         points = []
-        for values in itertools.product(*self.grid.values()):
-            settings = dict(zip(self.grid, values, strict=True))
-            mix = settings.pop("data")
-            if self.mixes[mix].replay:
-                settings["replay"] = self.mixes[mix].replay
+        for settings, mix in self.combinations():
             if steps is not None:
                 settings["steps"] = steps
             if device != "cpu":
@@ -263,7 +307,7 @@ class SweepFile:
             used = {"train": files[f"mix-{mix}"]} | {
                 name: files[name] for name in ("choose", "report", "suite") if name in files
             }
-            data = {name: hashes[path.stem] for name, path in used.items()}
+            data = {name: of_path[path] for name, path in used.items()}
             text = _json({**mark, "settings": settings, "data": data})
             name = hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
             points.append(Point(name, settings, mix, used, out / name, self.base))
@@ -286,6 +330,11 @@ def _table(path: Path, told: Mapping, key: str) -> Mapping:
     return told[key]
 
 
+def _base(told: str, here: Path) -> str:
+    """A known base's name as it is, else the place of a folder or file, from the sweep file's."""
+    return told if told == WARD or known_model(told) is not None else str(here / told)
+
+
 def _mix(where: str, told: object, here: Path) -> Mix:
     """Path -> how many rows, `true` for all of them; and "replay" -> a share."""
     if not isinstance(told, dict) or not told.keys() - {"replay"}:
@@ -306,6 +355,13 @@ def _grid(path: Path, told: Mapping, mixes: Mapping) -> dict[str, tuple]:
     varied = {f.name for f in fields(AdaptPlan)} - set(NOT_VARIED)
     _refuse_unknown(f"{path}: grid", told, varied | {"data"})
     grid = {name: tuple(v) if isinstance(v, list) else (v,) for name, v in told.items()}
+    for name, values in grid.items():
+        odd = [v for v in values if not _is_setting(v)]
+        if odd:
+            raise ValueError(
+                f"{path}: got {name} {odd[0]!r}, expected numbers, texts, true, false, or lists of "
+                "texts"
+            )
     if "target_modules" in told and all(isinstance(v, str) for v in grid["target_modules"]):
         names = grid["target_modules"]
         if isinstance(told["target_modules"], list) and "all-linear" not in names:
@@ -327,6 +383,11 @@ def _grid(path: Path, told: Mapping, mixes: Mapping) -> dict[str, tuple]:
         if not values or len({_json(v) for v in values}) < len(values):
             raise ValueError(f"{path}: got {name} {list(values)}, expected values, each once")
     return {**grid, "seed": grid.get("seed", (0,))}
+
+
+def _is_setting(value: object) -> bool:
+    texts = isinstance(value, list) and all(isinstance(part, str) for part in value)
+    return texts or isinstance(value, (str, bool, int, float))
 
 
 def _changing(path: Path, told: Mapping) -> tuple[str, ...]:

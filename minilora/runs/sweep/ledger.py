@@ -8,6 +8,23 @@ from collections.abc import Mapping
 from pathlib import Path
 
 STARTED, DONE, FAILED = "started", "done", "failed"
+LEDGER, LOCK = "ledger.jsonl", "ledger"
+"""A ledger in its folder, and what the lock of who writes it is named after."""
+BEGINNING = b'{"sweep": "'
+
+
+def require_ledger_folder(out: Path) -> None:
+    """Raise ValueError unless `out` is absent, empty, or a folder with a ledger in it."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ValueError(f"got --out {out}, which is a file; expected a folder to make")
+    names = sorted({entry.name for entry in out.iterdir()} - {f"{LOCK}.run"})
+    if names and LEDGER not in names:
+        raise ValueError(
+            f"got --out {out}, which holds {names[0]!r} and no {LEDGER}; expected a folder that is "
+            "absent, empty or of runs that were begun in it"
+        )
 
 
 class Ledger:
@@ -24,20 +41,26 @@ class Ledger:
         """
         self.path, self.results, self.failures = path, {}, {}
         self._begun: set[str] = set()
-        lines = _whole_lines(path)
-        if lines is None:
-            self._append({"sweep": sweep, "format": 1})
-            return
-        head = lines[0] if lines else {}
-        if "sweep" not in head:
-            raise ValueError(f"{path} is no ledger of a sweep, expected one or none")
-        if head["sweep"] != sweep:
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            data = b""
+        whole = data[: data.rfind(b"\n") + 1]
+        if not whole and not BEGINNING.startswith(data[: len(BEGINNING)]):
+            raise _no_ledger(path)
+        lines = _lines(path, whole)
+        if lines and lines[0]["sweep"] != sweep:
             raise ValueError(
-                f"{path} belongs to another sweep ({head['sweep'][:19]}…), got {sweep[:19]}…: the "
-                "sweep file or its data changed; expected the same, or another --out"
+                f"{path} belongs to another sweep ({lines[0]['sweep'][:19]}…), got {sweep[:19]}…: "
+                "the sweep file or its data changed; expected the same, or another --out"
             )
         for line in lines[1:]:
             self._take(line)
+        if len(whole) < len(data):  # a kill cut the last line off; the rest is a ledger's
+            with path.open("r+b") as file:
+                file.truncate(len(whole))
+        if not lines:
+            self._append({"sweep": sweep, "format": 1})
 
     def _take(self, line: Mapping) -> None:
         state, run = line["state"], line["id"]
@@ -74,31 +97,30 @@ class Ledger:
     def _append(self, line: dict) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
 
-def _whole_lines(path: Path) -> list[dict] | None:
-    """The lines of a ledger, None where there is none; a last line cut off by a kill goes.
-
-    Raises ValueError for any other line that is no JSON object.
-    """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    if not whole:
-        path.unlink()
-        return None
+def _lines(path: Path, whole: bytes) -> list[dict]:
+    """The lines of a ledger. Raises ValueError where one of them is none of a ledger's."""
     try:
         lines = [json.loads(line) for line in whole.splitlines()]
     except ValueError:
-        lines = []
-    if not lines or not all(isinstance(line, dict) for line in lines):
-        raise ValueError(f"{path} is no ledger of a sweep, expected one JSON object a line")
+        raise _no_ledger(path) from None
+    if not all(isinstance(line, dict) for line in lines) or (
+        lines and not isinstance(lines[0].get("sweep"), str)
+    ):
+        raise _no_ledger(path)
+    for number, line in enumerate(lines[1:], 2):
+        needed = {STARTED: "settings", DONE: "result", FAILED: "error"}.get(str(line.get("state")))
+        if needed not in line or not isinstance(line.get("id"), str):
+            raise ValueError(
+                f"{path}, line {number} tells of no run, expected state {STARTED}, {DONE} or "
+                f"{FAILED}, an id and what came of it"
+            )
     return lines
+
+
+def _no_ledger(path: Path) -> ValueError:
+    return ValueError(f"{path} is no ledger of a sweep, expected one JSON object a line, or none")

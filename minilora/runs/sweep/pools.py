@@ -5,13 +5,18 @@ Only paths and settings are sent. Each run trains in one process with one BLAS t
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import cache, partial
 from multiprocessing.queues import SimpleQueue
+from typing import TYPE_CHECKING
 
 from minilora.backend import device_count
 from minilora.machine import usable_cores
@@ -19,7 +24,12 @@ from minilora.runs.sweep.file import Point
 from minilora.runs.sweep.point import run_point
 from minilora.storage import one_line
 
+if TYPE_CHECKING:
+    from distributed import Client
+
 CONNECT_SECONDS = 10
+LOOK_SECONDS = 0.5
+"""How often a process looks whether the one that began it is still there."""
 RETRIES = 2
 """How often a run is begun again on another worker when its worker dies."""
 
@@ -34,10 +44,13 @@ class Outcome:
 
 
 def guarded(point: Point) -> Outcome:
-    """`run_point`, its error as part of the outcome: one run that fails stops no other."""
+    """`run_point`, its error as part of the outcome: one run that fails stops no other.
+
+    Any error, as a device's own are kinds of their own, and a fault in one run is one run's.
+    """
     try:
         return Outcome(point, run_point(point))
-    except (ValueError, OSError, ArithmeticError, MemoryError) as error:
+    except Exception as error:
         return Outcome(point, None, f"{type(error).__name__}: {one_line(error)}")
 
 
@@ -56,6 +69,7 @@ def on_this_machine(
     from joblib.externals.loky.process_executor import BrokenProcessPool as BrokenPool
 
     waiting = {point.id: point for point in points}
+    work = partial(_while_parent_lives, work, os.getpid())
     jobs = min(jobs or usable_cores(), len(points))
     for tries_left in reversed(range(RETRIES + 1)):
         try:
@@ -87,24 +101,53 @@ def on_cards(
     if not cards:
         raise ValueError("got --device gpu, but CuPy sees no CUDA device; expected one or more")
     waiting = {point.id: point for point in points}
+    work = partial(_while_parent_lives, work, os.getpid())
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     for tries_left in reversed(range(RETRIES + 1)):
         free = context.SimpleQueue()
         for card in cards:
             free.put(card)
-        count = min(len(cards), len(waiting))
-        with ProcessPoolExecutor(count, context, _take_card, (free,)) as pool:
+        count, elders = min(len(cards), len(waiting)), multiprocessing.active_children()
+        pool = ProcessPoolExecutor(count, context, _take_card, (free,))
+        try:
             futures = [pool.submit(work, point) for point in waiting.values()]
-            try:
-                for future in as_completed(futures):
-                    outcome = future.result()
-                    del waiting[outcome.point.id]
-                    yield outcome
-                return
-            except BrokenProcessPool as error:
-                if not tries_left:
-                    for point in waiting.values():
-                        yield Outcome(point, None, f"its process died: {one_line(error)}")
+            for future in as_completed(futures):
+                outcome = future.result()
+                del waiting[outcome.point.id]
+                yield outcome
+            return
+        except (KeyboardInterrupt, GeneratorExit):
+            for process in multiprocessing.active_children():
+                if process not in elders:
+                    process.kill()  # else it goes on with its run, and one more after it
+            raise
+        except BrokenProcessPool as error:
+            if not tries_left:
+                for point in waiting.values():
+                    yield Outcome(point, None, f"its process died: {one_line(error)}")
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _while_parent_lives(work: Work, parent: int, point: Point) -> Outcome:
+    """`work`, in a process that ends when the one that hands out the runs does.
+
+    Else the processes of a killed sweep would go on with the runs that they were given, of which
+    nobody hears any more, and the next sweep would wait for them and do the runs again.
+    """
+    if os.getppid() == parent:
+        _end_with(parent)
+    return work(point)
+
+
+@cache
+def _end_with(parent: int) -> None:
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def visible_cards() -> list[str]:
@@ -123,30 +166,47 @@ def on_a_cluster(points: Sequence[Point], address: str, work: Work = guarded) ->
     """Outcomes as they come, from the workers of the Dask scheduler at `address`.
 
     The workers need minilora and the same folders. A run whose worker dies is begun again on
-    another, RETRIES times. Raises ValueError where no scheduler answers there, or dask is missing.
+    another, RETRIES times. Raises ValueError as `connect` does.
     """
-    try:
-        from distributed import Client, as_completed
-    except ImportError:
-        raise ValueError(
-            "got --scheduler, but dask.distributed is not installed; expected the extra 'cluster'"
-        ) from None
-    try:
-        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise ValueError(
-            f"got scheduler {address!r}, where none answers: {one_line(error)}"
-        ) from None
+    from distributed import as_completed
+
+    client = connect(address)
     with client, client.as_current():
         futures = {
-            client.submit(work, point, key=f"minilora-{point.id}", pure=False, retries=RETRIES): (
-                point
-            )
+            client.submit(work, point, key=_key(point), pure=False, retries=RETRIES): point
             for point in points
         }
         for future in as_completed(futures):
+            if future.cancelled():  # the scheduler has gone, and with it all that it knew
+                yield Outcome(futures[future], None, f"the scheduler at {address} was lost")
+                continue
             error = future.exception()
             if error is None:
                 yield future.result()
             else:
                 yield Outcome(futures[future], None, f"{type(error).__name__}: {one_line(error)}")
+
+
+def connect(address: str) -> Client:
+    """A client of the Dask scheduler at `address`.
+
+    Raises ValueError where no scheduler answers there, or dask.distributed is missing.
+    """
+    try:
+        from distributed import Client  # slow to import, and an extra
+    except ImportError:
+        raise ValueError(
+            "got --scheduler, but dask.distributed is not installed; expected the extra 'cluster'"
+        ) from None
+    try:
+        return Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise ValueError(
+            f"got scheduler {address!r}, where none answers: {one_line(error)}"
+        ) from None
+
+
+def _key(point: Point) -> str:
+    """What the scheduler knows a run by: two sweeps of one file into two folders are two runs."""
+    place = hashlib.sha256(str(point.out).encode(errors="surrogateescape")).hexdigest()[:12]
+    return f"minilora-{point.id}-{place}"

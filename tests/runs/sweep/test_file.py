@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from minilora.hub import load_pretrained
 from minilora.runs import AdaptPlan
 from minilora.runs.sweep import SweepFile
 from tests.cli.conftest import pairs, write_jsonl
@@ -67,11 +68,13 @@ def test_a_run_is_an_adaptation_of_its_settings(folder):
     assert isinstance(plan, AdaptPlan)
     assert (plan.r, plan.target_modules, plan.lr, plan.seed) == (2, "all-linear", 0.02, 1)
     assert (plan.steps, plan.workers, plan.out.parent) == (4, 1, folder / "runs")
+    assert (plan.gate, plan.eval_rows) == (False, 2)  # the sweep asks its own questions
 
 
 def test_a_mix_may_replay_the_bases_own_tasks(folder):
+    (folder / "sweep.toml").write_text(SWEEP.format(base="ward-base"))
     sweep = read(folder, '"other.jsonl" = 5', '"other.jsonl" = 5\nreplay = 0.25')
-    found = points(replace(sweep, base="ward-base"), folder)
+    found = points(sweep, folder)
     assert {(p.mix, p.plan().replay) for p in found} == {("few", 0.0), ("both", 0.25)}
 
 
@@ -125,6 +128,24 @@ def test_the_fingerprint_is_of_settings_and_data(folder):
         ("r = [1, 2]", 'r = 1\ndata = ["some"]', ("some", "few")),
         ("choose_rows = 6", "choose_rows = 0", ("choose_rows", 0)),
         ("choose_rows = 6", "out = 'x'", ("out",)),
+        ('eval = "eval.jsonl"', "eval = 3", ("eval", 3)),
+        ('eval = "eval.jsonl"', 'eval = "eval.jsonl"\nsuite = ["a"]', ("suite", "a")),
+        ("[data.few]", '[data."../few"]', ("data", "../few")),
+        ("[data.few]", '[data.""]', ("data",)),
+        ("r = [1, 2]", "r = [1, -2]", ("sweep.toml", "r", -2)),
+        ("r = [1, 2]", 'r = "two"', ("r", "two")),
+        ("r = [1, 2]", "r = {a = 1}", ("r", "a")),
+        ("lr = 0.02", "lr = nan", ("lr", "nan")),
+        ("lr = 0.02", "lr = 2020-01-01", ("lr", 2020)),
+        ("steps = 4", "steps = 0", ("steps", 0)),
+        ("steps = 4", "steps = 4\nvera = 'no'", ("vera", "no")),
+        ("steps = 4", "steps = 4\nfreeze_a = 1", ("freeze_a", 1)),
+        ("steps = 4", "steps = 4\ntokens = ['abc']", ("tokens", "abc")),
+        ("steps = 4", "steps = 4\ntables = 'lm_head'", ("tables", "lm_head")),
+        ("steps = 4", "steps = 4\nmax_length = 2.5", ("max_length", 2.5)),
+        ("steps = 4", "steps = 4\nbase_dtype = 'q9'", ("q9", "nf4")),
+        ("steps = 4", "steps = 4\nsuite = 'x'", ("suite",)),
+        ('"train.jsonl" = 10', '"train.jsonl" = 10\nreplay = 0.2', ("sweep.toml", 0.2)),
         ('"train.jsonl" = 10', '"train.jsonl" = "ten"', ("train.jsonl", "ten")),
         ("r = [1, 2]", "replay = [0.1, 0.2]", ("replay",)),
         ('"train.jsonl" = 10', "replay = 0.1", ("data.few", "replay")),
@@ -162,6 +183,53 @@ def test_more_rows_than_there_are_are_refused(folder, old, new, named):
     with refusal(ValueError, *named):
         read(folder, old, new).write_data(folder / "data")
     assert not (folder / "data").exists()
+
+
+def test_paths_count_from_the_file_wherever_a_run_is(folder, base, monkeypatch):
+    (folder / "own base").symlink_to(base)
+    (folder / "sweep.toml").write_text(SWEEP.format(base="own base"))
+    monkeypatch.chdir(folder)
+    sweep = SweepFile.read(Path("sweep.toml"))
+    assert Path(sweep.base) == folder / "own base" and sweep.eval == folder / "eval.jsonl"
+    assert all(part.path.is_absolute() for mix in sweep.mixes.values() for part in mix.parts)
+    text = SWEEP.format(base="ward-base")
+    (folder / "sweep.toml").write_text(text)
+    assert SweepFile.read(Path("sweep.toml")).base == "ward-base"
+
+
+def test_a_base_that_is_no_text_is_refused(folder, base):
+    with refusal(ValueError, "sweep.toml", "base", 7):
+        read(folder, f'base = "{base}"', "base = 7")
+
+
+def test_an_adapter_that_the_base_has_no_room_for_is_refused(folder, base):
+    model, _ = load_pretrained(base)
+    read(folder).check(model)
+    with refusal(ValueError, "sweep.toml", 1000):
+        read(folder, "r = [1, 2]", "r = [1, 1000]").check(model)
+    with refusal(ValueError, "sweep.toml", "up"):
+        read(folder, '["q_proj", "v_proj"]', '["up"]').check(model)
+
+
+@pytest.mark.parametrize(("rows", "wanted"), [(12, [0, 2, 4, 6, 8, 10]), (7, [0, 1, 2, 3, 4, 5])])
+def test_the_rows_of_a_suite_lie_all_over_it(folder, rows, wanted):
+    asked = pairs(12)[:rows]
+    write_jsonl(folder / "suite.jsonl", asked)
+    more = 'eval = "eval.jsonl"\nsuite = "suite.jsonl"\nsuite_rows = 6'
+    path = read(folder, 'eval = "eval.jsonl"', more).write_data(folder / "data")["suite"]
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [asked.index(row) for row in found] == wanted
+
+
+def test_a_suite_reaches_its_end_and_an_empty_one_is_refused(folder):
+    write_jsonl(folder / "suite.jsonl", pairs(11))
+    more = 'eval = "eval.jsonl"\nsuite = "suite.jsonl"\nsuite_rows = 6'
+    sweep = read(folder, 'eval = "eval.jsonl"', more)
+    rows = sweep.write_data(folder / "data")["suite"].read_text().splitlines()
+    assert [pairs(11).index(json.loads(row)) for row in rows] == [0, 1, 3, 5, 7, 9]
+    (folder / "suite.jsonl").write_text("")
+    with refusal(ValueError, "suite.jsonl"):
+        sweep.write_data(folder / "data")
 
 
 def test_the_wards_sweep_can_be_read():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
 from minilora.runs.sweep import Ledger
+from minilora.runs.sweep.ledger import require_ledger_folder
 from tests.says import refusal
 
 SWEEP = "sha256:" + "a" * 64
@@ -57,17 +59,47 @@ def test_a_first_line_that_was_cut_off_begins_anew(tmp_path):
     assert json.loads(path.read_text())["sweep"] == SWEEP
 
 
-def test_the_ledger_of_another_sweep_is_refused_and_left(path):
+@pytest.mark.parametrize("end", [b"", b'{"state": "do'])
+def test_the_ledger_of_another_sweep_is_refused_and_left(path, end):
+    path.write_bytes(path.read_bytes() + end)
     before = path.read_bytes()
     with refusal(ValueError, path):
         Ledger(path, "sha256:" + "b" * 64)
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("text", ["what is this\n", '{"a": 1}\n', "[1]\n"])
+HEAD = '{"sweep": "' + SWEEP + '"}\n'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "what is this\n", '{"a": 1}\n', "[1]\n", "notes without an end of line", '{"sweep": 3}\n',
+        "notes\nand their end", HEAD + "{}\n", HEAD + '{"state": "done", "id": "a"}\n',
+        HEAD + '{"state": [1], "id": "a"}\n', HEAD + '{"state": "done", "id": 1, "result": {}}\n',
+        HEAD + "\n",
+    ],
+)  # fmt: skip
 def test_what_is_no_ledger_is_refused(tmp_path, text):
     path = tmp_path / "ledger.jsonl"
     path.write_text(text)
     with refusal(ValueError, path):
         Ledger(path, SWEEP)
     assert path.read_text() == text
+
+
+def test_a_byte_of_a_files_name_that_is_no_text_stops_no_ledger(path):
+    Ledger(path, SWEEP).failed("c", os.fsdecode(b"no \xff file"))
+    assert os.fsencode(Ledger(path, SWEEP).failures["c"]) == b"no \xff file"
+
+
+def test_a_folder_of_something_else_is_refused(path, tmp_path):
+    require_ledger_folder(path.parent)
+    require_ledger_folder(tmp_path / "new")
+    (tmp_path / "begun" / "ledger.run").mkdir(parents=True)
+    require_ledger_folder(tmp_path / "begun")
+    (tmp_path / "begun" / "thesis.txt").touch()
+    with refusal(ValueError, "thesis.txt", "ledger.jsonl"):
+        require_ledger_folder(tmp_path / "begun")
+    with refusal(ValueError, "thesis.txt"):
+        require_ledger_folder(tmp_path / "begun" / "thesis.txt")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -56,6 +59,107 @@ def test_a_run_that_fails_says_why(points):
     files = dict.fromkeys(("train", "choose", "report"), Path("missing.jsonl"))
     (outcome,) = on_this_machine([replace(points[1], files=files)], 1, guarded)
     assert outcome.result is None and names(outcome.error, "missing.jsonl")
+
+
+def test_an_error_of_any_kind_is_that_runs_own(points, monkeypatch):
+    monkeypatch.setattr("minilora.runs.sweep.pools.run_point", work.fails)
+    outcome = guarded(points[3])
+    assert outcome.point == points[3] and outcome.result is None
+    assert names(outcome.error, "RuntimeError", 3)
+
+
+POOLS = {
+    "cores": "on_this_machine(points, 2, work.waits)",
+    "cards": "on_cards(points, ['0', '1'], work.waits)",
+}
+HANDS_OUT = """
+import sys
+from pathlib import Path
+from minilora.runs.sweep import Point
+from minilora.runs.sweep.pools import on_cards, on_this_machine
+from tests.runs.sweep import work
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    points = [Point(f"run{{r}}", {{"r": r}}, "all", {{}}, out / f"run{{r}}") for r in range(6)]
+    list({pool})
+"""
+
+
+def beginning(folder, count):
+    """The processes that said in a file that they began a run, once there are so many."""
+    until = time.monotonic() + 60
+    while len(begun := list(folder.glob("run*.*"))) < count:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return [int(path.suffix[1:]) for path in begun]
+
+
+def ended(pid):
+    """Whether a process is over, or waits for nothing but to be counted as dead."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state in "ZX"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+@pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("pool", POOLS)
+def test_processes_end_with_the_one_that_hands_out_the_runs(tmp_path, pool, signal_):
+    script = tmp_path / "hands_out.py"
+    script.write_text(HANDS_OUT.format(pool=POOLS[pool]))
+    parent = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        workers = beginning(tmp_path, 2)
+        if signal_ == signal.SIGINT:  # as Ctrl-C, to all of a terminal's processes
+            os.killpg(parent.pid, signal_)
+        else:
+            os.kill(parent.pid, signal_)
+        parent.wait(30)
+        until = time.monotonic() + 30
+        while not all(map(ended, workers)) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert all(map(ended, workers))
+        assert len(list(tmp_path.glob("run*.*"))) == 2  # no further run was begun
+    finally:
+        with contextlib.suppress(OSError):
+            os.killpg(parent.pid, signal.SIGKILL)
+
+
+def test_two_sweeps_of_one_file_are_apart_on_a_cluster(points, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    others = [replace(p, out=tmp_path / "other" / p.id) for p in points[:2]]
+    (tmp_path / "other").mkdir()
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as cluster:
+        address = cluster.scheduler_address
+        found = []
+        thread = threading.Thread(
+            target=lambda: found.extend(on_a_cluster(others, address, work.slow))
+        )
+        thread.start()
+        own = list(on_a_cluster(points[:2], address, work.slow))
+        thread.join()
+    assert {o.point.out for o in own} == {p.out for p in points[:2]}
+    assert {o.point.out for o in found} == {p.out for p in others}
+
+
+def test_a_scheduler_that_ends_fails_the_runs_and_stops_nothing_else(points):
+    distributed = pytest.importorskip("distributed")
+    cluster = distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    )
+    outcomes = on_a_cluster(points, cluster.scheduler_address, work.slow)
+    first = next(outcomes)
+    cluster.close()
+    rest = list(outcomes)
+    assert first.error == "" and len(rest) == 5
+    assert any(o.result is None and names(o.error, "scheduler") for o in rest)
 
 
 def test_a_cluster_survives_the_death_of_a_worker(points, tmp_path):

@@ -21,6 +21,18 @@ def slow(point) -> Outcome:
     return quick(point)
 
 
+def fails(point) -> Outcome:
+    """The card is full, says CUDA, with an error of no kind that Python knows."""
+    raise RuntimeError(f"rank {point.settings['r']} has no room")
+
+
+def waits(point) -> Outcome:
+    """Says in a file which process began it, and never ends."""
+    (Path(point.out).parent / f"{point.id}.{os.getpid()}").touch()
+    time.sleep(600)
+    return quick(point)
+
+
 def dies_once(point) -> Outcome:
     """The process of rank 3 dies, the first time."""
     mark = Path(point.out).parent / "died"
