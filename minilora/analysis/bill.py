@@ -157,8 +157,11 @@ def bill(
     """What a step of AdamW holds, from sizes alone: no array is made.
 
     adapter: None for full training, else the LoRA adapter beside a frozen base. Raises ValueError
-    for full training of a base that is not float32, and for targets that fit no Linear.
+    for full training of a base that is not float32, for an adapter with use_dora, vera or tables,
+    for targets that fit no Linear, and for a rank beyond a layer's.
     """
+    if adapter is not None and not adapter.is_product:
+        raise ValueError("got an adapter with use_dora, vera or tables, expected plain LoRA")
     if adapter is None and base_dtype != "float32":
         raise ValueError(f"got full training of a base in {base_dtype}, expected float32")
     ranks = _ranks(config, adapter)
@@ -199,6 +202,12 @@ def _ranks(config: TransformerConfig, adapter: LoRAConfig | None) -> dict[str, i
             f"got targets {adapter.target_modules}, expected some of q_proj, k_proj, v_proj, "
             "o_proj, gate_proj, up_proj, down_proj"
         )
+    for name, inputs, out in linears_of(config):
+        if name in chosen and adapter.at(name).r > min(inputs, out):
+            raise ValueError(
+                f"got r {adapter.at(name).r} for {name} with weight ({out}, {inputs}), expected at "
+                f"most {min(inputs, out)}"
+            )
     return {name: adapter.at(name).r for name in chosen}
 
 
@@ -314,8 +323,12 @@ class _Activations:
 def counted_bill(model: Transformer, batch: Batch, optimizer: Optimizer) -> Bill:
     """The same, counted from live arrays: one step of `optimizer` on a random batch, rate 0.
 
-    Trained numbers stay as they are, but for weight decay, which should be 0.
+    Trained numbers stay as they are, but for weight decay, which should be 0. Raises ValueError for
+    more tokens in a row than the model has positions for.
     """
+    limit = model.config.max_position_embeddings
+    if batch.time > limit:
+        raise ValueError(f"got time {batch.time} to count, expected up to the base's {limit}")
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, model.config.vocab_size, (batch.rows, batch.time + 1))
     ids, labels = tokens[:, :-1].astype(np.int32), tokens[:, 1:].astype(np.int32)

@@ -200,10 +200,11 @@ class Spectrum:
     intruders_chance: int
 
     def to_dict(self) -> dict:
-        """JSON-ready."""
+        """JSON-ready; a factor that is infinite is None."""
         told = asdict(self)
         factors = {"factor": self.amplified.factor, "chance_factor": self.amplified.chance_factor}
-        return {**told, "amplified": {**told["amplified"], **factors}}
+        finite = {name: x if np.isfinite(x) else None for name, x in factors.items()}
+        return {**told, "amplified": {**told["amplified"], **finite}}
 
 
 def spectrum(

@@ -19,6 +19,7 @@ from minilora.bench.workloads import JOBS, WORKLOADS, Job, Workload, runs
 from minilora.cli import bench_tables as tables
 from minilora.cli.bench_runs import Terms, run_busy, run_gpu, run_growth, run_profile, run_race
 from minilora.cli.options import DEVICE_HELP
+from minilora.storage import require_place
 from minilora.training.parallel import MOST_WORKERS
 
 GROUP = "Understand"
@@ -62,6 +63,7 @@ def bench(
 
     Example: minilora bench --workload W --job lora-qv --starts 1
     """
+    require_place("--json", json_)
     console = Console()
     if again:
         show_files(console, again, json_, markdown)

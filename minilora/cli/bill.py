@@ -15,6 +15,7 @@ from minilora.cli.options import BASE_HELP
 from minilora.hub.bases import WARD, open_base
 from minilora.limits import require_count
 from minilora.runs.figure import figure_in
+from minilora.storage import require_place
 
 GROUP = "Understand"
 KINDS = ("weights", "adapter", "gradients", "optimizer", "activations")
@@ -42,6 +43,7 @@ def bill(
     Example: minilora bill --shape gpt-3 --r 4 --rows 1 --time 2048
     """
     require_count("--r", rank, 1)
+    require_place("--plot", plot)
     if shape is not None and shape not in SHAPES:
         raise ValueError(f"got --shape {shape!r}, expected one of {', '.join(SHAPES)}")
     if shape is not None and count:

@@ -10,13 +10,12 @@ from rich.console import Console
 
 from minilora.cli import show
 from minilora.cli.options import DEVICE_HELP
-from minilora.limits import require_count
 from minilora.runs.sweep import Candidate, SweepFile, cheapest
 from minilora.runs.sweep import sweep as run_sweep
 from minilora.runs.sweep.drive import LEDGER, TABLE
 from minilora.runs.sweep.plot import plot_sweep
 from minilora.runs.sweep.table import seed_noise
-from minilora.training.parallel import MOST_WORKERS
+from minilora.storage import require_place
 
 GROUP = "Adapt"
 
@@ -38,7 +37,7 @@ def sweep(
 
     Example: minilora sweep data/sweep/ward.toml --out sweep
     """
-    require_count("--jobs", jobs, 0, MOST_WORKERS)
+    require_place("--plot", plot)
     asked, console = SweepFile.read(file), Console()
     if gate and asked.suite is None:
         raise ValueError(f"got --gate, but {file} names no suite, expected suite = FILE")

@@ -14,6 +14,7 @@ from minilora.hub.bases import WARD
 from minilora.runs.tour import DATA
 from minilora.runs.variants import FIRST, VariantsPlan, measure
 from minilora.runs.variants_plot import plot_variants
+from minilora.storage import require_place
 
 GROUP = "Understand"
 
@@ -32,6 +33,7 @@ def variants(
 
     Example: minilora variants --out variants --plot variants.png
     """
+    require_place("--plot", plot)
     plan = VariantsPlan(data=data, eval_data=eval_data, base=base, seeds=seeds, steps=steps)
     found = measure(plan, out, jobs=jobs, bars=True)
     first = next(one for one in found if one.way.name == FIRST)

@@ -21,7 +21,7 @@ from minilora.nn import Transformer
 from minilora.processes import recommended_workers
 from minilora.runs.folder import require_free
 from minilora.runs.plan import Clock, Reporter, paths_from_texts
-from minilora.storage import atomic_write
+from minilora.storage import atomic_write, require_place
 from minilora.text import Tokenizer
 from minilora.text.answers import prompt_ids
 
@@ -69,6 +69,7 @@ class ComposePlan:
 
     def __post_init__(self) -> None:
         paths_from_texts(self)
+        require_place("--json", self.json_file)
         require_free(self.out, CONFIG, (CONFIG, TENSORS, SIDECAR), "an adapter of minilora's")
         for kind, named in (("--eval", self.tasks), ("adapter", self.parts)):
             names = [one.name for one in named]

@@ -18,12 +18,14 @@ import numpy as np
 
 from minilora.analysis.curvature import in_float64, top_eigenvalue
 from minilora.backend import blas_threads
-from minilora.hub.bases import WARD, find_base, open_base
+from minilora.hub.bases import WARD, open_base
 from minilora.limits import require_count, require_finite
 from minilora.lora import LoRAConfig, attach
-from minilora.runs.trials import Trials, trials_in
+from minilora.lora.fitting import attachable
+from minilora.nn import NotFiniteError, Transformer
+from minilora.runs.trials import DIVERGED, Trials, require_settled, trials_in
 from minilora.storage import atomic_write, sha256_file
-from minilora.text import Problem, encode_records
+from minilora.text import Example, Problem, Tokenizer, encode_records
 from minilora.text.rows import iter_records
 from minilora.training import Batches, TrainingConfig, evaluate, fit
 
@@ -39,6 +41,19 @@ class Shape:
     lora_alpha: float
     use_rslora: bool = False
     target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
+
+    @classmethod
+    def told(cls, told: Mapping) -> Shape:
+        """Of what JSON has kept of one."""
+        targets = told["target_modules"]
+        return cls(
+            **{**told, "target_modules": tuple(targets) if isinstance(targets, list) else targets}
+        )
+
+    @property
+    def config(self) -> LoRAConfig:
+        """Of a fresh adapter. Raises ValueError for numbers that make no sense."""
+        return LoRAConfig(self.r, self.lora_alpha, self.target_modules, use_rslora=self.use_rslora)
 
     @property
     def name(self) -> str:
@@ -143,8 +158,14 @@ def _exponent_and_correlation(points: np.ndarray) -> tuple[float, float]:
 
 
 def measure(plan: CurvaturePlan, out: Path, *, jobs: int = 0, bars: bool = False) -> list[Curved]:
-    """A line for each shape; a stopped call goes on in `out`, a folder for ledger and table."""
-    find_base(plan.base)  # refused before a folder is made
+    """A line for each shape; a stopped call goes on in `out`, a folder for ledger and table.
+
+    Raises ValueError, before there is a folder, for a base or data that can't be used and shapes
+    that do not fit; and for a shape with which training diverges at every rate.
+    """
+    model, *_ = _opened(settings_of(plan, plan.shapes[0], 0.0, 0))
+    for shape in plan.shapes:
+        attachable(model, shape.config)
     told = {
         **json.loads(json.dumps(asdict(plan), default=str)),
         "hash": sha256_file(plan.data),
@@ -175,6 +196,8 @@ def _curved(plan: CurvaturePlan, shape: Shape, trials: Trials) -> Curved:
     results = dict(
         zip(places, trials.run([settings_of(plan, shape, *p) for p in places]), strict=True)
     )
+    for s in seeds:
+        require_settled({rate: results[rate, s]["loss"] for rate in plan.rates}, shape.name)
     best = [min(plan.rates, key=lambda rate: results[rate, s]["loss"]) for s in seeds]
     return Curved(
         shape,
@@ -185,21 +208,15 @@ def _curved(plan: CurvaturePlan, shape: Shape, trials: Trials) -> Curved:
 
 
 def run_trial(told: Mapping) -> dict:
-    """Train by `settings_of` and take the loss of the choose rows, or measure the eigenvalue."""
-    model, tokenizer = open_base(told["base"])
-    records = [r for r in iter_records(Path(told["data"])) if not isinstance(r, Problem)]
-    examples, _ = encode_records(tokenizer, records, model.config.max_position_embeddings)
-    first, last = told["choose_rows"], told["choose_rows"] + told["rows"]
-    if len(examples) < last:
-        raise ValueError(f"{told['data']} has {len(examples)} rows, expected {last}")
-    chosen, examples = examples[:first], examples[first:last]
-    shape = dict(told["shape"])
-    if isinstance(shape["target_modules"], list):
-        shape["target_modules"] = tuple(shape["target_modules"])
+    """Train by `settings_of` and take the loss of the choose rows, or measure the eigenvalue.
+
+    The loss of a training that diverges is DIVERGED.
+    """
+    model, tokenizer, chosen, examples = _opened(told)
     with blas_threads(1):
         if told["rate"] == 0:
             in_float64(model)
-        attach(model, LoRAConfig(**shape), np.random.default_rng(told["seed"]))
+        attach(model, Shape.told(told["shape"]).config, np.random.default_rng(told["seed"]))
         if told["rate"] == 0:
             size = told["curved_rows"]
             batch = Batches(examples[:size], size, told["seed"], tokenizer.pad_id).batch(0)
@@ -217,5 +234,19 @@ def run_trial(told: Mapping) -> dict:
             told["steps"], told["rate"], warmup=told["steps"] // 10, workers=1, seed=told["seed"]
         )
         batches = Batches(examples, told["batch_size"], told["seed"], tokenizer.pad_id)
-        fit(model, batches, config, progress=False)
-        return {"loss": evaluate(model, chosen, pad_id=tokenizer.pad_id)}
+        try:
+            fit(model, batches, config, progress=False)
+            return {"loss": evaluate(model, chosen, pad_id=tokenizer.pad_id)}
+        except NotFiniteError:
+            return {"loss": DIVERGED}
+
+
+def _opened(told: Mapping) -> tuple[Transformer, Tokenizer, list[Example], list[Example]]:
+    """The base, the rows to choose by, and those to train on. Raises ValueError for too few."""
+    model, tokenizer = open_base(told["base"])
+    records = [r for r in iter_records(Path(told["data"])) if not isinstance(r, Problem)]
+    examples, _ = encode_records(tokenizer, records, model.config.max_position_embeddings)
+    first, last = told["choose_rows"], told["choose_rows"] + told["rows"]
+    if len(examples) < last:
+        raise ValueError(f"{told['data']} has {len(examples)} rows, expected {last}")
+    return model, tokenizer, examples[:first], examples[first:last]

@@ -26,8 +26,8 @@ from minilora.evaluation.cases import read_cases
 from minilora.evaluation.variants import Variant, score_variant, with_room
 from minilora.hub.bases import WARD, open_base
 from minilora.limits import require_count, require_finite
-from minilora.nn import Transformer
-from minilora.runs.trials import Trials, trials_in
+from minilora.nn import NotFiniteError, Transformer
+from minilora.runs.trials import DIVERGED, Trials, require_settled, trials_in
 from minilora.storage import atomic_write, sha256_file
 from minilora.text import Example, Problem, Tokenizer, encode_records
 from minilora.text.rows import iter_records
@@ -168,8 +168,16 @@ def measure(
     """
     sizes = {}
     for base in plan.bases:
-        model, _ = open_base(base)
+        told = settings_of(plan, base, plan.starts[0], None, 0.0, 0)
+        model, *_ = _opened(told)
         sizes[base] = sum(p.size for p in model.parameters())
+        factors = len(list(model.parameters())) if plan.scaled else 0
+        too_few = [d for d in plan.dimensions if d <= factors]
+        if too_few:
+            raise ValueError(
+                f"got dimension {too_few[0]:,} with a factor for each of the {factors} arrays of "
+                f"{base}, expected more than these"
+            )
         too_many = [d for d in plan.dimensions if d > sizes[base]]
         if too_many:
             raise ValueError(
@@ -209,6 +217,9 @@ def _curve(plan: DimensionPlan, base: str, start: str, size: int, trials: Trials
         d: min(plan.steps_a_weight, key=lambda step: loss[d, step])
         for d in (*plan.dimensions, None)
     }
+    for d in best:
+        what = "full training" if d is None else f"training along {d:,} directions"
+        require_settled({step: loss[d, step] for step in plan.steps_a_weight}, what)
     places = [(d, step, seed) for d, step in best.items() for seed in range(plan.seeds)]
     results = dict(zip(places, trials.run([of(*place) for place in places]), strict=True))
     levels = []
@@ -223,24 +234,42 @@ def _curve(plan: DimensionPlan, base: str, start: str, size: int, trials: Trials
 
 
 def run_trial(told: Mapping) -> dict:
-    """Train by `settings_of`, and judge by loss and exact answers: JSON-ready."""
-    model, tokenizer = open_base(told["base"])
+    """Train by `settings_of`, and judge by loss and exact answers: JSON-ready.
+
+    With seed 0, at which rates are compared, a training that diverges has the loss DIVERGED; with
+    another one it raises NotFiniteError.
+    """
+    model, tokenizer, examples, judged = _opened(told)
     if told["start"] == "random":
         model = Transformer(model.config, np.random.default_rng([told["seed"], UNTRAINED]))
+    first, last = told["choose_rows"], told["choose_rows"] + told["report_rows"]
+    with blas_threads(1):
+        try:
+            if told["step_a_weight"]:
+                _train(told, model, examples, tokenizer)
+            return {
+                "choose_loss": evaluate(model, judged[:first], pad_id=tokenizer.pad_id),
+                "loss": evaluate(model, judged[first:last], pad_id=tokenizer.pad_id),
+                "exact": _exact(model, tokenizer, Path(told["eval_data"]), first, last),
+            }
+        except NotFiniteError:
+            if told["seed"]:
+                raise
+            return {"choose_loss": DIVERGED, "loss": DIVERGED, "exact": 0.0}
+
+
+def _opened(told: Mapping) -> tuple[Transformer, Tokenizer, list[Example], list[Example]]:
+    """The base, and the examples to train on and to judge by. Raises ValueError for too few."""
+    model, tokenizer = open_base(told["base"])
     limit = model.config.max_position_embeddings
     examples = _examples(Path(told["data"]), tokenizer, limit)[: told["rows"]]
     judged = _examples(Path(told["eval_data"]), tokenizer, limit)
-    first, last = told["choose_rows"], told["choose_rows"] + told["report_rows"]
-    if len(judged) < last:
-        raise ValueError(f"{told['eval_data']} has {len(judged)} rows, expected {last} to judge on")
-    with blas_threads(1):
-        if told["step_a_weight"]:
-            _train(told, model, examples, tokenizer)
-        return {
-            "choose_loss": evaluate(model, judged[:first], pad_id=tokenizer.pad_id),
-            "loss": evaluate(model, judged[first:last], pad_id=tokenizer.pad_id),
-            "exact": _exact(model, tokenizer, Path(told["eval_data"]), first, last),
-        }
+    needed = told["choose_rows"] + told["report_rows"]
+    if len(judged) < needed:
+        raise ValueError(
+            f"{told['eval_data']} has {len(judged)} rows, expected {needed} to judge on"
+        )
+    return model, tokenizer, examples, judged
 
 
 def _train(

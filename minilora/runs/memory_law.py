@@ -22,9 +22,9 @@ from minilora.backend import blas_threads
 from minilora.hub.bases import WARD, open_base
 from minilora.limits import require_count, require_finite
 from minilora.lora import LoRAConfig, attach
-from minilora.lora.targets import select_linears
-from minilora.nn import Transformer
-from minilora.runs.trials import Trials, trials_in
+from minilora.lora.fitting import attachable
+from minilora.nn import NotFiniteError, Transformer
+from minilora.runs.trials import DIVERGED, Trials, require_settled, trials_in
 from minilora.storage import atomic_write
 from minilora.text import Example
 from minilora.training import Batches, TrainingConfig, fit
@@ -121,13 +121,22 @@ def exponent(found: Sequence[Held]) -> float:
 def measure(plan: MemoryPlan, out: Path, *, jobs: int = 0, bars: bool = False) -> list[Held]:
     """Every rank and load; a stopped call goes on in `out`, a folder for ledger and table.
 
-    Raises ValueError, before there is a folder, for more symbols than the base has tokens, and for
-    targets that it does not have.
+    Raises ValueError, before there is a folder, for more symbols than the base has tokens, for
+    targets that it does not have, ranks beyond theirs, and more facts than there are keys; and for
+    a load with which training diverges at every rate.
     """
     model, tokenizer = open_base(plan.base)
     if plan.symbols > tokenizer.vocab_size:
         raise ValueError(f"got {plan.symbols} symbols, expected up to {tokenizer.vocab_size}")
-    select_linears(model, plan.target_modules)
+    for r in plan.ranks:
+        fitting = attachable(model, LoRAConfig(r=r, target_modules=plan.target_modules))
+        trained = r * sum(x.in_features + x.out_features for x in fitting.values())
+        facts = plan.facts(trained, max(plan.loads))
+        if facts > plan.symbols**KEY:
+            raise ValueError(
+                f"got a load of {facts:,} facts for rank {r}, expected at most the "
+                f"{plan.symbols**KEY:,} keys that {plan.symbols} symbols make"
+            )
     told = json.loads(json.dumps(asdict(plan)))
     with trials_in(out, told, run_trial, jobs=jobs, bars=bars) as trials:
         found = [held for r in plan.ranks for held in _of_rank(plan, r, trials)]
@@ -155,6 +164,9 @@ def _of_rank(plan: MemoryPlan, r: int, trials: Trials) -> list[Held]:
         tried = trials.run([settings_of(plan, r, *place, TUNED) for place in grid])
         bits = {place: result["bits"] for place, result in zip(grid, tried, strict=True)}
         best = {load: max(plan.rates, key=lambda rate: bits[load, rate]) for load in plan.loads}
+        for load in plan.loads:
+            held = {rate: -bits[load, rate] for rate in plan.rates}
+            require_settled(held, f"an adapter of rank {r} taught {load:g} times as much")
     seeds = range(TUNED + 1, TUNED + 1 + plan.seeds)
     places = [(load, best[load], seed) for load in plan.loads for seed in seeds]
     results = trials.run([settings_of(plan, r, *place) for place in places])
@@ -179,11 +191,16 @@ def _of_rank(plan: MemoryPlan, r: int, trials: Trials) -> list[Held]:
 
 
 def random_facts(count: int, symbols: np.ndarray, rng: np.random.Generator) -> list[Example]:
-    """`count` facts (keys are distinct): labels on the value alone."""
-    keys = rng.integers(0, len(symbols), (2 * count + 16, KEY))
-    keys = np.unique(keys, axis=0)
-    if len(keys) < count:
-        raise ValueError(f"got {count} facts, expected at most {len(keys)} for so few symbols")
+    """`count` facts (keys are distinct): labels on the value alone.
+
+    Raises ValueError for more facts than there are keys.
+    """
+    if count > len(symbols) ** KEY:
+        raise ValueError(f"got {count} facts, expected at most {len(symbols) ** KEY}, one a key")
+    keys = np.unique(rng.integers(0, len(symbols), (2 * count + 16, KEY)), axis=0)
+    while len(keys) < count:  # of few symbols most keys are needed
+        more = rng.integers(0, len(symbols), (2 * count + 16, KEY))
+        keys = np.unique(np.concatenate([keys, more]), axis=0)
     keys = keys[rng.permutation(len(keys))[:count]]
     rows = symbols[np.concatenate([keys, rng.integers(0, len(symbols), (count, VALUE))], axis=1)]
     labels = np.where(np.arange(1, KEY + VALUE) < KEY, IGNORE, rows[:, 1:])
@@ -194,7 +211,11 @@ def random_facts(count: int, symbols: np.ndarray, rng: np.random.Generator) -> l
 
 
 def run_trial(told: Mapping) -> dict:
-    """Teach and ask, by `settings_of`: JSON-ready."""
+    """Teach and ask, by `settings_of`: JSON-ready.
+
+    With the seed TUNED, at which rates are compared, an adapter that diverges holds -DIVERGED bits;
+    with another one it raises NotFiniteError.
+    """
     model, tokenizer = open_base(told["base"])
     targets = told["target_modules"]
     targets = tuple(targets) if isinstance(targets, list) else targets
@@ -212,10 +233,14 @@ def run_trial(told: Mapping) -> dict:
     )
     with blas_threads(1):
         batches = Batches(facts, size, told["seed"], tokenizer.pad_id)
-        fit(model, batches, training, progress=False)
-        return {
-            "trained": trained, "facts": len(facts), **_asked(model, facts, symbols),
-        }  # fmt: skip
+        sizes = {"trained": trained, "facts": len(facts)}
+        try:
+            fit(model, batches, training, progress=False)
+            return {**sizes, **_asked(model, facts, symbols)}
+        except NotFiniteError:
+            if told["seed"] != TUNED:
+                raise
+            return {**sizes, "bits": -DIVERGED, "recall": 0.0, "probability": 0.0}
 
 
 def _asked(model: Transformer, facts: Sequence[Example], symbols: np.ndarray) -> dict:

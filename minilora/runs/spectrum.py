@@ -31,7 +31,7 @@ from minilora.lora.peft_format import CONFIG
 from minilora.nn import Linear, Transformer
 from minilora.runs.plan import Reporter, paths_from_texts
 from minilora.runs.plots import plot_overlaps, plot_spectra
-from minilora.storage import atomic_write
+from minilora.storage import atomic_write, require_place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,9 @@ class SpectrumPlan:
             require_count(name, getattr(self, name), 1)
         if not 0 < self.threshold <= 1:
             raise ValueError(f"got threshold {self.threshold}, expected a cosine from 0 to 1")
+        require_count("seed", self.seed, 0)
+        require_place("--plot", self.plot_file)
+        require_place("--json", self.json_file)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from minilora.limits import require_count
 from minilora.runs.folder import RunFolder
 from minilora.runs.sweep.drive import run_all
 from minilora.runs.sweep.file import RUN_ROOMS
@@ -17,7 +18,10 @@ from minilora.runs.sweep.ledger import LEDGER, LOCK, Ledger, require_ledger_fold
 from minilora.runs.sweep.pools import Outcome, on_this_machine
 from minilora.storage import one_line
 from minilora.training.made_by import code_fingerprint
+from minilora.training.parallel import MOST_WORKERS
 
+DIVERGED = 1e9
+"""The loss of a training that diverged, where rates are compared: no other is as bad."""
 TrialWork = Callable[[Mapping], dict]
 """What a trial does, in another process: its settings -> what came out, both JSON-ready."""
 
@@ -64,11 +68,22 @@ def trials_in(
     one in use.
     """
     mark = _json({**told, "code": code_fingerprint(RUN_ROOMS)})
+    require_count("jobs", jobs, 0, MOST_WORKERS)
     require_ledger_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     with RunFolder(out / LOCK).held():
         ledger = Ledger(out / LEDGER, hashlib.sha256(mark.encode()).hexdigest())
         yield Trials(ledger, work, jobs, bars)
+
+
+def require_settled(losses: Mapping[float, float], what: str) -> None:
+    """Raise ValueError where training diverged at all of these rates, of which one is to be best.
+
+    losses: by rate; what: that was trained, in words.
+    """
+    if min(losses.values()) >= DIVERGED:
+        tried = ", ".join(f"{rate:g}" for rate in losses)
+        raise ValueError(f"got rates {tried}, at all of which {what} diverges; expected lower ones")
 
 
 def _guarded(work: TrialWork, trial: Trial) -> Outcome:

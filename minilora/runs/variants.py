@@ -8,7 +8,6 @@ another file. Then all take the same steps in turns, in one process, which is ti
 from __future__ import annotations
 
 import json
-import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,15 +20,17 @@ from minilora.backend import blas_threads
 from minilora.evaluation.cases import read_cases
 from minilora.evaluation.paired import Pairs, wilson
 from minilora.evaluation.variants import Variant, score_variant, with_room
-from minilora.hub.bases import WARD, find_base, open_base
+from minilora.hub.bases import WARD, open_base
 from minilora.limits import require_count, require_finite
 from minilora.lora import ALL_LINEAR, LoRAConfig, Vera, attach, trainable_parameters
-from minilora.nn import Transformer
-from minilora.runs.trials import Trials, trials_in
+from minilora.lora.fitting import attachable
+from minilora.lora.pissa import doubled
+from minilora.nn import NotFiniteError, Transformer
+from minilora.runs.trials import DIVERGED, Trials, trials_in
 from minilora.storage import atomic_write, sha256_file
 from minilora.text import Problem, Tokenizer, encode_records
 from minilora.text.rows import iter_records
-from minilora.training import Batches, DivergedError, TrainingConfig, evaluate, fit
+from minilora.training import Batches, TrainingConfig, evaluate, fit
 from minilora.training.adamw import adamw_for
 from minilora.training.parallel import Workers
 from minilora.training.step import Steps
@@ -38,8 +39,6 @@ FIRST = "LoRA"
 """What the others are compared with."""
 WIDEST = 1024.0
 """How far from the first rate the search goes, as a factor."""
-DIVERGED = 1e9
-"""The loss of a training that diverged."""
 WARM_UP = 2
 
 
@@ -162,8 +161,15 @@ class Scored:
 
 
 def measure(plan: VariantsPlan, out: Path, *, jobs: int = 0, bars: bool = False) -> list[Scored]:
-    """A line for each way; a stopped call goes on in `out`, a folder for ledger and table."""
-    find_base(plan.base)  # refused before a folder is made
+    """A line for each way; a stopped call goes on in `out`, a folder for ledger and table.
+
+    Raises ValueError, before there is a folder, for a base or data that can't be used and ways
+    that do not fit.
+    """
+    model, tokenizer = open_base(plan.base)
+    _examples(_common(plan), model, tokenizer, 0)
+    for way in plan.ways:
+        attachable(model, doubled(way.lora) if way.pissa else way.lora)
     told = {
         **json.loads(json.dumps(asdict(plan), default=str)),
         "hashes": [sha256_file(plan.data), sha256_file(plan.eval_data)],
@@ -256,12 +262,11 @@ def _train(told: Mapping) -> dict:
     result = {"trained": trainable_parameters(model)}
     try:
         fit(model, batches, config, progress=False)
-    except DivergedError:
+        result["loss"] = evaluate(model, chosen, pad_id=tokenizer.pad_id)
+    except NotFiniteError:
         if told["seed"]:
             raise
         return {**result, "loss": DIVERGED}
-    loss = evaluate(model, chosen, pad_id=tokenizer.pad_id)
-    result["loss"] = loss if math.isfinite(loss) else DIVERGED
     if told["seed"]:
         result["right"] = _answers(model, tokenizer, told)
     return result

@@ -22,7 +22,7 @@ from minilora.runs.data import read_file, split
 from minilora.runs.folder import RunFolder
 from minilora.runs.plan import Clock, Reporter, paths_from_texts
 from minilora.runs.replay import file_replay, ward_replay
-from minilora.storage import atomic_write, read_json, read_safetensors, sha256_file
+from minilora.storage import atomic_write, read_json, read_safetensors, require_place, sha256_file
 from minilora.text import Tokenizer
 from minilora.text.packed import PackedExamples
 from minilora.training import Batches, TrainingConfig
@@ -61,6 +61,7 @@ class VerifyPlan:
 
     def __post_init__(self) -> None:
         paths_from_texts(self)
+        require_place("--json", self.json_file)
         if self.segments is not None and self.segments < 1:
             raise ValueError(f"got --segments {self.segments}, expected at least 1")
 

@@ -18,7 +18,7 @@ from minilora.nn import Transformer
 from minilora.runs.data import File, read_file, split
 from minilora.runs.folder import RunFolder
 from minilora.runs.plan import Clock, Reporter, paths_from_texts
-from minilora.storage import atomic_write, read_safetensors, sha256_file
+from minilora.storage import atomic_write, read_safetensors, require_place, sha256_file
 from minilora.text import Example, Record, Tokenizer
 from minilora.text.answers import answers, prompt_ids
 from minilora.text.examples import encode_record
@@ -63,6 +63,7 @@ class WhyPlan:
 
     def __post_init__(self) -> None:
         paths_from_texts(self)
+        require_place("--json", self.json_file)
         asked = [name for name in ("row", "prompt", "suspects") if getattr(self, name) is not None]
         if len(asked) != 1:
             given = ", ".join(f"--{name}" for name in asked) or "none of them"

@@ -11,7 +11,7 @@ from minilora.analysis import METHODS, SHAPES, Batch, bill, bill_of, counted_bil
 from minilora.analysis.bill import base_bytes, prepared
 from minilora.autograd import Tensor, ops
 from minilora.autograd import functional as F
-from minilora.lora import LoRAConfig, attach
+from minilora.lora import LoRAConfig, Vera, attach
 from minilora.nn import BASE_DTYPES, Transformer, TransformerConfig, store_base
 from minilora.training.optim import AdamW
 from tests.says import refusal
@@ -104,3 +104,24 @@ def test_what_has_no_bill_is_refused():
         Batch(2, 40, 41)
     with pytest.raises(ValueError):
         kept_arrays(Tensor(np.ones(3)))
+
+
+@pytest.mark.parametrize(
+    ("adapter", "named"),
+    [
+        (LoRAConfig(r=40), (40, 32)),
+        (LoRAConfig(r=4, rank_pattern={"v_proj": 33}), (33, 32)),
+        (LoRAConfig(r=4, use_dora=True), ("use_dora",)),
+        (LoRAConfig(r=4, vera=Vera()), ("vera",)),
+        (LoRAConfig(r=4, modules_to_save=("lm_head",)), ("tables",)),
+    ],
+)
+def test_an_adapter_that_no_bill_is_known_of_is_refused(adapter, named):
+    with refusal(ValueError, *named):
+        bill(WIDE, BATCHES[0], adapter)
+
+
+def test_more_tokens_than_positions_are_not_counted():
+    config = replace(WIDE, max_position_embeddings=64)
+    with refusal(ValueError, 65, 64):
+        counted(config, Batch(2, 65, 10), None)

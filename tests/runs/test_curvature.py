@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ from minilora.runs.curvature import (
     trend,
 )
 from minilora.runs.sweep.pools import Outcome
+from minilora.runs.trials import DIVERGED
+from minilora.training import DivergedError
 from tests.cli.conftest import pairs, write_jsonl
 from tests.says import names, refusal
 
@@ -118,10 +121,10 @@ def test_a_plan_that_makes_no_sense_is_refused(plan, change, named):
         replace(plan, **change)
 
 
-def test_the_command_shows_and_draws(plan, tmp_path, monkeypatch, capsys):
+def test_the_command_shows_and_draws(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trials, "on_this_machine", obeying)
     out = tmp_path / "out"
-    command = ["curvature", "--out", str(out), "--data", str(plan.data), "--base", plan.base]
+    command = ["curvature", "--out", str(out)]
     assert main([*command, "--seeds", "1", "--rates", "0.01,0.02,0.04,0.08"]) == 0
     told = json.loads((out / "curvature.json").read_text())
     assert names(capsys.readouterr().out, f"{told['correlation']:.2f}", f"{told['exponent']:.2f}")
@@ -130,7 +133,37 @@ def test_the_command_shows_and_draws(plan, tmp_path, monkeypatch, capsys):
     assert main([*command, "--rates", "high"]) == 1
 
 
-def test_a_base_that_is_not_there_leaves_no_folder(plan, tmp_path):
-    with refusal(ValueError, "nowhere"):
-        measure(replace(plan, base="nowhere"), tmp_path / "out")
+def test_a_rate_that_diverges_is_not_the_best_and_ends_nothing(plan, tmp_path, monkeypatch):
+    def diverge(*_, **__):
+        raise DivergedError("step 1: loss nan")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("minilora.runs.curvature.fit", diverge)
+        assert run_trial(settings_of(plan, SHAPES[0], 0.01, 1)) == {"loss": DIVERGED}
+
+    def first_diverges(points, jobs=0, work=None, bad=(0.01,)):
+        for outcome in obeying(points):
+            if outcome.point.told["rate"] in bad:
+                outcome = Outcome(outcome.point, {"loss": DIVERGED})
+            yield outcome
+
+    monkeypatch.setattr(trials, "on_this_machine", first_diverges)
+    found = measure(plan, tmp_path / "out")
+    assert [c.best_rate for c in found] == [(0.02,) * 2, (0.02,) * 2, (0.04,) * 2]
+    monkeypatch.setattr(trials, "on_this_machine", partial(first_diverges, bad=plan.rates))
+    with refusal(ValueError, 0.08, SHAPES[0].name):
+        measure(plan, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"base": "nowhere"}, "nowhere"),
+        ({"rows": 30}, 34),
+        ({"shapes": (*SHAPES, Shape(99, 4))}, 99),
+    ],
+)
+def test_what_can_t_be_measured_leaves_no_folder(plan, tmp_path, change, named):
+    with refusal(ValueError, named):
+        measure(replace(plan, **change), tmp_path / "out")
     assert not (tmp_path / "out").exists()

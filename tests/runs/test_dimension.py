@@ -6,6 +6,7 @@ import json
 import shutil
 import statistics
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from matplotlib.image import imread
@@ -21,6 +22,8 @@ from minilora.runs.dimension import (
     settings_of,
 )
 from minilora.runs.sweep.pools import Outcome
+from minilora.runs.trials import DIVERGED
+from minilora.training import DivergedError
 from tests.cli.conftest import pairs, write_jsonl
 from tests.says import names, refusal
 
@@ -158,17 +161,63 @@ def test_a_plan_that_makes_no_sense_is_refused(plan, change, named):
         replace(plan, **change)
 
 
-def test_more_directions_than_numbers_are_refused(plan, tmp_path):
-    with refusal(ValueError, "10,000,000"):
-        measure(replace(plan, dimensions=(10_000_000,)), tmp_path / "out")
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"dimensions": (10_000_000,)}, ("10,000,000",)),
+        ({"dimensions": (5, 50), "scaled": True}, (5, 20)),  # a factor an array: two blocks, 20
+        ({"report_rows": 9}, ("eval.jsonl", 12, 13)),
+        ({"bases": ("nowhere",)}, ("nowhere",)),
+    ],
+)
+def test_what_can_t_be_measured_leaves_no_folder(plan, tmp_path, change, named):
+    with refusal(ValueError, *named):
+        measure(replace(plan, **change), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_processes_are_a_number_and_a_folder_of_something_else_is_left(plan, tmp_path):
+    with refusal(ValueError, "jobs", -1):
+        measure(plan, tmp_path / "out", jobs=-1)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").touch()
+    with refusal(ValueError, "thesis", "chapter.tex"):
+        measure(plan, tmp_path / "thesis")
+    assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.tex"]
+
+
+def test_a_rate_that_diverges_is_not_taken(plan, tmp_path, monkeypatch):
+    def diverge(*_, **__):
+        raise DivergedError("step 1: loss nan")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("minilora.runs.dimension.fit", diverge)
+        told = settings_of(plan, plan.bases[0], "pretrained", 50, 0.01, 0)
+        assert run_trial(told) == {"choose_loss": DIVERGED, "loss": DIVERGED, "exact": 0.0}
+        with pytest.raises(DivergedError):
+            run_trial({**told, "seed": 1})
+
+    def high_ones_diverge(points, jobs=0, work=None, above=0.005):
+        for outcome in map(known, points):
+            bad = outcome.point.told["step_a_weight"] > above
+            lost = {"choose_loss": DIVERGED} if bad else {}
+            yield replace(outcome, result={**outcome.result, **lost})
+
+    monkeypatch.setattr(trials, "on_this_machine", high_ones_diverge)
+    for curve in measure(plan, tmp_path / "out"):
+        assert {level.step_a_weight for level in curve.levels} == {0.001}
+    monkeypatch.setattr(trials, "on_this_machine", partial(high_ones_diverge, above=0))
+    with refusal(ValueError, 0.01, 5):
+        measure(plan, tmp_path / "other")
 
 
 def test_the_command_shows_and_draws(plan, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trials, "on_this_machine", here)
     out = tmp_path / "out"
     command = ["dimension", "--out", str(out), "--data", str(plan.data), "--base", *plan.bases]
-    command += ["--eval", str(plan.eval_data), "--d", "5,50", "--seeds", "2"]
+    eval_data = write_jsonl(tmp_path / "many.jsonl", pairs(160))
+    command += ["--eval", str(eval_data), "--d", "5,50", "--seeds", "2"]
     assert main(command) == 0
     told = json.loads((out / "dimension.json").read_text())
     assert [curve["start"] for curve in told["curves"]] == ["pretrained", "random"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from minilora.cli.app import main
 from minilora.runs import trials
 from minilora.runs.memory_law import (
     KEY,
+    TUNED,
     VALUE,
     Held,
     MemoryPlan,
@@ -26,6 +28,8 @@ from minilora.runs.memory_law import (
     settings_of,
 )
 from minilora.runs.sweep.pools import Outcome
+from minilora.runs.trials import DIVERGED
+from minilora.training import DivergedError
 from tests.says import names, refusal
 
 
@@ -39,8 +43,9 @@ def test_facts_are_distinct_keys_with_random_values():
         assert (fact.labels[: KEY - 1] == IGNORE).all()
         assert set(fact.labels[KEY - 1 :]) <= set(symbols) and set(fact.ids) <= set(symbols)
         assert np.array_equal(fact.labels[KEY - 1 : -1], fact.ids[KEY:])
-    with refusal(ValueError, 600):
-        random_facts(600, symbols, np.random.default_rng(0))
+    assert len(random_facts(8**KEY, symbols, np.random.default_rng(0))) == 8**KEY
+    with refusal(ValueError, 8**KEY + 1, 8**KEY):
+        random_facts(8**KEY + 1, symbols, np.random.default_rng(0))
 
 
 def test_an_untrained_adapter_holds_about_nothing_and_a_trained_one_something(base):
@@ -95,6 +100,32 @@ def test_one_rate_is_taken_without_trials_to_choose_it(tmp_path, monkeypatch):
     assert seeds == [1, 2, 3] and held.rate == 0.015 and held.bits_a_number == 1.5
 
 
+def test_a_rate_that_diverges_is_not_taken(base, tmp_path, monkeypatch):
+    def diverge(*_, **__):
+        raise DivergedError("step 1: loss nan")
+
+    plan = MemoryPlan(base=str(base), ranks=(2,), symbols=16, fewest_steps=1, passes=1)
+    with monkeypatch.context() as patched:
+        patched.setattr("minilora.runs.memory_law.fit", diverge)
+        assert run_trial(settings_of(plan, 2, 1.0, 9.0, TUNED))["bits"] == -DIVERGED
+        with pytest.raises(DivergedError):
+            run_trial(settings_of(plan, 2, 1.0, 9.0, 1))
+
+    def high_ones_diverge(points, jobs=0, work=None, above=0.01):
+        for outcome in law(points):
+            told = outcome.point.told
+            bad = told["seed"] == TUNED and told["rate"] > above
+            yield replace(
+                outcome, result={**outcome.result, **({"bits": -DIVERGED} if bad else {})}
+            )
+
+    monkeypatch.setattr(trials, "on_this_machine", high_ones_diverge)
+    assert {h.rate for h in measure(MemoryPlan(ranks=(1,)), tmp_path / "out")} == {0.005}
+    monkeypatch.setattr(trials, "on_this_machine", partial(high_ones_diverge, above=0))
+    with refusal(ValueError, 0.03):
+        measure(MemoryPlan(ranks=(1,)), tmp_path / "other")
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [({"ranks": ()}, ()), ({"ranks": (0,)}, (0,)), ({"symbols": 1}, (1,)),
@@ -129,7 +160,12 @@ def test_a_base_that_is_not_there_leaves_no_folder(tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "told"),
-    [({"symbols": 99_999}, 99_999), ({"target_modules": ("no_proj",)}, "no_proj")],
+    [
+        ({"symbols": 99_999}, 99_999),
+        ({"target_modules": ("no_proj",)}, "no_proj"),
+        ({"ranks": (1, 99)}, 99),
+        ({"symbols": 2, "ranks": (8,)}, 8),
+    ],
 )
 def test_what_the_base_does_not_have_is_refused_before_there_is_a_folder(
     base, tmp_path, settings, told

@@ -138,16 +138,30 @@ def test_a_plan_that_makes_no_sense_is_refused(plan, change, named):
         replace(plan, **change)
 
 
-def test_the_command_shows_and_draws(plan, tmp_path, monkeypatch, capsys):
+def test_the_command_shows_and_draws(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trials, "on_this_machine", best_at_8)
     out, png = tmp_path / "out", tmp_path / "plot.png"
-    files = ["--data", str(plan.data), "--eval", str(plan.eval_data), "--base", plan.base]
-    assert main(["variants", "--out", str(out), "--plot", str(png), "--seeds", "1", *files]) == 0
+    assert main(["variants", "--out", str(out), "--plot", str(png), "--seeds", "1"]) == 0
     assert names(capsys.readouterr().out, *(way.name for way in WAYS[:2]))
     assert imread(png)[..., :3].std() > 0.01
 
 
-def test_a_base_that_is_not_there_leaves_no_folder(plan, tmp_path):
-    with refusal(ValueError, "nowhere"):
-        measure(replace(plan, base="nowhere"), tmp_path / "out")
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"base": "nowhere"}, "nowhere"),
+        ({"rows": 30}, 34),
+        ({"ways": (*SMALL, Way("wide", 0.1, LoRAConfig(99)))}, 99),
+        ({"ways": (*SMALL, Way("wide PiSSA", 0.1, LoRAConfig(8), pissa=True))}, 16),
+    ],
+)
+def test_what_can_t_be_compared_leaves_no_folder(plan, tmp_path, change, named):
+    with refusal(ValueError, named):
+        measure(replace(plan, **change), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plot_that_has_no_place_is_refused_before_anything_is_done(tmp_path, capsys):
+    command = ["variants", "--out", str(tmp_path / "out"), "--plot", str(tmp_path / "no" / "v.png")]
+    assert main(command) == 1 and names(capsys.readouterr().err, "--plot")
     assert not (tmp_path / "out").exists()

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from minilora.backend import require_device, to_device
 from minilora.evaluation.cases import read_cases
 from minilora.hub.bases import open_base
+from minilora.limits import require_count
 from minilora.runs.folder import RunFolder
 from minilora.runs.sweep.file import Point, SweepFile
 from minilora.runs.sweep.ledger import LEDGER, LOCK, Ledger, require_ledger_folder
@@ -27,6 +28,7 @@ from minilora.runs.sweep.pools import (
 )
 from minilora.runs.sweep.table import Candidate, candidates, share, shares_by_group
 from minilora.storage import atomic_write
+from minilora.training.parallel import MOST_WORKERS
 
 TABLE, DATA, ADAPTERS = "table.json", "data", "runs"
 
@@ -70,6 +72,7 @@ def sweep(
     RunHeldError where another process sweeps into it, and what `SweepFile` says.
     """
     require_device(device)
+    require_count("jobs", jobs, 0, MOST_WORKERS)
     if scheduler is None and device == "gpu":
         to_device(0.0, device)  # refused before anything is written
         pool: Pool = on_cards

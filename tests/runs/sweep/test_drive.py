@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -122,6 +123,63 @@ def test_halving_drops_the_worse_before_they_cost_much(base, tmp_path, monkeypat
     assert [(c.settings["r"], c.settings["steps"]) for c in swept.dropped] == [
         (3, 2), (1, 2), (4, 4),
     ]  # fmt: skip
+
+
+def test_failures_of_every_rung_are_told(base, tmp_path, monkeypatch):
+    more = "[halving]\nsteps = [2, 4]\nkeep = 0.5"
+    file = write(base, tmp_path, more)
+    monkeypatch.setattr(drive, "on_this_machine", scored({}, fail={1}))
+    swept = sweep(file, tmp_path / "out")
+    assert len(swept.failures) == 2 and [c.settings["r"] for c in swept.found] == [2]
+    monkeypatch.setattr(drive, "on_this_machine", scored({}, fail={1, 2}))
+    swept = sweep(file, tmp_path / "other")
+    assert len(swept.failures) == 4 and not swept.found
+
+
+def test_what_was_done_before_is_of_this_code_alone(base, tmp_path, monkeypatch):
+    file, out = write(base, tmp_path), tmp_path / "out"
+    monkeypatch.setattr(drive, "on_this_machine", scored({}))
+    sweep(file, out)
+    monkeypatch.setattr("minilora.runs.sweep.file.code_fingerprint", lambda rooms: "sha256:other")
+    swept = sweep(file, out)
+    assert (swept.ran, swept.kept) == (4, 0)
+
+
+@pytest.mark.parametrize(
+    ("how", "named"),
+    [({"jobs": -1}, ("jobs", -1)), ({"scheduler": "tcp://127.0.0.1:9"}, ("127.0.0.1:9",)),
+     ({"device": "tpu"}, ("tpu",))],
+)  # fmt: skip
+def test_where_it_can_t_run_is_refused_before_there_is_a_folder(
+    base, tmp_path, how, named, monkeypatch
+):
+    monkeypatch.setattr("minilora.runs.sweep.pools.CONNECT_SECONDS", 1)
+    with refusal(ValueError, *named):
+        sweep(write(base, tmp_path), tmp_path / "out", **how)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_that_is_not_there_leaves_no_folder(base, tmp_path):
+    file = replace(write(base, tmp_path), base="nowhere")
+    with refusal(ValueError, "nowhere"):
+        sweep(file, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_is_asked_for_twice_is_run_once(base, tmp_path, monkeypatch):
+    handed = []
+
+    def pool(points, jobs=0):
+        handed.extend(points)
+        return scored({})(points)
+
+    monkeypatch.setattr(drive, "on_this_machine", pool)
+    file = write(base, tmp_path)
+    text = file.path.read_text() + '[data.same]\n"train.jsonl" = true\n'
+    file.path.write_text(text)  # another name for the same rows
+    swept = sweep(SweepFile.read(file.path), tmp_path / "out")
+    assert len(handed) == swept.ran == 4 and swept.kept == 0
+    assert sorted(c.settings["data"] for c in swept.found) == ["all", "all", "same", "same"]
 
 
 def test_failed_runs_alone_are_run_again(base, tmp_path, monkeypatch):
