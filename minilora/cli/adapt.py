@@ -8,8 +8,9 @@ import typer
 from rich.console import Console
 
 from minilora.cli import adapt_report as report
-from minilora.cli.options import BASE_HELP, DEVICE_HELP, TEXT_HELP
+from minilora.cli.options import BASE_HELP, DEVICE_HELP, TEXT_HELP, WORKERS_HELP
 from minilora.cli.training_options import (
+    BASE_DTYPE_HELP,
     BATCH_HELP,
     LR_HELP,
     REPLAY_DATA_HELP,
@@ -21,7 +22,6 @@ from minilora.cli.training_options import (
     target_names,
 )
 from minilora.hub.bases import WARD
-from minilora.nn import BASE_DTYPES
 from minilora.runs import AdaptPlan, defaults, run
 from minilora.runs.adapt import LONGEST
 
@@ -35,10 +35,6 @@ EVAL_ROWS_HELP = (
     f"{defaults.JUDGED} where all would take minutes."
 )
 LENGTH_HELP = f"Tokens of an example. Default: the base's limit, at most {LONGEST}."
-BASE_DTYPE_HELP = (
-    f"How the frozen base is kept: {', '.join(BASE_DTYPES)} (5 bits a number, embedding 8.5); a "
-    "layer's numbers are made for each product."
-)
 
 KEEP_HELP = "Leave all checkpoints in OUT.run, for `minilora why` and `minilora verify`."
 
@@ -90,7 +86,7 @@ def adapt(
     suite: Path = typer.Option(None, "--suite", help=SUITE_HELP),
     gate: bool = typer.Option(True, "--gate/--no-gate", help="End with the gate's verdict."),
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of A, order, dropout, split."),
-    workers: int = typer.Option(0, "--workers", help="Processes; 0: one a core, at most 4."),
+    workers: int = typer.Option(0, "--workers", help=WORKERS_HELP),
     resume: bool = typer.Option(False, "--resume", help="Continue the stopped run of OUT.run."),
     keep_checkpoints: bool = typer.Option(False, "--keep-checkpoints", help=KEEP_HELP),
 ) -> None:

@@ -9,9 +9,11 @@ import typer
 from rich.console import Console
 
 from minilora.cli import show
-from minilora.cli.options import BASE_HELP, RULES_HELP, utf8
+from minilora.cli.cost import peak_memory_text, times_text
+from minilora.cli.options import BASE_HELP, DEVICE_HELP, RULES_HELP, WORKERS_HELP, utf8
 from minilora.cli.reporter import TableReporter
 from minilora.cli.training_options import (
+    BASE_DTYPE_HELP,
     BATCH_HELP,
     LR_HELP,
     REPLAY_DATA_HELP,
@@ -40,6 +42,8 @@ def capstone(
     out: Path = typer.Option(..., "--out", help="Folder of the card and of all that it tells of."),
     eval_data: Path = typer.Option(None, "--eval", help=EVAL_HELP),
     base: str = typer.Option(WARD, "--base", help=BASE_HELP),
+    base_dtype: str = typer.Option("float32", "--base-dtype", help=BASE_DTYPE_HELP),
+    device: str = typer.Option("cpu", "--device", help=DEVICE_HELP),
     instruction: str = typer.Option(None, "--instruction", help=INSTRUCTION_HELP),
     shots: int = typer.Option(SHOTS, "--shots", help="Worked examples in the longest prompt."),
     suite: Path = typer.Option(None, "--suite", help=SUITE_HELP),
@@ -54,7 +58,7 @@ def capstone(
     replay: float = typer.Option(0.0, "--replay", help=REPLAY_HELP),
     replay_data: Path = typer.Option(None, "--replay-data", help=REPLAY_DATA_HELP),
     seed: int = typer.Option(0, "--seed", min=0, help="Of the division, A and the order."),
-    workers: int = typer.Option(0, "--workers", help="Processes; 0: one a core, at most 4."),
+    workers: int = typer.Option(0, "--workers", help=WORKERS_HELP),
     check: bool = typer.Option(False, "--check", help="Run nothing: say what is missing."),
 ) -> None:
     """Adapt something of your own: prompt, data check, adapter, intervals, gate, and a card.
@@ -69,6 +73,8 @@ def capstone(
         out=out,
         eval_data=eval_data,
         base=base,
+        base_dtype=base_dtype,
+        device=device,
         instruction=None if instruction is None else utf8("--instruction", instruction),
         shots=shots,
         suite=suite,
@@ -97,6 +103,7 @@ def capstone(
     title = "Exact answers on the held-out rows"
     show.grid(console, title, ("", "right", "exact", "95 % interval"), rows, right=(1, 2, 3))
     show.say(console, verdict(done.records))
+    show.say(console, f"Took {times_text(done.seconds)}. Peak memory: {peak_memory_text(device)}.")
     show.say(console, f"The card: {done.card} and {done.card.with_name(PAGE)}")
 
 
@@ -126,4 +133,6 @@ def show_parts(console: Console, parts: Sequence[Part]) -> None:
     ]
     show.grid(console, "How the capstone stands", ("part", "", "what there is to say"), rows)
     count = sum(part.state is State.MISSING for part in parts)
-    show.say(console, f"Missing: {count} parts." if count else "Nothing is missing.")
+    show.say(
+        console, f"Missing: {count} part{'s'[: count > 1]}." if count else "Nothing is missing."
+    )

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from minilora.cli import show
 from minilora.cli.cost import times_text
-from minilora.cli.options import BASE_DTYPE_HELP, BASE_OF_ADAPTER_HELP, DEVICE_HELP
+from minilora.cli.options import BASE_DTYPE_HELP, BASE_OF_ADAPTER_HELP, DEVICE_HELP, WORKERS_HELP
 from minilora.cli.reporter import TableReporter
 from minilora.cli.scores import percent
 from minilora.lora.joining import METHODS
@@ -44,6 +44,7 @@ def compose(
     base: str = typer.Option(None, "--base", help=BASE_OF_ADAPTER_HELP),
     base_dtype: str = typer.Option(None, "--base-dtype", help=BASE_DTYPE_HELP),
     device: str = typer.Option("cpu", "--device", help=DEVICE_HELP),
+    workers: int = typer.Option(0, "--workers", help=WORKERS_HELP),
     json_file: Path = typer.Option(None, "--json", help="Also write report and scores here."),
 ) -> None:
     """Join adapters of one base into one, and evaluate every task that this touches.
@@ -65,6 +66,7 @@ def compose(
         base=base,
         base_dtype=base_dtype,
         device=device,
+        workers=workers,
         json_file=json_file,
     )
     console = Console()

@@ -10,7 +10,13 @@ from rich.console import Console
 
 from minilora.cli import show
 from minilora.cli.cost import times_text
-from minilora.cli.options import BASE_DTYPE_HELP, BASE_OF_ADAPTER_HELP, DEVICE_HELP, RAW_HELP
+from minilora.cli.options import (
+    BASE_DTYPE_HELP,
+    BASE_OF_ADAPTER_HELP,
+    DEVICE_HELP,
+    RAW_HELP,
+    WORKERS_HELP,
+)
 from minilora.cli.reporter import TableReporter
 from minilora.lora.deltas import ModuleDiff, compare_files, text_of_tensors
 from minilora.runs.diff import Diff, DiffPlan
@@ -35,6 +41,7 @@ def diff(
     rows: int = typer.Option(None, "--rows", help="Only the first so many. Default: all."),
     causes: int = typer.Option(None, "--causes", help=CAUSES_HELP),
     raw: bool = typer.Option(False, "--raw", help=RAW_HELP),
+    workers: int = typer.Option(0, "--workers", help=WORKERS_HELP),
     json_file: Path = typer.Option(None, "--json", help="Also write all of it here."),
     html_file: Path = typer.Option(None, "--html", help="Also write a page here, one file."),
     text: bool = typer.Option(
@@ -59,7 +66,7 @@ def diff(
         raise ValueError("got A alone, expected A and B (__base__ stands for no adapter)")
     plan = DiffPlan(
         a=a, b=b, data=data, base=base, base_dtype=base_dtype, device=device, rows=rows,
-        causes=causes, raw=raw, json_file=json_file, html_file=html_file,
+        causes=causes, raw=raw, workers=workers, json_file=json_file, html_file=html_file,
     )  # fmt: skip
     console = Console()
     show_diff(console, find_diff(plan, TableReporter(console)))

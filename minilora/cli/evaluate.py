@@ -16,6 +16,7 @@ from minilora.cli.options import (
     DEVICE_HELP,
     RAW_HELP,
     TEXT_HELP,
+    WORKERS_HELP,
     utf8,
 )
 from minilora.cli.reporter import TableReporter
@@ -51,6 +52,7 @@ def evaluate(
     examples: Path = typer.Option(None, "--examples", help="JSONL that the shots are taken from."),
     raw: bool = typer.Option(False, "--raw", help=RAW_HELP),
     text: bool = typer.Option(False, "--text", help=TEXT_HELP),
+    workers: int = typer.Option(0, "--workers", help=WORKERS_HELP),
     json_file: Path = typer.Option(None, "--json", help="Also write scores and answers here."),
 ) -> None:
     """Evaluate what you ship: greedy answers, compared with the expected ones.
@@ -71,6 +73,7 @@ def evaluate(
         examples=examples,
         raw=raw,
         as_text=text,
+        workers=workers,
         json_file=json_file,
     )
     console = Console()

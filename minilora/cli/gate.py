@@ -10,7 +10,13 @@ from rich.console import Console
 from minilora.cli import show
 from minilora.cli.cost import peak_memory_text, times_text
 from minilora.cli.gate_report import show_gate
-from minilora.cli.options import BASE_DTYPE_HELP, BASE_OF_ADAPTER_HELP, DEVICE_HELP, RULES_HELP
+from minilora.cli.options import (
+    BASE_DTYPE_HELP,
+    BASE_OF_ADAPTER_HELP,
+    DEVICE_HELP,
+    RULES_HELP,
+    WORKERS_HELP,
+)
 from minilora.cli.reporter import TableReporter
 from minilora.runs.gate import GatePlan, run_gate
 
@@ -40,6 +46,7 @@ def gate(
     rows: int = typer.Option(None, "--rows", help="Only the first so many of each file."),
     sequential: bool = typer.Option(False, "--sequential", help=SEQUENTIAL_HELP),
     seed: int = typer.Option(0, "--seed", min=0, help="Of the order that --sequential asks in."),
+    workers: int = typer.Option(0, "--workers", help=WORKERS_HELP),
     json_file: Path = typer.Option(None, "--json", help="Write the evidence here."),
     junit: Path = typer.Option(None, "--junit", help="Write JUnit XML here, for CI."),
 ) -> None:
@@ -61,6 +68,7 @@ def gate(
         rows=rows,
         sequential=sequential,
         seed=seed,
+        workers=workers,
         json_file=json_file,
         junit_file=junit,
     )

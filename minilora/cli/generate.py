@@ -15,6 +15,7 @@ from minilora.cli.options import (
     BASE_OF_ADAPTER_HELP,
     DEVICE_HELP,
     RAW_HELP,
+    WORKERS_HELP,
 )
 from minilora.cli.prompt import read_prompt
 from minilora.hub.bases import open_base, public_name
@@ -22,6 +23,7 @@ from minilora.hub.several import BASE, base_dtype_of_all, base_of_all, in_turn, 
 from minilora.lora import mark_base
 from minilora.nn import generate as continue_prompts
 from minilora.processes import recommended_workers
+from minilora.runs.plan import require_workers
 from minilora.serving.asked import answer_asked, bank_of, read_asked
 from minilora.text import Tokenizer
 from minilora.text.answers import prompt_ids, question, stop_ids
@@ -54,6 +56,7 @@ def generate(
     top_p: float = typer.Option(1.0, "--top-p", help="Sample among this much probability."),
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of the sampling."),
     raw: bool = typer.Option(False, "--raw", help=RAW_HELP),
+    workers: int = typer.Option(0, "--workers", help=f"Of --data. {WORKERS_HELP}"),
 ) -> None:
     """Answer a prompt on standard output, as the tokens come; nothing else is written there.
 
@@ -64,6 +67,7 @@ def generate(
     """
     if data is not None and not (prompt is None and prompt_file is None and temperature == 0.0):
         raise ValueError("got --data beside a prompt or a temperature, expected it alone")
+    require_workers(workers)
     chosen = named_adapters(adapter)
     if data is not None:
         asked = read_asked(data, rows_by, [one.name for one in chosen if one.folder is not None])
@@ -76,7 +80,13 @@ def generate(
         bank = bank_of(model, chosen, mark_base(model, public_name(name), tokenizer, quick=True))
         count = MOST_TOKENS if max_new_tokens is None else max_new_tokens
         told = answer_asked(
-            bank, tokenizer, asked, count, raw=raw, progress="rows", workers=recommended_workers()
+            bank,
+            tokenizer,
+            asked,
+            count,
+            raw=raw,
+            progress="rows",
+            workers=workers or recommended_workers(),
         )
         for one, answer in zip(asked, told, strict=True):
             line = json.dumps({**one.row, "answer": answer}, ensure_ascii=False)

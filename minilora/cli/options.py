@@ -21,6 +21,7 @@ RULES_HELP = (
     "TOML: drop, group_drop, confidence, power, and for a metric [metrics.'NAME'] drop, least, "
     "gating."
 )
+WORKERS_HELP = "Processes; 0: one a core, at most 4. On a GPU there is one."
 TEXT_HELP = "Read the data as plain text, whatever it looks like."
 
 

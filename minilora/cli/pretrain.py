@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from minilora.cli import show
+from minilora.cli.options import WORKERS_HELP
 from minilora.cli.reporter import TableReporter
 from minilora.cli.scores import percent
 from minilora.runs import PretrainPlan, run
@@ -34,7 +35,7 @@ def pretrain(
     batch_size: int = typer.Option(DEFAULT.batch_size, min=1, help="Documents a step."),
     lr: float = typer.Option(DEFAULT.lr, help="Peak learning rate."),
     seed: int = typer.Option(DEFAULT.seed, min=0, help="Seed of corpus, weights and order."),
-    workers: int = typer.Option(0, min=0, help="Processes; 0: one a core."),
+    workers: int = typer.Option(0, "--workers", help=WORKERS_HELP),
     start: Path = typer.Option(
         None, "--continue-from", help="A base to train further; its sizes and tokenizer hold."
     ),

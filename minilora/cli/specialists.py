@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from minilora.cli import show
+from minilora.cli.options import WORKERS_HELP
 from minilora.cli.reporter import TableReporter
 from minilora.cli.scores import percent
 from minilora.runs.specialists import Specialist, SpecialistsPlan, share_interval, train_specialists
@@ -27,7 +28,7 @@ def specialists(
     r: int = typer.Option(DEFAULT.r, "--r", help="Rank."),
     eval_rows: int = typer.Option(None, "--eval-rows", help="Judge on the first so many notes."),
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of A and of the order of the data."),
-    workers: int = typer.Option(0, "--workers", min=0, help="Processes; 0: one a core."),
+    workers: int = typer.Option(0, "--workers", help=WORKERS_HELP),
 ) -> None:
     """Train an adapter for each ward of the hospital on one base, and score all of them.
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from minilora.cli import show
 from minilora.cli.cost import times_text
+from minilora.cli.options import WORKERS_HELP
 from minilora.cli.scores import percent
 from minilora.runs.steering import JOINT, Steering, SteeringPlan, steer
 from minilora.ward.steering import RULES
@@ -21,6 +22,7 @@ def steering(
     seeds: int = typer.Option(3, "--seeds", min=1, help="Adapters of each rule."),
     steps: int = typer.Option(150, "--steps", min=1, help="Training steps of an adapter."),
     asked: int = typer.Option(80, "--asked", min=1, help="Held-out notes that are reported."),
+    workers: int = typer.Option(0, "--workers", help=f"Of the answers. {WORKERS_HELP}"),
 ) -> None:
     """Four adapters for one answer (domain, tone, safety, customer), joined in every way.
 
@@ -30,7 +32,9 @@ def steering(
     Example: minilora steering --out steering
     """
     console = Console()
-    plan = SteeringPlan(out=out, seeds=tuple(range(seeds)), steps=steps, asked=asked)
+    plan = SteeringPlan(
+        out=out, seeds=tuple(range(seeds)), steps=steps, asked=asked, workers=workers
+    )
     result = steer(plan, lambda text: show.say(console, text))
     show_result(console, result)
     show.say(console, f"Took {times_text(result.seconds)}. {out}: result, plot and adapters.")

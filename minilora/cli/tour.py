@@ -12,6 +12,7 @@ from rich.text import Text
 
 from minilora.cli import show
 from minilora.cli.gate_report import verdict_line
+from minilora.cli.options import WORKERS_HELP
 from minilora.cli.reporter import TableReporter
 from minilora.cli.scores import tour_rows
 from minilora.runs import TourPlan, TourResult, run
@@ -36,7 +37,7 @@ def tour(
     steps: int = typer.Option(DEFAULT.steps, "--steps", min=1, help="Training steps."),
     lr: float = typer.Option(DEFAULT.lr, "--lr", help="Peak learning rate."),
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of A and of the order of the data."),
-    workers: int = typer.Option(0, "--workers", min=0, help="Processes; 0: one a core."),
+    workers: int = typer.Option(0, "--workers", help=WORKERS_HELP),
     svg: Path = typer.Option(None, "--svg", help="Keep notes, answers and scores as a picture."),
 ) -> None:
     """Adapt the ward's base to a hospital's discharge notes with LoRA, and measure all of it.

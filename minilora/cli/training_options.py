@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from minilora.hub.bases import WARD
 from minilora.lora import ALL_LINEAR
+from minilora.nn import BASE_DTYPES
 from minilora.runs import defaults
 
+BASE_DTYPE_HELP = (
+    f"How the frozen base is kept: {', '.join(BASE_DTYPES)} (5 bits a number, embedding 8.5); a "
+    "layer's numbers are made for each product."
+)
 BATCH_HELP = f"Examples a step. Default: {defaults.BATCH}, or {defaults.SMALL_BATCH} on a big base."
 STEPS_HELP = (
     f"Default: {defaults.PASSES} passes, but {defaults.FEWEST_STEPS} to {defaults.MOST_STEPS} "

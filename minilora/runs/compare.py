@@ -13,7 +13,7 @@ from minilora.evaluation.variants import Variant, VariantScore, score_variant, w
 from minilora.hub.bases import open_base
 from minilora.hub.several import BASE, NamedAdapter, base_dtype_of_all, base_of_all, in_turn
 from minilora.processes import recommended_workers
-from minilora.runs.plan import Clock, Reporter, paths_from_texts
+from minilora.runs.plan import Clock, Reporter, paths_from_texts, require_workers
 from minilora.storage import atomic_write, require_place, sha256_file
 from minilora.text import encode_records
 
@@ -25,7 +25,8 @@ class ComparePlan:
     data: prompts with the answers to compare with, and plain texts whose loss is taken. rows: only
     the first so many. as_text: whether `data` is plain text, whatever it looks like. instruction,
     shots (taken from examples): how the base is asked as well. raw: prompts are continued as they
-    are, for models trained on plain text. base, base_dtype: None for what the adapters say.
+    are, for models trained on plain text. workers: processes that write the answers, 0 for one a
+    core. base, base_dtype: None for what the adapters say.
     json_file: where scores and answers are written as well.
     """
 
@@ -40,10 +41,12 @@ class ComparePlan:
     examples: Path | None = None
     raw: bool = False
     as_text: bool = False
+    workers: int = 0
     json_file: Path | None = None
 
     def __post_init__(self) -> None:
         paths_from_texts(self)
+        require_workers(self.workers)
         if (self.shots is None) != (self.examples is None):
             raise ValueError("got one of --shots and --examples, expected both or none")
         if self.raw and self.shots is not None:
@@ -104,12 +107,10 @@ def compare(plan: ComparePlan, reporter: Reporter | None = None) -> Comparison:
         raise ValueError(f"{plan.data}: no row can be asked; the first left out is {problems[0]}")
     judge = Judge(tokenizer, examples, bars=reporter.bars)
     clock.lap("opening")
-    columns = []
+    columns, workers = [], plan.workers or recommended_workers()
     for one in in_turn(model, tokenizer, chosen, name):
         for variant in variants if one.folder is None else [Variant(one.name, raw=plan.raw)]:
-            score = score_variant(
-                model, tokenizer, cases, variant, room, reporter.bars, recommended_workers()
-            )
+            score = score_variant(model, tokenizer, cases, variant, room, reporter.bars, workers)
             if examples and not (variant.instruction or variant.shots):
                 loss = judge.loss(model, progress=judge.bar(f"loss of {variant.name}"))
                 score = replace(score, loss=loss, loss_rows=len(examples))

@@ -20,7 +20,7 @@ from minilora.lora.peft_format import CONFIG, SIDECAR, TENSORS
 from minilora.nn import Transformer
 from minilora.processes import recommended_workers
 from minilora.runs.folder import require_free
-from minilora.runs.plan import Clock, Reporter, paths_from_texts
+from minilora.runs.plan import Clock, Reporter, paths_from_texts, require_workers
 from minilora.storage import atomic_write, require_place
 from minilora.text import Tokenizer
 from minilora.text.answers import prompt_ids
@@ -51,7 +51,8 @@ class ComposePlan:
     """All that decides a composition. how, rank, density and seed as `combine` takes them.
 
     tasks: evaluated with the base, each adapter alone and the composition; () for none. rows: only
-    the first so many of each. base, base_dtype: None for what the adapters say.
+    the first so many of each. workers: processes that write the answers, 0 for one a core. base,
+    base_dtype: None for what the adapters say.
     """
 
     parts: tuple[WeightedAdapter, ...]
@@ -65,10 +66,12 @@ class ComposePlan:
     base: str | None = None
     base_dtype: str | None = None
     device: str = "cpu"
+    workers: int = 0
     json_file: Path | None = None
 
     def __post_init__(self) -> None:
         paths_from_texts(self)
+        require_workers(self.workers)
         require_place("--json", self.json_file)
         require_free(self.out, CONFIG, (CONFIG, TENSORS, SIDECAR), "an adapter of minilora's")
         for kind, named in (("--eval", self.tasks), ("adapter", self.parts)):
@@ -147,7 +150,7 @@ def compose(plan: ComposePlan, reporter: Reporter | None = None) -> Composed:
                 found = {
                     task: score_variant(
                         model, tokenizer, own, Variant(f"{label}: {task}"), rooms[task],
-                        reporter.bars, recommended_workers(),
+                        reporter.bars, plan.workers or recommended_workers(),
                     ).outputs
                     for task, own in cases.items()
                 }  # fmt: skip

@@ -23,7 +23,7 @@ from minilora.lora.exchange import wearing
 from minilora.nn import Transformer, bytes_by_format
 from minilora.processes import recommended_workers
 from minilora.runs.diff_page import page
-from minilora.runs.plan import Clock, Reporter, paths_from_texts
+from minilora.runs.plan import Clock, Reporter, paths_from_texts, require_workers
 from minilora.storage import atomic_write, require_place, sha256_file
 from minilora.text import Tokenizer, encode_records
 from minilora.text.answers import answer_ids
@@ -42,7 +42,9 @@ class DiffPlan:
     answers to compare with, and plain texts whose loss is taken; None compares settings and ΔW
     alone and opens no model. rows: only the first so many. base, base_dtype: None for what the
     adapters say. causes: for how many changed answers a cause is looked for, None for what
-    CAUSES_COST allows. raw: prompts are continued as they are. json_file, html_file: where all of
+    CAUSES_COST allows. raw: prompts are continued as they are. workers: processes that write the
+    answers, 0 for one a core; causes are looked for in this one, a set of modules after the other.
+    json_file, html_file: where all of
     it is written as well.
     """
 
@@ -55,11 +57,13 @@ class DiffPlan:
     rows: int | None = None
     causes: int | None = None
     raw: bool = False
+    workers: int = 0
     json_file: Path | None = None
     html_file: Path | None = None
 
     def __post_init__(self) -> None:
         paths_from_texts(self)
+        require_workers(self.workers)
         if self.causes is not None and self.causes < 0:
             raise ValueError(f"got --causes {self.causes}, expected 0 or more")
         require_place("--json", self.json_file)
@@ -251,14 +255,13 @@ def _ask(
         raise ValueError(f"{plan.data}: no row can be asked; the first left out is {problems[0]}")
     judge = Judge(tokenizer, examples, bars=reporter.bars)
     clock.lap("opening")
+    workers = plan.workers or recommended_workers()
     scores, answered = [], []
     for side in sides:
         named, prompts = replace(variant, name=side.name), [variant.prompt(case) for case in cases]
         with wearing(model, side.adapter, mark):
             bar = side.name if reporter.bars else ""
-            ids = answer_ids(
-                model, tokenizer, prompts, room, progress=bar, workers=recommended_workers()
-            )
+            ids = answer_ids(model, tokenizer, prompts, room, progress=bar, workers=workers)
             outputs = [answer_text(tokenizer, one, room) for one in ids]
             score = score_outputs(cases, named, outputs) if cases else VariantScore(named)
             if examples:

@@ -27,7 +27,7 @@ from minilora.limits import require_count
 from minilora.lora import Adapter, attach, base_fingerprint, mark_base
 from minilora.nn import Transformer
 from minilora.processes import recommended_workers
-from minilora.runs.plan import Clock, Reporter, paths_from_texts
+from minilora.runs.plan import Clock, Reporter, paths_from_texts, require_workers
 from minilora.storage import atomic_write, read_json, require_place, sha256_file
 from minilora.text import Tokenizer
 from minilora.text.answers import answers
@@ -44,7 +44,8 @@ class GatePlan:
     to be shipped in place of the base, a merged model's folder; one of the two. suites, tasks: rows
     of what may not be lost, and of the job itself. baseline: an earlier gate's evidence, whose
     candidate is compared with in place of the base. rules: a TOML file. rows: only the first so
-    many of each file. sequential: stop as soon as it is decided; seed: of the order then. base,
+    many of each file. sequential: stop as soon as it is decided; seed: of the order then. workers:
+    processes that write the answers, 0 for one a core; no row is asked for their sake. base,
     base_dtype: None for what the adapter says. json_file, junit_file: what is written.
     """
 
@@ -61,11 +62,13 @@ class GatePlan:
     rows: int | None = None
     sequential: bool = False
     seed: int = 0
+    workers: int = 0
     json_file: Path | None = None
     junit_file: Path | None = None
 
     def __post_init__(self) -> None:
         paths_from_texts(self)
+        require_workers(self.workers)
         for name in ("suites", "tasks"):
             object.__setattr__(self, name, tuple(Path(path) for path in getattr(self, name)))
         require_count("seed", self.seed, 0)
@@ -133,7 +136,7 @@ def run_gate(plan: GatePlan, reporter: Reporter | None = None) -> Gated:
     def ask_base(cases: Sequence[Case], bar: str) -> list[str]:
         if baseline is not None:
             return [baseline[row_key(case)] for case in cases]
-        return asked(model, tokenizer, cases, room, bar)
+        return asked(model, tokenizer, cases, room, bar, plan.workers)
 
     ask_candidate, candidate = open_candidate(plan, model, tokenizer, name, room)
     about["candidate"] = candidate
@@ -222,7 +225,7 @@ def open_candidate(
             )
         about = {"kind": "model", "name": plan.model.resolve().name}
         about["fingerprint"] = base_fingerprint(other)
-        return lambda cases, bar: asked(other, words, cases, room, bar), about
+        return lambda cases, bar: asked(other, words, cases, room, bar, plan.workers), about
     adapter = Adapter.read(plan.adapter)
     mark = mark_base(model, public_name(base), tokenizer, quick=True)
     attach(model, adapter, base=mark).detach()  # refused, and warned of, once and now
@@ -233,7 +236,7 @@ def open_candidate(
             attachment = attach(model, adapter, base=mark)
         if plan.merge:
             attachment.merge()
-        texts = asked(model, tokenizer, cases, room, bar)
+        texts = asked(model, tokenizer, cases, room, bar, plan.workers)
         if plan.merge:
             attachment.unmerge()
         attachment.detach()

@@ -46,12 +46,17 @@ class Plan:
         if self.lr is not None:
             require_finite("lr", self.lr, above=True)
         require_count("seed", self.seed, 0)
-        require_count("workers", self.workers, 0, MOST_WORKERS)
+        require_workers(self.workers)
 
     @property
     def folder(self) -> RunFolder:
         """Where the run's history and checkpoints go."""
         return RunFolder(self.out)
+
+
+def require_workers(workers: object) -> None:
+    """Raise ValueError for a number of processes that makes no sense; 0 is one a core."""
+    require_count("workers", workers, 0, MOST_WORKERS)
 
 
 def paths_from_texts(plan: object) -> None:

@@ -23,9 +23,10 @@ from minilora.limits import require_count
 from minilora.lora import Adapter, LoRAConfig, attach, combine, mark_base
 from minilora.lora.exchange import wearing
 from minilora.lora.peft_format import CONFIG
+from minilora.processes import recommended_workers
 from minilora.runs.compose import forecast_of
 from minilora.runs.folder import require_free
-from minilora.runs.plan import Clock, paths_from_texts
+from minilora.runs.plan import Clock, paths_from_texts, require_workers
 from minilora.runs.steering_plot import TOGETHER, plot_steering
 from minilora.storage import atomic_write
 from minilora.text import Record, encode_records, prompt_messages
@@ -77,7 +78,8 @@ class SteeringPlan:
     """All that decides the experiment. out: folder for result, plot and adapters.
 
     rates: tried for each rule with the first seed. chosen_on, asked: notes that settings are chosen
-    on, and others that are reported.
+    on, and others that are reported. workers: processes that write the answers, 0 for one a core;
+    each adapter is trained in one.
     """
 
     out: Path
@@ -89,9 +91,11 @@ class SteeringPlan:
     notes: int = 1200
     chosen_on: int = 32
     asked: int = 80
+    workers: int = 0
 
     def __post_init__(self) -> None:
         paths_from_texts(self)
+        require_workers(self.workers)
         for name in ("steps", "r", "batch_size", "notes", "chosen_on", "asked"):
             require_count(name, getattr(self, name), 1)
         if not self.seeds or not self.rates:
@@ -152,8 +156,9 @@ class Steering:
     def to_dict(self) -> dict:
         """JSON-ready."""
         plain = {key: value for key, value in vars(self).items() if key != "plan"}
-        settings = {**asdict(self.plan), "out": None}
-        del settings["out"]
+        # Neither the folder nor the processes change a figure.
+        kept_out = ("out", "workers")
+        settings = {k: v for k, v in asdict(self.plan).items() if k not in kept_out}
         return json.loads(json.dumps({"settings": settings, **plain}, default=_plain))
 
 
@@ -290,7 +295,13 @@ class Bench:
         """What the answers to the notes of a kind ("choose", "test") keep."""
         rows = self.rows[which]
         with wearing(self.model, adapter, self.mark):
-            texts = answers(self.model, self.tokenizer, [row.prompt for row in rows], ANSWER_TOKENS)
+            texts = answers(
+                self.model,
+                self.tokenizer,
+                [row.prompt for row in rows],
+                ANSWER_TOKENS,
+                workers=self.plan.workers or recommended_workers(),
+            )
         texts = [text.strip() for text in texts]
         table = np.array(
             [

@@ -12,6 +12,7 @@ from minilora.cli import cost
 from minilora.cli.app import main
 from minilora.lora import Adapter
 from minilora.runs import adapt as adapting
+from minilora.runs.capstone import reload
 from tests.cli.conftest import make_base, pairs, write_jsonl
 from tests.device.strict_cupy import syncs
 from tests.says import names
@@ -84,6 +85,29 @@ def test_a_gpu_that_is_not_there_is_refused_first(command, paths, capsys, monkey
         found = capsys.readouterr()
         assert names(found.err, told) and not found.out
     assert not (folder / "out").exists() and not (folder / "out.run").exists()
+
+
+def test_a_capstone_on_the_gpu_finds_what_the_cpu_does(cupy, paths, capsys, monkeypatch):
+    monkeypatch.setattr(reload, "PACKAGES", ("nosuchpackage",))
+    base, data, folder = paths
+    data = write_jsonl(folder / "more.jsonl", pairs(120))
+    suite = write_jsonl(folder / "old.jsonl", pairs(8, start=500))
+    flags = ("--steps", "4", "--batch-size", "4", "--r", "2", "--lr", "0.02", "--workers", "1")
+    found = []
+    for device in ("cpu", "gpu"):
+        where = ("--base", str(base), "--data", str(data), "--out", str(folder / device))
+        argv = ["capstone", *where, "--suite", str(suite), "--shots", "1", *flags]
+        waits = len(syncs)
+        assert main([*argv, "--device", device]) == 0
+        assert (len(syncs) > waits) is (device == "gpu")
+        found.append(json.loads((folder / device / "capstone.json").read_text("utf-8"))["steps"])
+    one, other = found
+    assert other["scores"]["outputs"] == one["scores"]["outputs"]
+    assert other["gate"]["metrics"] == one["gate"]["metrics"]
+    assert other["rows"] == one["rows"]
+    assert Adapter.read(folder / "gpu" / "adapter").provenance["device"] == "gpu"
+    assert names((folder / "gpu" / "card.md").read_text(), "GPU")
+    assert not names((folder / "cpu" / "card.md").read_text(), "GPU")
 
 
 def test_stored_weights_stay_on_the_cpu(cupy, paths, capsys):

@@ -15,16 +15,19 @@ import pytest
 
 from minilora.evaluation.merging import logits
 from minilora.hub.bases import open_base
-from minilora.lora import Adapter
+from minilora.lora import Adapter, base_fingerprint
+from minilora.nn import bytes_by_format
 from minilora.runs.capstone import CapstonePlan, missing, run_capstone
 from minilora.runs.capstone import drive as driving
+from minilora.runs.capstone import plan as planning
 from minilora.runs.capstone import reload as reloading
 from minilora.runs.capstone import rows as r
 from minilora.runs.capstone import steps as stepping
+from minilora.runs.capstone.card import verdict
 from minilora.runs.capstone.missing import State
 from minilora.runs.capstone.steps import STEPS
 from tests import tiny
-from tests.cli.conftest import adapter, pairs, write_jsonl
+from tests.cli.conftest import adapter, make_base, pairs, write_jsonl
 from tests.says import names, refusal
 
 __all__ = ["adapter"]
@@ -250,14 +253,58 @@ def test_a_folder_that_is_read_otherwise_is_refused(adapter, base, monkeypatch, 
     assert reloading.reload_adapter(adapter, str(base))["by"] == "minilora"
     ours = reloading.read_here
 
-    def other(folder, name, ids):
+    def other(folder, name, dtype, ids):
         if reads == "another":
-            return ours(folder, name, ids) + 1
+            return ours(folder, name, dtype, ids) + 1
         return logits(open_base(name)[0], ids)
 
     monkeypatch.setattr(reloading, "read_here", other)
     with refusal(ValueError, str(adapter)):
         reloading.reload_adapter(adapter, str(base))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "q4"])
+def test_a_base_in_fewer_bits_is_the_base_of_every_step(plan, tmp_path, monkeypatch, dtype):
+    """Opened otherwise in a step, the adapter would be refused there, or the figures be others."""
+    wide = make_base(tmp_path / "wide", 0, width=32)
+    plan, opened = replace(plan, base=str(wide), base_dtype=dtype), []
+    real = planning.open_base
+
+    def open_as(*words):
+        opened.append(words)
+        return real(*words)
+
+    monkeypatch.setattr(planning, "open_base", open_as)
+    done = run_capstone(plan)
+    assert set(opened) == {(str(wide), dtype, "cpu")} and len(opened) >= 5
+    records = done.records
+    model, _ = open_base(str(wide), dtype)
+    assert records["rows"]["base_fingerprint"] == base_fingerprint(model)
+    assert base_fingerprint(model) != base_fingerprint(open_base(str(wide))[0])
+    assert Adapter.read(plan.out / "adapter").provenance["base_dtype"] == dtype
+    assert records["merged"]["from_adapted"] < records["merged"]["from_base"]
+    assert records["gate"]["merged_otherwise"] == 0
+    assert set(bytes_by_format(open_base(str(plan.out / "model"))[0])) == {"float32"}
+    monkeypatch.setattr(reloading, "PACKAGES", ())  # as if PEFT could be asked
+    told = reloading.reload_adapter(plan.out / "adapter", str(wide), dtype)
+    assert told["by"] == records["reload"]["by"] == "minilora" and names(told["why"], dtype)
+    for name in ("card.md", "card.html"):
+        assert names((plan.out / name).read_text(), dtype)
+    assert run_capstone(plan).ran == ()
+    states = {part.name: part.state for part in missing(plan)}
+    assert State.MISSING not in states.values()
+
+
+def test_one_of_a_version_without_a_setting_goes_on(plan):
+    run_capstone(plan)
+    told = json.loads((plan.out / "capstone.json").read_text())
+    del told["settings"]["base_dtype"], told["settings"]["device"]
+    (plan.out / "capstone.json").write_text(json.dumps(told))
+    assert run_capstone(plan).ran == ()
+    del told["settings"]["seed"]
+    (plan.out / "capstone.json").write_text(json.dumps(told))
+    with refusal(ValueError, "seed", 0, 3):
+        run_capstone(replace(plan, seed=3))
 
 
 # -- refusals --------------------------------------------------------------------------------------
@@ -279,6 +326,8 @@ def test_rows_that_stop_a_capstone_leave_nothing(plan):
         ({"lr": 0.5}, ("lr", 0.02, 0.5)),
         ({"seed": 3}, ("seed", 0, 3)),
         ({"suite": None}, ("suite",)),
+        ({"base_dtype": "float16"}, ("base_dtype", "float32", "float16")),
+        ({"device": "gpu"}, ("device", "cpu", "gpu")),
     ],
 )
 def test_other_settings_are_refused(plan, monkeypatch, change, told):
@@ -310,6 +359,8 @@ def test_a_folder_of_something_else_is_refused(plan):
         ({"instruction": " "}, ("instruction",)),
         ({"r": 0}, ("r", 0)),
         ({"replay": 0.2}, ("replay",)),
+        ({"base_dtype": "int4"}, ("'int4'", "q4")),
+        ({"device": "cuda"}, ("'cuda'", "gpu")),
     ],
 )
 def test_plans_that_make_no_sense(plan, change, told):
@@ -319,8 +370,9 @@ def test_plans_that_make_no_sense(plan, change, told):
 
 def test_without_a_suite_the_gate_is_what_is_missing(plan):
     plan = replace(plan, suite=None)
-    run_capstone(plan)
+    done = run_capstone(plan)
     gates = [part for part in missing(plan) if part.name == "gate"]
     lacking = [part for part in gates if part.state is State.MISSING]
     assert len(lacking) == 1 and names(lacking[0].text, "--suite")
     assert "Nothing was asked" in (plan.out / "card.md").read_text()
+    assert "on the task alone" in verdict(done.records)

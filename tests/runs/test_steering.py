@@ -74,13 +74,19 @@ def test_a_run_trains_joins_asks_and_keeps_its_adapters(tmp_path, monkeypatch):
     """The answers are made up: base and adapters say what keeps the rule of tone."""
     plan = SteeringPlan(
         out=tmp_path / "out", seeds=(0,), steps=1, rates=(0.01,), batch_size=2, notes=4,
-        chosen_on=2, asked=3,
+        chosen_on=2, asked=3, workers=3,
     )  # fmt: skip
     known = {}
     for seed, n in ((9001, 2), (9002, 3)):
         rows = steering_examples(["tone"], "heldout", n, seed, 0.0)
         known |= {row.prompt: row.completion for row in rows}
-    monkeypatch.setattr(runs, "answers", lambda *args: [known[prompt] for prompt in args[2]])
+    dealt = []
+
+    def answered(model, tokenizer, prompts, room, workers):
+        dealt.append(workers)
+        return [known[prompt] for prompt in prompts]
+
+    monkeypatch.setattr(runs, "answers", answered)
     settings = {"cat": [Setting("cat"), Setting("cat", 0.5)], "svd": [Setting("svd", rank=8)]}
     monkeypatch.setattr(runs, "settings_to_try", lambda r: settings)
     told = []
@@ -94,10 +100,10 @@ def test_a_run_trains_joins_asks_and_keeps_its_adapters(tmp_path, monkeypatch):
     ]
     assert np.abs(starts[0] - starts[1]).max() > 0.05
     assert len(found.pairs) == 12 and {p["loss"] for p in found.pairs} == {0.0}
-    assert len(told) == 7
+    assert len(told) == 7 and set(dealt) == {3}
     written = json.loads((plan.out / "steering.json").read_text("utf-8"))
     assert written["alone"]["tone"][0]["rules"]["tone"] == 1
-    assert written["settings"]["steps"] == 1 and "out" not in written["settings"]
+    assert written["settings"]["steps"] == 1 and not {"out", "workers"} & set(written["settings"])
     assert (plan.out / "steering.png").is_file()
 
     def refuse(*_, **__):

@@ -84,10 +84,10 @@ def verdict(records: Records) -> str:
         better = f"The {told} beats the adapter: the change is {span}"
     else:
         better = f"The rows don't tell the adapter from the {told}: the change is {span}"
-    word = records["gate"]["verdict"]
-    return (
-        f"{better}, on {records['scores']['shares']['adapter']['of']} held-out rows. Gate: {word}."
-    )
+    gate = records["gate"]
+    task = "" if gate["suites"] else ", on the task alone: nothing was asked that may not be lost"
+    rows = records["scores"]["shares"]["adapter"]["of"]
+    return f"{better}, on {rows} held-out rows. Gate: {gate['verdict']}{task}."
 
 
 def points(change: float) -> str:
@@ -184,8 +184,10 @@ def _made(plan: CapstonePlan, records: Records) -> Section:
         read = "PEFT and transformers load the folder"
     else:
         read = f"Read again by minilora itself ({reload['why']})"
+    kept = "" if plan.base_dtype == "float32" else f", kept in {plan.base_dtype}"
+    on = "" if plan.device == "cpu" else f" on the {plan.device.upper()}"
     rows = [
-        ("base", f"{records['rows']['base']}, {records['rows']['base_fingerprint']}"),
+        ("base", f"{records['rows']['base']}{kept}, {records['rows']['base_fingerprint']}"),
         ("adapter", adapter["fingerprint"]),
         ("merged weights", merged["fingerprint"]),
         ("model.safetensors", f"sha256:{merged['sha256']}"),
@@ -193,7 +195,7 @@ def _made(plan: CapstonePlan, records: Records) -> Section:
         ("trained", f"{adapter['trained']:,} numbers, {adapter['trained'] / adapter['of']:.2%} of "
                     f"the base's: r {plan.r}, alpha {plan.lora_alpha:g}, {targets}"),
         ("training", f"{settings['steps']} steps of {settings['batch_size']} rows, rate "
-                     f"{settings['lr']:g}, seed {settings['seed']}, {adapter['seconds']} s"),
+                     f"{settings['lr']:g}, seed {settings['seed']}, {adapter['seconds']} s{on}"),
         ("replay", "none" if replay is None else f"{replay['rows']} rows of {replay['of']}"),
         ("loaded again", f"{read}: logits within {reload['difference']:.1e} of ours, where the "
                          f"largest is {reload['largest']:.3g}"),

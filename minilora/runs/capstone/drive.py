@@ -10,10 +10,10 @@ from pathlib import Path
 
 from minilora import __version__
 from minilora.runs.capstone.card import write_card
-from minilora.runs.capstone.plan import CapstonePlan
+from minilora.runs.capstone.plan import CapstonePlan, then
 from minilora.runs.capstone.steps import STEPS, Step, folder_of
 from minilora.runs.folder import RunFolder, require_free
-from minilora.runs.plan import Reporter
+from minilora.runs.plan import Clock, Reporter
 from minilora.storage import atomic_write, read_json
 
 MARK, HELD = "capstone.json", "held.run"
@@ -35,12 +35,13 @@ class StepReporter(Reporter):
 
 @dataclass(frozen=True)
 class Done:
-    """A whole capstone. records: by step. ran: the steps that this call did."""
+    """A whole capstone. records: by step. ran: the steps that this call did. seconds: its own."""
 
     plan: CapstonePlan
     records: Mapping[str, Mapping]
     ran: tuple[str, ...]
     card: Path
+    seconds: Mapping[str, float]
 
 
 def run_capstone(plan: CapstonePlan, reporter: StepReporter | None = None) -> Done:
@@ -58,7 +59,7 @@ def run_capstone(plan: CapstonePlan, reporter: StepReporter | None = None) -> Do
     settings = plan.settings()
     require_same(plan, settings)
     with RunFolder(plan.out / "held").held(), _mark(plan, settings):
-        records, ran = records_of(plan), []
+        records, ran, clock = records_of(plan), [], Clock()
         for step in STEPS:
             record = records.get(step.name)
             if ran or record is None or not step.whole(plan, record):
@@ -70,7 +71,10 @@ def run_capstone(plan: CapstonePlan, reporter: StepReporter | None = None) -> Do
                 reporter.ended(step, record, False)
             else:
                 reporter.ended(step, record, True)
-        return Done(plan, records, tuple(ran), write_card(plan, records))
+            clock.lap(step.name)
+        card = write_card(plan, records)
+        clock.lap("card")
+        return Done(plan, records, tuple(ran), card, clock.laps)
 
 
 @contextlib.contextmanager
@@ -96,7 +100,7 @@ def require_same(plan: CapstonePlan, settings: Mapping) -> None:
     told = _read(plan)
     if not told:
         return
-    old = told["settings"]
+    old = then(told["settings"])
     changed = [name for name in settings if old.get(name) != json.loads(json.dumps(settings[name]))]
     if changed:
         pairs = ", ".join(f"{k}: {old.get(k)} then, {settings[k]} now" for k in changed)

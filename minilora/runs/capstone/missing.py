@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from minilora.evaluation.gate import Verdict
-from minilora.hub.bases import WARD, open_base
+from minilora.hub.bases import WARD
 from minilora.runs.capstone.card import MARKDOWN, PAGE, PICTURE, points
 from minilora.runs.capstone.drive import records_of, require_same
 from minilora.runs.capstone.plan import CapstonePlan
@@ -66,7 +66,7 @@ def _lacks(step: Step, record: Mapping | None, begun: bool) -> str:
 
 
 def _of_rows(plan: CapstonePlan) -> list[Part]:
-    model, tokenizer = open_base(plan.base)
+    model, tokenizer = plan.open_base()
     limit = model.config.max_position_embeddings
     checked = check_rows(plan.data, plan.eval_data, tokenizer, limit, plan.seed)
     return [

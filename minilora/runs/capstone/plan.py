@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
-from minilora.hub.bases import WARD
+from minilora.hub.bases import WARD, open_base
 from minilora.limits import require_count
+from minilora.nn import Transformer
 from minilora.runs.adapt import AdaptPlan
 from minilora.runs.plan import paths_from_texts
 from minilora.storage import sha256_file
+from minilora.text import Tokenizer
 
 SHOTS = 3
 NOT_COMPARED = ("out", "workers", "title")
@@ -21,9 +24,11 @@ class CapstonePlan:
     """All that decides a capstone.
 
     data: prompts with their answers, 100 to 300 rows. eval_data: rows to score on; None for a
-    third of `data`. instruction: the prompt that is to be beaten, at the end of each question; None
-    for worked examples alone. shots: how many of these. suite: rows of what the base can do and
-    may not lose; None for the ward's own on ward-base. rules: of the gate. title: of the card.
+    third of `data`. base_dtype: how the base is kept, asked and trained over. device: where; the
+    check of the merged model and the loading at the end are done on the CPU. instruction: the
+    prompt that is to be beaten, at the end of each question; None for worked examples alone. shots:
+    how many of these. suite: rows of what the base can do and may not lose; None for the ward's own
+    on ward-base. rules: of the gate. title: of the card.
     None for target_modules, steps, batch_size and lr: as `AdaptPlan` chooses them.
     Raises ValueError for what makes no sense.
     """
@@ -32,6 +37,8 @@ class CapstonePlan:
     out: Path
     eval_data: Path | None = None
     base: str = WARD
+    base_dtype: str = "float32"
+    device: str = "cpu"
     instruction: str | None = None
     shots: int = SHOTS
     suite: Path | None = None
@@ -64,6 +71,8 @@ class CapstonePlan:
             data=self.train_file,
             eval_data=self.held_out_file,
             base=self.base,
+            base_dtype=self.base_dtype,
+            device=self.device,
             r=self.r,
             lora_alpha=self.lora_alpha,
             target_modules=self.target_modules,
@@ -76,6 +85,10 @@ class CapstonePlan:
             seed=self.seed,
             workers=self.workers,
         )
+
+    def open_base(self) -> tuple[Transformer, Tokenizer]:
+        """The base as it is asked and trained over. Raises ValueError as `hub.bases.open_base`."""
+        return open_base(self.base, self.base_dtype, self.device)
 
     @property
     def train_file(self) -> Path:
@@ -101,3 +114,12 @@ class CapstonePlan:
                 value = f"sha256:{sha256_file(value)}"
             found[name] = list(value) if isinstance(value, tuple) else value
         return found
+
+
+def then(settings: Mapping) -> dict:
+    """The settings of a capstone that was begun; one that its version did not know was the default.
+
+    settings: as the record of the capstone has them.
+    """
+    known = {f.name: f.default for f in fields(CapstonePlan) if f.default is not MISSING}
+    return {**known, **settings}

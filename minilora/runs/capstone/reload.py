@@ -14,14 +14,15 @@ from minilora.lora import Adapter, attach, mark_base
 PACKAGES = ("peft", "transformers", "torch")
 
 
-def reload_adapter(folder: Path, base: str) -> dict:
+def reload_adapter(folder: Path, base: str, base_dtype: str = "float32") -> dict:
     """The largest difference of logits from ours on a fixed probe, and who read the folder.
 
-    "by" is "peft", or "minilora" where PEFT is not installed or the base is no folder that
-    transformers reads; then "why" says which. Raises ValueError where the logits differ by more
-    than rounding, or are the base's own.
+    base_dtype: as the adapter was trained over. "by" is "peft", or "minilora" where PEFT is not
+    installed, or the base is no folder that transformers reads or was not kept in float32; then
+    "why" says which. Raises ValueError where the logits differ by more than rounding, or are the
+    base's own.
     """
-    model, tokenizer = open_base(base)
+    model, tokenizer = open_base(base, base_dtype)
     ids = probe(model)
     plain = logits(model, ids)
     attach(model, Adapter.read(folder), base=mark_base(model, public_name(base), tokenizer))
@@ -31,10 +32,12 @@ def reload_adapter(folder: Path, base: str) -> dict:
     why = ""
     if missing:
         why = f"{', '.join(missing)} not installed"
+    elif base_dtype != "float32":
+        why = f"PEFT is given the base in float32, and this one was kept in {base_dtype}"
     elif not place.is_dir():
         why = f"{place.name} is no folder that transformers reads"
     if why:
-        theirs = read_here(folder, base, ids)
+        theirs = read_here(folder, base, base_dtype, ids)
     else:
         from minilora.runs.capstone.peft_peer import read_by_peft
 
@@ -59,8 +62,8 @@ def reload_adapter(folder: Path, base: str) -> dict:
     }
 
 
-def read_here(folder: Path, base: str, ids: np.ndarray) -> np.ndarray:
+def read_here(folder: Path, base: str, base_dtype: str, ids: np.ndarray) -> np.ndarray:
     """The logits of `ids` (B, T), from the folder read once more onto a base opened anew."""
-    model, tokenizer = open_base(base)
+    model, tokenizer = open_base(base, base_dtype)
     attach(model, Adapter.read(folder), base=mark_base(model, public_name(base), tokenizer))
     return logits(model, ids)

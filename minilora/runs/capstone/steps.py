@@ -56,7 +56,7 @@ class Step:
 
 def look_at_rows(plan: CapstonePlan, records: Records, reporter: Reporter) -> dict:
     """Check and divide the rows, and write both sides. Raises ValueError where a finding stops."""
-    model, tokenizer = open_base(plan.base)
+    model, tokenizer = plan.open_base()
     limit = model.config.max_position_embeddings
     checked = check_rows(plan.data, plan.eval_data, tokenizer, limit, plan.seed)
     if checked.stops:
@@ -81,7 +81,7 @@ def rows_are_whole(plan: CapstonePlan, record: Mapping) -> bool:
         path.is_file() and sha256_file(path) == record["sha256"][path.name] for path in paths
     ):
         return False
-    return base_fingerprint(open_base(plan.base)[0]) == record["base_fingerprint"]
+    return base_fingerprint(plan.open_base()[0]) == record["base_fingerprint"]
 
 
 # -- prompt ----------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def ask_in_words(plan: CapstonePlan, records: Records, reporter: Reporter) -> di
     Chosen on training rows, so that no choice is made on what is reported; of equally good ones it
     is the shortest.
     """
-    model, tokenizer = open_base(plan.base)
+    model, tokenizer = plan.open_base()
     train, held_out = (read_cases(p).cases for p in (plan.train_file, plan.held_out_file))
     plain, tried = Variant("base"), []
     how = {"bars": reporter.bars, "workers": plan.workers or recommended_workers()}
@@ -159,7 +159,7 @@ def train_adapter(plan: CapstonePlan, records: Records, reporter: Reporter) -> d
         "loss": [result.before.loss, result.after.loss],
         "settings": {key: training[key] for key in ("steps", "batch_size", "lr", "seed")},
         "replay": result.provenance.get("replay"),
-        "targets": result.plan.lora(open_base(plan.base)[0].config.hidden_size).target_modules,
+        "targets": result.plan.lora(plan.open_base()[0].config.hidden_size).target_modules,
         "seconds": round(result.seconds["training"], 1),
     }
 
@@ -177,7 +177,7 @@ def adapter_is_whole(plan: CapstonePlan, record: Mapping) -> bool:
 
 def score_answers(plan: CapstonePlan, records: Records, reporter: Reporter) -> dict:
     """Exact answers of base, prompt and adapter on the held-out rows, with their intervals."""
-    model, tokenizer = open_base(plan.base)
+    model, tokenizer = plan.open_base()
     attach(model, Adapter.read(plan.out / "adapter"), base=mark_of(plan, model, tokenizer))
     held_out = read_cases(plan.held_out_file).cases
     room = with_room(held_out, [Variant("it")], tokenizer, model.config.max_position_embeddings)[1]
@@ -240,7 +240,7 @@ def gate(plan: CapstonePlan, records: Records, reporter: Reporter) -> dict:
     """May the merged model be shipped? Its answers beside the base's, on the task and the suite."""
     rules = Rules() if plan.rules is None else read_rules(plan.rules)
     held_out = read_cases(plan.held_out_file).cases
-    model, tokenizer = open_base(plan.base)
+    model, tokenizer = plan.open_base()
     kept, room = plan.adaptation().open_suite(
         model, tokenizer, sum(p.data.size for p in model.parameters()), reporter
     )
@@ -250,7 +250,7 @@ def gate(plan: CapstonePlan, records: Records, reporter: Reporter) -> dict:
         for name, cases in kept.items()
     }
     own = with_room(held_out, [Variant("it")], tokenizer, model.config.max_position_embeddings)[1]
-    merged, words = open_base(str(plan.out / "model"))
+    merged, words = open_base(str(plan.out / "model"), device=plan.device)
     after = asked(merged, words, held_out, own, bar(TASK, "merged"), plan.workers)
     sheets = [Sheet(TASK, held_out, records["prompt"]["outputs"]["base"], after)]
     for name, cases in kept.items():
@@ -279,7 +279,7 @@ def reload(plan: CapstonePlan, records: Records, reporter: Reporter) -> dict:
     """Read the adapter's folder again as somebody else would, and compare the logits."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return reload_adapter(plan.out / "adapter", plan.base)
+        return reload_adapter(plan.out / "adapter", plan.base, plan.base_dtype)
 
 
 STEPS = (
