@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -81,8 +82,7 @@ def _show(
     bills: dict[str, Bill],
     counted: dict[str, Bill],
 ) -> None:
-    largest = max(own.total for own in bills.values())
-    unit, bytes_each = ("GiB", 2**30) if largest >= 20 * 2**30 else ("MiB", 2**20)
+    unit, bytes_each = unit_of(bills)
 
     def cell(held: int) -> str:
         return f"{held / bytes_each:,.{0 if held >= 1000 * bytes_each else 1}f}"
@@ -98,15 +98,25 @@ def _show(
     show.say(console, "kept: activations that the graph keeps for the backward pass")
 
 
+def unit_of(bills: Mapping[str, Bill]) -> tuple[str, int]:
+    """The largest unit of which the largest bill has 20 or more, and its bytes."""
+    largest = max(own.total for own in bills.values())
+    units = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
+    fitting = [name for name, size in units.items() if largest >= 20 * size]
+    name = fitting[0] if fitting else "KiB"
+    return name, units[name]
+
+
 def draw(bills: dict[str, Bill], name: str, path: Path) -> None:
     """A bar a method, of the kinds of memory one on the other."""
+    unit, bytes_each = unit_of(bills)
     with figure_in(path, 8, 0.5 * len(bills) + 1.6, dpi=150) as figure:
         axes, left = figure.add_subplot(), np.zeros(len(bills))
         colours = ("0.65", "tab:orange", "tab:red", "tab:purple", "tab:blue")
         for kind, colour in zip(KINDS, colours, strict=True):
-            widths = np.array([getattr(own, kind) for own in bills.values()]) / 2**30
+            widths = np.array([getattr(own, kind) for own in bills.values()]) / bytes_each
             axes.barh(list(bills), widths, left=left, color=colour, label=kind)
             left += widths
         axes.invert_yaxis()
-        axes.set(xlabel="GiB", title=f"The bill of training: {name}")
+        axes.set(xlabel=unit, title=f"The bill of training: {name}")
         axes.legend(loc="lower right")

@@ -59,7 +59,7 @@ GRIDS_A_ROW = 5
 
 def plot_spectra(path: Path, spectra: Sequence[Spectrum]) -> None:
     """Singular values, the energy that the first of them hold, and amplification, as a PNG."""
-    from matplotlib.ticker import ScalarFormatter
+    from matplotlib.ticker import MaxNLocator
 
     with figure_in(path, 13, 4) as figure:
         values, energy, amplified = figure.subplots(1, 3)
@@ -73,14 +73,16 @@ def plot_spectra(path: Path, spectra: Sequence[Spectrum]) -> None:
             energy.plot(numbers, [x / total for x in itertools.accumulate(squares)], **look)
         for kind in kinds:
             values.plot([], [], color=f"C{kinds.index(kind)}", label=kind)
-        values.set(xlabel="number", ylabel="singular value / the largest", yscale="log")
+        values.set(xlabel="singular value, by size", ylabel="singular value / the largest")
+        values.set_yscale("log")
         energy.set(xlabel="directions", ylabel="share of ‖ΔW‖²", ylim=(0, 1.02))
         for axes in (values, energy):
             axes.set_xscale("log", base=2)
-            axes.xaxis.set_major_formatter(ScalarFormatter())
-        energy.axhline(ENERGY, color="black", linewidth=0.5)
+            axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
+        energy.axhline(ENERGY, color="black", linewidth=0.5, label=f"{ENERGY:.0%} of it")
+        energy.legend(fontsize=8)
         values.legend(fontsize=8)
-        places = range(len(spectra))
+        places = range(1, len(spectra) + 1)
         for label, key, mark in (
             ("ΔW's directions", "factor", "o"),
             ("random", "chance_factor", "x"),
@@ -88,7 +90,9 @@ def plot_spectra(path: Path, spectra: Sequence[Spectrum]) -> None:
             amplified.plot(
                 places, [getattr(one.amplified, key) for one in spectra], mark, label=label
             )
-        amplified.set(xlabel="module", ylabel="‖ΔW‖ / ‖UᵀWV‖", yscale="log", title="Amplification")
+        amplified.set(xlabel="module, in the order of the table", ylabel="‖ΔW‖ / ‖UᵀWV‖")
+        amplified.set(yscale="log", title="Amplification")
+        amplified.xaxis.set_major_locator(MaxNLocator(integer=True))
         amplified.legend(fontsize=8)
         for axes in (values, energy, amplified):
             axes.grid(alpha=0.3)
@@ -96,6 +100,8 @@ def plot_spectra(path: Path, spectra: Sequence[Spectrum]) -> None:
 
 def plot_overlaps(path: Path, overlaps: Sequence[Overlap], names: tuple[str, str]) -> None:
     """φ(i, j) of what two changes read, module by module, and what chance would give, as a PNG."""
+    from matplotlib.ticker import MaxNLocator
+
     shown = overlaps[:SHOWN_GRIDS]
     columns = min(GRIDS_A_ROW, len(shown) + 1)
     rows = -(-(len(shown) + 1) // columns)
@@ -110,6 +116,8 @@ def plot_overlaps(path: Path, overlaps: Sequence[Overlap], names: tuple[str, str
             extent = (0.5, grid.shape[1] + 0.5, 0.5, grid.shape[0] + 0.5)
             image = axes.imshow(grid, vmin=0, vmax=1, origin="lower", extent=extent, aspect="auto")
             axes.set_title(title, fontsize=8)
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(MaxNLocator(integer=True))
         figure.supxlabel(f"j, first directions of {names[1]}", fontsize=9)
         figure.supylabel(f"i, first directions of {names[0]}", fontsize=9)
         figure.colorbar(image, ax=list(panels), label="φ(i, j)")

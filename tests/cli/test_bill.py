@@ -7,8 +7,9 @@ import json
 import pytest
 from matplotlib.image import imread
 
-from minilora.analysis import METHODS, SHAPES, Batch, bill_of
+from minilora.analysis import METHODS, SHAPES, Batch, Bill, bill_of
 from minilora.cli.app import main
+from minilora.cli.bill import unit_of
 from tests.says import names
 
 
@@ -33,6 +34,14 @@ def test_the_table_and_the_picture(tmp_path, capsys):
     assert main(["bill", "--shape", "llama-2-7b", "--plot", str(tmp_path / "bill.png")]) == 0
     assert names(capsys.readouterr().out, "full", "q,v on nf4", "llama-2-7b")
     assert imread(tmp_path / "bill.png")[..., :3].std() > 0.01
+
+
+def test_a_unit_is_one_in_which_the_bill_can_be_read():
+    def of(total):
+        return unit_of({"one": Bill(total - 1, 1, 0, 0, 0), "smaller": Bill(1, 0, 0, 0, 0)})
+
+    assert of(20 << 30) == ("GiB", 1 << 30) and of((20 << 30) - 1) == ("MiB", 1 << 20)
+    assert of(20 << 20) == ("MiB", 1 << 20) and of(2) == ("KiB", 1 << 10)
 
 
 @pytest.mark.parametrize(

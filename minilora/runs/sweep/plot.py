@@ -30,17 +30,9 @@ def plot_sweep(found: Sequence[Candidate], chosen: Candidate | None, path: Path)
             figure.colorbar(points, label="base's own tasks, exact (%)")
         if chosen is not None:
             place = 100 * fmean(chosen.report)
-            axes.scatter(
-                [chosen.trained], [place], s=220, facecolor="none", edgecolor="red", zorder=3
-            )
-            axes.annotate(
-                "cheapest within seed noise",
-                (chosen.trained, place),
-                (8, -14),
-                textcoords="offset points",
-                color="red",
-                fontsize=9,
-            )
+            ring = dict(s=220, facecolor="none", edgecolor="red", zorder=3)
+            axes.scatter([chosen.trained], [place], label="cheapest within seed noise", **ring)
+            axes.legend(fontsize=9, markerscale=0.6)
         axes.set(
             xscale="log",
             xlabel="trained numbers",

@@ -6,6 +6,7 @@ Only paths and settings are sent. Each run trains in one process with one BLAS t
 from __future__ import annotations
 
 import hashlib
+import logging
 import multiprocessing
 import os
 import threading
@@ -198,6 +199,8 @@ def connect(address: str) -> Client:
         raise ValueError(
             "got --scheduler, but dask.distributed is not installed; expected the extra 'cluster'"
         ) from None
+    # A scheduler that is lost is one line of ours for each run, and pages of this log.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
         return Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
