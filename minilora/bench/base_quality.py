@@ -30,6 +30,7 @@ from minilora.hub.bases import WARD, open_base
 from minilora.hub.smollm import SMOLLM2
 from minilora.lora import Adapter, LoRAConfig, attach
 from minilora.nn import BASE_DTYPES, Transformer
+from minilora.processes import recommended_workers
 from minilora.runs import defaults
 from minilora.runs.tour import DATA, read_examples
 from minilora.storage import atomic_write, read_json
@@ -74,7 +75,9 @@ def notes_of(count: int, seed: int) -> list[dict]:
 def house_scores(model: Transformer, tokenizer: Tokenizer, notes: Sequence[Mapping]) -> Scores:
     """Loss a label, exact share and invented doses of the house's summaries."""
     wanted = answered(tokenizer, notes, model.config.max_position_embeddings)
-    told = score_house(HOUSE, notes, answers(model, tokenizer, [row["prompt"] for row in notes]))
+    asked = [row["prompt"] for row in notes]
+    said = answers(model, tokenizer, asked, workers=recommended_workers())
+    told = score_house(HOUSE, notes, said)
     return {
         "loss": evaluate(model, wanted, pad_id=tokenizer.pad_id),
         "exact": told.exact,
@@ -88,7 +91,8 @@ def own_scores(model: Transformer, tokenizer: Tokenizer) -> Scores:
     """Loss a label and exact share of what the base could do before any adapter."""
     suite = read_examples(DATA / "regression.jsonl")
     wanted = answered(tokenizer, suite, model.config.max_position_embeddings)
-    said = answers(model, tokenizer, [row["prompt"] for row in suite])
+    asked = [row["prompt"] for row in suite]
+    said = answers(model, tokenizer, asked, workers=recommended_workers())
     return {
         "loss": evaluate(model, wanted, pad_id=tokenizer.pad_id),
         "exact": score_regression(suite, said).exact,

@@ -20,6 +20,7 @@ from minilora.hub import save_pretrained
 from minilora.hub.bases import WARD, open_base
 from minilora.lora import Adapter, attach
 from minilora.nn import Transformer
+from minilora.processes import recommended_workers
 from minilora.runs import AdaptPlan, defaults, run
 from minilora.runs.data import read_file
 from minilora.runs.spectrum import SpectrumPlan, changes_of, find_spectra, linear_weights
@@ -57,7 +58,8 @@ def trained_fully(
 def exact(model: Transformer, tokenizer: Tokenizer) -> float:
     """Share of exact summaries of notes that no file has."""
     notes = house_examples(WARD_NAME, "heldout", FRESH, FRESH_SEED)
-    outputs = answers(model, tokenizer, [note.prompt for note in notes])
+    asked = [note.prompt for note in notes]
+    outputs = answers(model, tokenizer, asked, workers=recommended_workers())
     return score_house(WARD_NAME, notes, outputs).exact
 
 

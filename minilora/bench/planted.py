@@ -20,6 +20,7 @@ from minilora.analysis.influence import Influence, influence
 from minilora.evaluation.cases import Case
 from minilora.hub.bases import WARD, open_base
 from minilora.lora import Adapter, attach
+from minilora.processes import recommended_workers
 from minilora.runs import AdaptPlan, run
 from minilora.runs.data import read_file
 from minilora.runs.why import Asked, answer_query, run_moments, write_without
@@ -101,7 +102,8 @@ class Fresh:
         model, tokenizer = open_base(WARD)
         attach(model, Adapter.read(adapter))
         notes = [*self.of_drug, *self.notes]
-        texts = answers(model, tokenizer, [one.prompt for one in notes])
+        asked = [one.prompt for one in notes]
+        texts = answers(model, tokenizer, asked, workers=recommended_workers())
         first = len(self.of_drug)
         score = score_house(self.ward, self.notes, texts[first:])
         told = {"exact": score.exact, "invented": score.invented_dose_rate}

@@ -24,6 +24,7 @@ import numpy as np
 from minilora.evaluation.paired import wilson
 from minilora.hub.bases import WARD, open_base
 from minilora.lora import LoRAConfig, attach
+from minilora.processes import recommended_workers
 from minilora.runs.replay import ward_replay
 from minilora.runs.tour import DATA, TourPlan, read_examples
 from minilora.storage import atomic_write, read_json
@@ -68,9 +69,10 @@ def adapter_trained(model, tokenizer, share: float, rate: float, seed: int):
 
 def scores(model, tokenizer, notes: Sequence[Mapping], suite: Sequence[Mapping]) -> dict:
     """House and base scores; counts of rows beside the shares that an interval is drawn around."""
-    texts = answers(model, tokenizer, [row["prompt"] for row in notes])
-    house = score_house(HOUSE, notes, texts)
-    base = score_regression(suite, answers(model, tokenizer, [row["prompt"] for row in suite]))
+    asked = [row["prompt"] for row in (*notes, *suite)]
+    texts = answers(model, tokenizer, asked, workers=recommended_workers())
+    house = score_house(HOUSE, notes, texts[: len(notes)])
+    base = score_regression(suite, texts[len(notes) :])
     return {
         "house": house.exact,
         "house_rows": house.count,
