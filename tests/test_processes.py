@@ -9,6 +9,7 @@ import signal
 import numpy as np
 import pytest
 
+from minilora import processes
 from minilora.processes import recommended_workers, side_by_side
 from tests.says import refusal
 
@@ -21,7 +22,14 @@ def _no_process_is_left():
     assert multiprocessing.active_children() == []
 
 
-def test_the_recommended_number_fits_the_machine():
+@pytest.mark.parametrize(("cores", "recommended"), [(1, 1), (3, 3), (4, 4), (64, 4)])
+def test_a_process_a_core_is_recommended_and_at_most_four(monkeypatch, cores, recommended):
+    monkeypatch.setattr(processes, "usable_cores", lambda: cores)
+    monkeypatch.setattr(processes, "uses_accelerate", lambda: False)
+    assert recommended_workers() == recommended
+
+
+def test_the_recommended_number_fits_this_machine():
     assert 1 <= recommended_workers() <= 4
 
 

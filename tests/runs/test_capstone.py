@@ -361,11 +361,27 @@ def test_a_folder_of_something_else_is_refused(plan):
         ({"replay": 0.2}, ("replay",)),
         ({"base_dtype": "int4"}, ("'int4'", "q4")),
         ({"device": "cuda"}, ("'cuda'", "gpu")),
+        ({"suite": Path("rows/task.jsonl")}, (Path("rows/task.jsonl"), "'task'")),
     ],
 )
 def test_plans_that_make_no_sense(plan, change, told):
     with refusal(ValueError, *told):
         replace(plan, **change)
+
+
+@pytest.mark.parametrize(
+    ("metric", "cured"),
+    [("old: exact", True), ("old: exact, public", True), ("task: exact", False)],
+)
+def test_what_was_lost_of_the_base_has_a_cure(plan, metric, cured):
+    run_capstone(plan)
+    told = json.loads((plan.out / "capstone.json").read_text())
+    failed = {"name": metric, "gating": True, "verdict": "fail"}
+    told["steps"]["gate"] |= {"verdict": "fail", "metrics": [failed]}
+    (plan.out / "capstone.json").write_text(json.dumps(told))
+    gate = next(part for part in missing(plan) if part.name == "gate")
+    assert gate.state is State.WEAK and names(gate.text, metric)
+    assert ("--replay-data" in gate.text) is ("--replay 0.3" in gate.text) is cured
 
 
 def test_without_a_suite_the_gate_is_what_is_missing(plan):

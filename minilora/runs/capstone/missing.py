@@ -10,7 +10,7 @@ from minilora.evaluation.gate import Verdict
 from minilora.hub.bases import WARD
 from minilora.runs.capstone.card import MARKDOWN, PAGE, PICTURE, points
 from minilora.runs.capstone.drive import records_of, require_same
-from minilora.runs.capstone.plan import CapstonePlan
+from minilora.runs.capstone.plan import TASK, CapstonePlan
 from minilora.runs.capstone.rows import check_rows
 from minilora.runs.capstone.steps import STEPS, Step
 
@@ -122,8 +122,11 @@ def _gate(plan: CapstonePlan, records: Mapping) -> Told:
     else:
         names = [m["name"] for m in told["metrics"] if m["gating"] and m["verdict"] == word]
         cure = ""
-        if word == Verdict.FAIL.word and plan.base == WARD:
-            cure = f"; try --replay {min(0.8, 2 * plan.replay or 0.3):g} and another --out"
+        lost = [name for name in names if not name.startswith(f"{TASK}: ")]
+        if word == Verdict.FAIL.word and lost:
+            own = plan.base == WARD or plan.replay_data is not None
+            rows = "" if own else " --replay-data FILE, with other rows of that kind,"
+            cure = f"; try --replay {min(0.8, 2 * plan.replay or 0.3):g}{rows} and another --out"
         found.append((State.WEAK, f"{word} ({', '.join(names)}){cure}"))
     if not told["suites"]:
         text = "nothing was asked that the base could do before; expected --suite FILE"

@@ -15,6 +15,8 @@ from minilora.storage import sha256_file
 from minilora.text import Tokenizer
 
 SHOTS = 3
+TASK = "task"
+"""What the gate calls the held-out rows."""
 NOT_COMPARED = ("out", "workers", "title")
 """Settings that may change from one call to the next: they change no figure."""
 
@@ -62,6 +64,11 @@ class CapstonePlan:
             raise ValueError("got an empty instruction, expected a text")
         if not self.out.name:
             raise ValueError(f"got --out {self.out}, expected the name of a folder to make")
+        if self.suite is not None and self.suite.stem == TASK:
+            raise ValueError(
+                f"got --suite {self.suite}, and {TASK!r} is what the gate calls the held-out rows; "
+                "expected a file of another name"
+            )
         self.adaptation()
 
     def adaptation(self) -> AdaptPlan:

@@ -32,10 +32,10 @@ def reload_adapter(folder: Path, base: str, base_dtype: str = "float32") -> dict
     why = ""
     if missing:
         why = f"{', '.join(missing)} not installed"
-    elif base_dtype != "float32":
-        why = f"PEFT is given the base in float32, and this one was kept in {base_dtype}"
     elif not place.is_dir():
         why = f"{place.name} is no folder that transformers reads"
+    elif base_dtype != "float32":
+        why = f"PEFT is given the base in float32, and this one was kept in {base_dtype}"
     if why:
         theirs = read_here(folder, base, base_dtype, ids)
     else:

@@ -19,7 +19,7 @@ from minilora.lora import Adapter, attach, base_fingerprint, mark_base
 from minilora.nn import Transformer
 from minilora.processes import recommended_workers
 from minilora.runs.adapt import AdaptResult
-from minilora.runs.capstone.plan import CapstonePlan
+from minilora.runs.capstone.plan import TASK, CapstonePlan
 from minilora.runs.capstone.reload import reload_adapter
 from minilora.runs.capstone.rows import check_rows, write_rows
 from minilora.runs.driver import run
@@ -32,8 +32,6 @@ from minilora.training.checkpoint import checkpoints
 
 CHOICE_ROWS = 40
 """Training rows by which the prompt is chosen."""
-TASK = "task"
-"""What the gate calls the held-out rows."""
 
 Records = Mapping[str, Mapping]
 
