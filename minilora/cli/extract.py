@@ -9,6 +9,7 @@ from rich.console import Console
 
 from minilora.cli import show
 from minilora.cli.options import BASE_HELP
+from minilora.cli.training_options import target_names
 from minilora.lora import ALL_LINEAR
 from minilora.runs.export import extract_adapter
 
@@ -28,8 +29,7 @@ def extract(
 
     Example: minilora extract --base ward-base --tuned tour/merged --r 8 --out again
     """
-    names = ALL_LINEAR if targets == ALL_LINEAR else tuple(targets.split(","))
-    found = extract_adapter(base, tuned, rank, names, out)
+    found = extract_adapter(base, tuned, rank, target_names(targets), out)
     console = Console()
     rows = [(module, f"{lost:.2%}") for module, lost in sorted(found.lost.items())]
     show.grid(console, f"Wrote {out}: rank {rank}", ("module", "energy lost"), rows, right=(1,))

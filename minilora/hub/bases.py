@@ -16,17 +16,17 @@ WARD_BASE = Path(__file__).resolve().parents[2] / "data" / WARD
 NAMES = (WARD, *KNOWN)
 
 
-def find_base(name: str) -> Path:
+def find_base(name: str, option: str = "--base") -> Path:
     """The folder or .gguf file of a base; `ward-base` is the one in data/ of a checkout.
 
-    A known model goes by its short name and by its hub id, and is the one in the cache. Raises
-    ValueError when that is not there, or `name` is none of these.
+    option: what named it, for messages. A known model goes by its short name and by its hub id, and
+    is the one in the cache. Raises ValueError when that is not there, or `name` is none of these.
     """
     if name == WARD:
         if not (WARD_BASE / "model.safetensors").is_file():
             raise ValueError(
                 f"{WARD} is not at {WARD_BASE} (it comes with a checkout of the project); "
-                "name a Hugging Face folder with --base"
+                f"name a Hugging Face folder with {option}"
             )
         return WARD_BASE
     known = known_model(name)
@@ -34,7 +34,7 @@ def find_base(name: str) -> Path:
         return find_known(known)
     if not is_model_path(Path(name)):
         raise ValueError(
-            f"got --base {name}, expected {', '.join(NAMES)}, a Hugging Face model folder or a "
+            f"got {option} {name}, expected {', '.join(NAMES)}, a Hugging Face model folder or a "
             ".gguf file"
         )
     return Path(name)
@@ -52,14 +52,14 @@ def public_name(name: str) -> str:
 
 
 def open_base(
-    name: str, dtype: str = "float32", device: str = "cpu"
+    name: str, dtype: str = "float32", device: str = "cpu", option: str = "--base"
 ) -> tuple[Transformer, Tokenizer]:
     """Model, on the device, and tokenizer of a base.
 
     Raises ValueError as `find_base` and `load_pretrained` do, or for a device that is not there.
     """
     to_device(0.0, device)  # refused before the base is read
-    model, tokenizer = load_pretrained(find_base(name), dtype)
+    model, tokenizer = load_pretrained(find_base(name, option), dtype)
     return model.to(device), tokenizer
 
 

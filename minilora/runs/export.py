@@ -48,7 +48,7 @@ def extract_adapter(
     """
     require_free(out, CONFIG, (CONFIG, TENSORS, SIDECAR), "an adapter to replace")
     own, _ = open_base(base)
-    other, _ = open_base(tuned)
+    other, _ = open_base(tuned, option="--tuned")
     found = extract(own, other, r, targets, public_name(base))
     found.adapter.write(out)
     return found

@@ -217,7 +217,7 @@ def open_candidate(
     or a model that speaks another vocabulary.
     """
     if plan.model is not None:
-        other, words = open_base(str(plan.model), "float32", plan.device)
+        other, words = open_base(str(plan.model), "float32", plan.device, "--model")
         if mark_base(other, "", words).tokenizer != mark_base(model, "", tokenizer).tokenizer:
             raise ValueError(
                 f"got --model {plan.model}, whose tokenizer is another than the base's {base}; "

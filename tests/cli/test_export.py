@@ -8,7 +8,7 @@ from minilora.cli.app import main
 from minilora.lora import Adapter
 from minilora.runs import AdaptPlan, run
 from tests.cli.conftest import pairs, write_jsonl
-from tests.says import names
+from tests.says import error_line, names
 
 
 @pytest.fixture
@@ -54,3 +54,11 @@ def test_an_adapter_is_extracted_from_a_merged_model(base, adapter, tmp_path, ca
     again, first = Adapter.read(tmp_path / "again"), Adapter.read(adapter)
     assert again.modules == first.modules and again.config.r == 2
     assert names(capsys.readouterr().out, first.modules[0])
+    spaced = [*command, "--targets", "q_proj, v_proj", "--out", str(tmp_path / "spaced")]
+    assert main(spaced) == 0  # as adapt takes them
+    assert Adapter.read(tmp_path / "spaced").modules == first.modules
+    capsys.readouterr()
+    gone = ["extract", "--base", str(base), "--tuned", "gone", "--out", str(tmp_path / "none")]
+    assert main(gone) == 1
+    assert names(error_line(capsys), "--tuned gone")
+    assert not (tmp_path / "none").exists()

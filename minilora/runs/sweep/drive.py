@@ -81,7 +81,7 @@ def sweep(
     else:
         connect(scheduler).close()  # refused before anything is written
         pool = partial(on_a_cluster, address=scheduler)
-    file.check(open_base(file.base)[0])
+    file.check(open_base(file.base, option=f"base in {file.path}:")[0])
     fingerprint, place = file.fingerprint, out.absolute()
     require_ledger_folder(out)
     out.mkdir(parents=True, exist_ok=True)

@@ -161,7 +161,7 @@ def test_where_it_can_t_run_is_refused_before_there_is_a_folder(
 
 def test_a_base_that_is_not_there_leaves_no_folder(base, tmp_path):
     file = replace(write(base, tmp_path), base="nowhere")
-    with refusal(ValueError, "nowhere"):
+    with refusal(ValueError, "nowhere", "sweep.toml"):
         sweep(file, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
