@@ -5,12 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
 
 from minilora import processes
-from minilora.processes import recommended_workers, side_by_side
+from minilora.processes import fork_child, recommended_workers, send, serve, side_by_side
 from tests.says import refusal
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system can't fork")
@@ -119,3 +120,26 @@ def test_a_result_that_can_not_be_pickled_is_an_error():
 def test_a_process_that_dies_is_an_error():
     with refusal(ChildProcessError, -9):
         side_by_side(lambda _: os.kill(os.getpid(), signal.SIGKILL), [1, 2, 3], 2)
+
+
+def test_work_for_a_process_that_has_died_is_an_error():
+    child = fork_child(lambda pipe: os._exit(7), [])
+    child.process.join()
+    with refusal(ChildProcessError, 7):
+        send(child, "work")
+    child.pipe.close()
+
+
+def test_a_process_sees_that_it_has_no_more_work_while_a_younger_one_still_has():
+    """The younger one was forked with the elder's pipe open, and would hold it so."""
+    elder = fork_child(lambda pipe: serve(pipe, _pid), [])
+    younger = fork_child(lambda pipe: time.sleep(600), [elder])
+    try:
+        elder.pipe.close()
+        elder.process.join(timeout=60)
+        assert elder.process.exitcode == 0 and younger.process.is_alive()
+    finally:
+        for child in (elder, younger):
+            child.process.kill()
+            child.process.join()
+            child.pipe.close()

@@ -12,7 +12,7 @@ from minilora.evaluation.merging import logits
 from minilora.hub import load_pretrained
 from minilora.hub.bases import WARD, open_base
 from minilora.lora import Adapter, LoRAConfig, attach, base_fingerprint
-from minilora.runs import TourPlan
+from minilora.runs import Reporter, TourPlan
 from minilora.runs import tour as touring
 from minilora.runs.tour import check_promises
 from tests.says import error_line, names
@@ -50,6 +50,19 @@ def test_tour_writes_adapter_merged_model_plot_and_figures(short_tour):
     assert figures["gate"]["verdict"] in ("pass", "fail", "can't tell")
     assert (short_tour / "tour.png").read_bytes().startswith(b"\x89PNG")
     assert Adapter.read(short_tour / "adapter").config == LoRAConfig()
+
+
+def test_the_prompted_base_answers_in_as_many_processes_as_train(tmp_path, monkeypatch):
+    job = TourPlan(out=tmp_path / "t", steps=1, workers=3).open(Reporter())
+    dealt = []
+
+    def answered(model, tokenizer, prompts, *_, workers, **__):
+        dealt.append(workers)
+        return [""] * len(prompts)
+
+    monkeypatch.setattr(touring, "answers", answered)
+    job.judge.ask_by_form(job.model, job.judge.houses[0])
+    assert dealt == [3]
 
 
 def test_the_picture_shows_note_answers_and_scores_and_loads_nothing(short_tour):

@@ -43,6 +43,7 @@ def commands(base, adapter, data, folder):
         "gate": ["gate", "--adapter", adapter, "--task", data, *found],
         "gate, sequential": ["gate", "--adapter", adapter, "--task", data, "--sequential", *found],
         "gate, merged": ["gate", "--adapter", adapter, "--merge", "--task", data, *found],
+        "gate, a model": ["gate", "--model", base, "--task", data, *found],
         "diff": ["diff", "__base__", adapter, "--data", data, "--causes", "1", *found],
         "compose": ["compose", f"a={adapter}:0.5", "--out", str(folder / "joined"),
                     "--eval", f"a={data}", *found],
@@ -157,3 +158,4 @@ def test_stopped_by_hand_it_leaves_no_process(base, adapter, data, tmp_path, mon
     argv = commands(base, adapter, data, tmp_path)["evaluate"]
     assert main([*argv, "--workers", "2"]) == 130
     assert len(made) == 2 and not any(child.process.is_alive() for child in made)
+    assert all(child.pipe.closed for child in made)

@@ -12,7 +12,8 @@ from minilora.cli import cost
 from minilora.cli.app import main
 from minilora.lora import Adapter
 from minilora.runs import adapt as adapting
-from minilora.runs.capstone import reload
+from minilora.runs.capstone import reload, steps
+from minilora.text import answers as answering
 from tests.cli.conftest import make_base, pairs, write_jsonl
 from tests.device.strict_cupy import syncs
 from tests.says import names
@@ -87,13 +88,29 @@ def test_a_gpu_that_is_not_there_is_refused_first(command, paths, capsys, monkey
     assert not (folder / "out").exists() and not (folder / "out.run").exists()
 
 
+def test_a_gpu_answers_in_one_process(cupy, paths, capsys, monkeypatch):
+    base, data, _ = paths
+    dealt, real = [], answering.side_by_side
+
+    def spy(function, jobs, workers, done):
+        dealt.append(workers)
+        return real(function, jobs, workers, done)
+
+    monkeypatch.setattr(answering, "side_by_side", spy)
+    for device in ("cpu", "gpu"):
+        assert main(["evaluate", "--base", str(base), "--data", str(data), "--rows", "6",
+                     "--device", device, "--workers", "2"]) == 0  # fmt: skip
+    assert dealt == [2, 1]
+
+
 def test_a_capstone_on_the_gpu_finds_what_the_cpu_does(cupy, paths, capsys, monkeypatch):
     monkeypatch.setattr(reload, "PACKAGES", ("nosuchpackage",))
     base, data, folder = paths
     data = write_jsonl(folder / "more.jsonl", pairs(120))
     suite = write_jsonl(folder / "old.jsonl", pairs(8, start=500))
     flags = ("--steps", "4", "--batch-size", "4", "--r", "2", "--lr", "0.02", "--workers", "1")
-    found = []
+    found, merged, real = [], [], steps.open_base
+    monkeypatch.setattr(steps, "open_base", lambda *a, **k: merged.append(k) or real(*a, **k))
     for device in ("cpu", "gpu"):
         where = ("--base", str(base), "--data", str(data), "--out", str(folder / device))
         argv = ["capstone", *where, "--suite", str(suite), "--shots", "1", *flags]
@@ -105,6 +122,7 @@ def test_a_capstone_on_the_gpu_finds_what_the_cpu_does(cupy, paths, capsys, monk
     assert other["scores"]["outputs"] == one["scores"]["outputs"]
     assert other["gate"]["metrics"] == one["gate"]["metrics"]
     assert other["rows"] == one["rows"]
+    assert merged == [{"device": "cpu"}, {"device": "gpu"}]
     assert Adapter.read(folder / "gpu" / "adapter").provenance["device"] == "gpu"
     assert names((folder / "gpu" / "card.md").read_text(), "GPU")
     assert not names((folder / "cpu" / "card.md").read_text(), "GPU")

@@ -7,6 +7,8 @@ from copy import deepcopy
 import pytest
 
 from minilora.evaluation import HouseRecords, Judge, Scores
+from minilora.evaluation import judge as judging
+from minilora.evaluation.cases import ward_case
 from minilora.hub import load_pretrained
 from minilora.nn import NotFiniteError
 from minilora.text import Record, encode_record
@@ -56,6 +58,26 @@ def test_house_and_suite_are_scored_on_the_models_own_answers(opened):
     ids = [tuple(prompt_ids(tokenizer, r["prompt"])) for r in records]
     assert judge.newest == dict(zip(ids, texts, strict=True))
     assert "house" in scores.to_dict() and "outputs" not in scores.to_dict()
+
+
+@pytest.mark.parametrize("part", ["houses", "suite", "kept"])
+def test_the_answers_to_every_part_are_dealt_to_its_processes(opened, part, monkeypatch):
+    model, tokenizer = opened
+    records = [e.to_dict() for e in house_examples("pediatrics", "heldout", 2, seed=1)]
+    parts = {
+        "houses": [HouseRecords("pediatrics", records, 0, 7)],
+        "suite": regression_suite("heldout", 1, 3),
+        "kept": {"old": [ward_case(record, "old:1") for record in records]},
+    }
+    dealt = []
+
+    def answered(model, tokenizer, prompts, *_, workers, **__):
+        dealt.append(workers)
+        return [""] * len(prompts)
+
+    monkeypatch.setattr(judging, "answers", answered)
+    Judge(tokenizer, **{part: parts[part]}, workers=3)(model, "before")
+    assert dealt == [3]
 
 
 @pytest.mark.parametrize("part", ["examples", "houses", "suite"])

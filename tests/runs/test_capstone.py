@@ -26,6 +26,7 @@ from minilora.runs.capstone import steps as stepping
 from minilora.runs.capstone.card import verdict
 from minilora.runs.capstone.missing import State
 from minilora.runs.capstone.steps import STEPS
+from minilora.text import answers as answering
 from tests import tiny
 from tests.cli.conftest import adapter, make_base, pairs, write_jsonl
 from tests.says import names, refusal
@@ -176,6 +177,20 @@ def test_from_rows_to_a_card(plan):
     parts = missing(plan)
     assert not [part for part in parts if part.state is State.MISSING]
     assert {part.name for part in parts} == {*ALL, "card"}
+
+
+def test_all_its_answers_are_dealt_to_as_many_processes(plan, monkeypatch):
+    dealt = []
+
+    def here(function, jobs, workers, done):
+        dealt.append(workers)
+        return [function(job) for job in jobs]
+
+    monkeypatch.setattr(answering, "side_by_side", here)
+    records = run_capstone(replace(plan, workers=2)).records
+    tried, arms = len(records["prompt"]["tried"]), len(records["prompt"]["outputs"])
+    # Then the adapter on the held-out rows, the base on the suite, and the merged model on both.
+    assert dealt == [2] * (tried + arms + 1 + 1 + 2)
 
 
 def test_what_is_done_is_not_done_again(plan, monkeypatch):

@@ -143,6 +143,17 @@ def test_the_reporter_hears_of_data_that_is_refused(plan, data):
     assert [heard[0] for heard in listener.heard] == ["left out"]
 
 
+@pytest.mark.parametrize("workers", [2, 3])
+def test_as_many_processes_answer_as_train(plan, workers):
+    """Of each run that judges before and after."""
+    tour = TourPlan(out=plan.out, steps=1)
+    pretrain = PretrainPlan(out=plan.out, documents=200, vocab_size=400, hidden_size=16,
+                            intermediate_size=24, layers=1, heads=2, max_length=1100)  # fmt: skip
+    for one in (plan, tour, pretrain):
+        job = replace(one, workers=workers).open(Reporter())
+        assert job.judge.workers == job.training.workers == workers
+
+
 def house_file(path, facts):
     from minilora.ward import house_examples
 

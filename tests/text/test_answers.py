@@ -58,6 +58,25 @@ def test_one_prompt_is_answered_here_with_as_many_blas_threads_as_are_best(
     assert told == [model.config.hidden_size, (1, 1)]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system can't fork")
+def test_several_processes_have_one_blas_thread_each(make_model, tokenizer, monkeypatch):
+    told, real = [], module.blas_threads
+    monkeypatch.setattr(module, "blas_threads", lambda count: told.append(count) or real(count))
+    monkeypatch.setattr(module, "recommended_blas_threads", lambda width: 3)
+    for workers in (1, 2):
+        answers(make_model(), tokenizer, PROMPTS, 9, workers=workers)
+    assert told == [3, 1]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_what_all_processes_read_at_a_time_has_one_bound(workers, monkeypatch):
+    monkeypatch.setattr(module, "BATCH_TOKENS", 600)
+    lengths = np.random.default_rng(0).integers(20, 60, 90)
+    batches = _batches(lengths, 64, workers)
+    sizes = [len(rows) * max(int(lengths[row]) for row in rows) for rows in batches]
+    assert max(sizes) <= 600 // workers and max(sizes) > 450 // workers
+
+
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_every_row_is_in_one_batch_and_workers_get_rows_of_all_lengths(workers):
     lengths = np.random.default_rng(0).permutation(60) + 1
