@@ -77,6 +77,7 @@ def test_a_difference_that_is_of_low_rank_is_seen_through_the_rounding():
     made = change([4.0, 2.0, 0.5])
     after = (W + (made.U * made.s) @ made.Vt).astype(np.float32)
     found = difference_svd(W, after)
+    np.testing.assert_allclose((found.U * found.s) @ found.Vt, after - W, atol=1e-5)
     np.testing.assert_allclose(found.s, made.s, rtol=1e-5)
     np.testing.assert_allclose(np.abs(found.U.T @ made.U), np.eye(3), atol=1e-5)
     # A direction that is small, and yet far above what rounding makes of W, is not left out.

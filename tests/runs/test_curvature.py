@@ -133,6 +133,25 @@ def test_the_command_shows_and_draws(tmp_path, monkeypatch, capsys):
     assert main([*command, "--rates", "high"]) == 1
 
 
+def test_no_rate_is_chosen_on_rows_that_are_trained_on(plan, monkeypatch):
+    seen = {}
+
+    def fit(model, batches, config, progress):
+        seen["trained"] = {tuple(row) for i in range(40) for row in batches.batch(i).ids.tolist()}
+        seen["config"] = config
+
+    def loss(model, examples, pad_id):
+        seen["chosen"] = [example.ids for example in examples]
+        return 1.0
+
+    monkeypatch.setattr("minilora.runs.curvature.fit", fit)
+    monkeypatch.setattr("minilora.runs.curvature.evaluate", loss)
+    assert run_trial(settings_of(plan, SHAPES[0], 0.03, 1)) == {"loss": 1.0}
+    assert len(seen["chosen"]) == 4 and seen["config"].lr == 0.03
+    for ids in seen["chosen"]:
+        assert not any(row[: len(ids)] == tuple(ids) for row in seen["trained"])
+
+
 def test_a_rate_that_diverges_is_not_the_best_and_ends_nothing(plan, tmp_path, monkeypatch):
     def diverge(*_, **__):
         raise DivergedError("step 1: loss nan")

@@ -7,6 +7,7 @@ import shutil
 import statistics
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from matplotlib.image import imread
@@ -121,6 +122,52 @@ def test_what_was_measured_is_not_measured_again(plan, tmp_path, monkeypatch):
     assert measure(plan, tmp_path / "out") == first and len(asked) == count
     with refusal(ValueError, "ledger.jsonl"):
         measure(replace(plan, steps=4), tmp_path / "out")
+
+
+def test_rates_are_chosen_by_the_first_rows_and_the_others_are_told(plan, monkeypatch):
+    losses, asked = [], []
+
+    def loss(model, examples, pad_id):
+        losses.append([example.ids.tolist() for example in examples])
+        return float(len(examples))
+
+    def score(model, tokenizer, cases, variant, room):
+        asked.extend(case.expected for case in cases)
+        return SimpleNamespace(exact=0.25)
+
+    monkeypatch.setattr("minilora.runs.dimension.evaluate", loss)
+    monkeypatch.setattr("minilora.runs.dimension.score_variant", score)
+    told = run_trial(settings_of(plan, plan.bases[0], "pretrained", None, 0.0, 0))
+    assert told == {"choose_loss": 4.0, "loss": 6.0, "exact": 0.25}
+    assert not [ids for ids in losses[0] if ids in losses[1]]
+    assert asked == [row["completion"] for row in pairs(32)[24:30]]
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_weight_moves_as_far_whatever_the_dimension(plan, monkeypatch, scaled):
+    trained = []
+    monkeypatch.setattr(
+        "minilora.runs.dimension.fit",
+        lambda model, batches, config, optimizer, progress: trained.append((config, optimizer)),
+    )
+    own = replace(plan, scaled=scaled)
+    for d in (50, 200, None):
+        run_trial(settings_of(own, plan.bases[0], "pretrained", d, 0.01, 0))
+    (few, first), (many, second), (free, third) = trained
+    size = sum(p.size for p in first.parameters.values())
+    assert (few.lr, many.lr, free.lr) == pytest.approx(
+        (0.01 * (size / 50) ** 0.5, 0.01 * (size / 200) ** 0.5, 0.01)
+    )
+    assert (first.subspace.d, second.subspace.d) == (50, 200) and first.subspace.scaled is scaled
+    assert not hasattr(third, "subspace")
+
+
+def test_each_seed_has_a_random_start_of_its_own(plan):
+    def before(start, seed):
+        return run_trial(settings_of(plan, plan.bases[0], start, None, 0.0, seed))["loss"]
+
+    assert before("random", 0) != before("random", 1)
+    assert before("pretrained", 0) == before("pretrained", 1)
 
 
 @pytest.mark.slow

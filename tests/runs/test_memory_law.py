@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from minilora.runs.memory_law import (
     VALUE,
     Held,
     MemoryPlan,
+    _asked,
     exponent,
     measure,
     most_held,
@@ -29,6 +31,7 @@ from minilora.runs.memory_law import (
 )
 from minilora.runs.sweep.pools import Outcome
 from minilora.runs.trials import DIVERGED
+from minilora.text import Example
 from minilora.training import DivergedError
 from tests.says import names, refusal
 
@@ -57,6 +60,31 @@ def test_an_untrained_adapter_holds_about_nothing_and_a_trained_one_something(ba
     assert taught["bits"] > max(idle["bits"], 0) and taught["probability"] > idle["probability"]
     assert taught["bits"] <= taught["facts"] * VALUE * 4
     assert run_trial(settings_of(plan, 2, 1.0, 0.03, 1)) == taught
+
+
+def test_what_is_known_is_counted_in_bits_of_whole_values():
+    symbols, vocab = np.array([5, 9, 11, 40]), 50
+    rows = np.array([[5, 9, 11, 40, 9, 11, 9], [9, 9, 5, 11, 11, 5, 40]])
+    facts = [
+        Example(ids=row[:-1], labels=np.where(np.arange(1, 7) < KEY, IGNORE, row[1:]))
+        for row in rows
+    ]
+
+    def told(ids):  # all of the first fact; of the second all but its last token, and not that
+        logits = np.zeros((*ids.shape, vocab), np.float32)
+        logits[..., 7] = 1000.0  # no symbol, so it counts for nothing
+        for fact, row in enumerate(rows):
+            for place in range(6 - fact):
+                logits[fact, place, row[place + 1]] = 60.0
+        return SimpleNamespace(data=logits)
+
+    model = type("Model", (), {
+        "config": SimpleNamespace(vocab_size=vocab), "__call__": lambda self, ids: told(ids),
+    })()  # fmt: skip
+    found = _asked(model, facts, symbols)
+    assert found["bits"] == pytest.approx(2 * (VALUE + VALUE - 1))  # 2 bits a symbol
+    assert found["recall"] == 0.5
+    assert found["probability"] == pytest.approx((1 + 1 / 4) / 2)
 
 
 def law(points, jobs=0, work=None):

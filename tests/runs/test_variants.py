@@ -9,7 +9,7 @@ import pytest
 from matplotlib.image import imread
 
 from minilora.cli.app import main
-from minilora.lora import LoRAConfig, Vera
+from minilora.lora import LoRAConfig, Vera, lora_layers
 from minilora.runs import trials
 from minilora.runs.sweep.pools import Outcome
 from minilora.runs.variants import (
@@ -100,6 +100,36 @@ def test_real_trials(plan, way):
     result = run_trial(told)
     assert run_trial(told) == result and len(result["right"]) == 6
     assert result["loss"] != run_trial({**told, "rate": 1e-9})["loss"]
+
+
+@pytest.mark.parametrize("way", SMALL, ids=lambda way: way.name)
+def test_each_way_is_trained_as_it_says_on_other_rows_than_it_is_chosen_by(plan, way, monkeypatch):
+    seen = {}
+
+    def fit(model, batches, config, progress):
+        seen["trained"] = {tuple(row) for i in range(40) for row in batches.batch(i).ids.tolist()}
+        seen["config"] = config
+        seen["layers"] = {type(layer).__name__ for layer in lora_layers(model).values()}
+        seen["frozen"] = {
+            n.rpartition(".")[2] for n, p in model.named_parameters()
+            if "lora" in n and not p.requires_grad
+        }  # fmt: skip
+
+    def loss(model, examples, pad_id):
+        seen["chosen"] = [example.ids for example in examples]
+        return 1.0
+
+    monkeypatch.setattr("minilora.runs.variants.fit", fit)
+    monkeypatch.setattr("minilora.runs.variants.evaluate", loss)
+    run_trial(settings_of(plan, way, 0.05, 0))
+    kinds = {"DoRA": "DoraLinear", "PiSSA": "PissaLinear", "VeRA": "VeraLinear"}
+    assert seen["layers"] == {kinds.get(way.name, "LoRALinear")}
+    assert seen["config"].lr == 0.05
+    assert seen["config"].loraplus_lr_ratio == (4.0 if way.name == "LoRA+" else 1.0)
+    assert seen["frozen"] == ({"lora_A"} if way.name == "LoRA-FA" else set())
+    assert len(seen["chosen"]) == 4
+    for ids in seen["chosen"]:
+        assert not any(row[: len(ids)] == tuple(ids) for row in seen["trained"])
 
 
 def test_fewer_numbers_are_trained_by_vera_and_with_a_frozen(plan):

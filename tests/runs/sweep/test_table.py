@@ -50,6 +50,10 @@ def test_noise_is_the_error_of_a_difference_of_means():
 def test_the_cheapest_within_noise_is_taken():
     noisy = [candidate(32, 0.95, 0.85), candidate(8, 0.92, 0.84), candidate(2, 0.5, 0.4)]
     assert cheapest(noisy).trained == 8
+    best = candidate(32, 1.0, 0.9)  # one standard error is 0.071
+    assert seed_noise([best, candidate(8, 0.84, 0.74)]) == pytest.approx(0.0707, abs=1e-4)
+    assert cheapest([best, candidate(8, 0.88, 0.78)]).trained == 8
+    assert cheapest([best, candidate(8, 0.84, 0.74)]).trained == 32
     exact = [candidate(32, 0.95, 0.95), candidate(8, 0.94, 0.94), candidate(2, 0.5, 0.5)]
     assert cheapest(exact).trained == 32
     assert cheapest([]) is None
@@ -70,6 +74,14 @@ def test_the_base_is_broken_where_chance_does_not_explain_it(kept, breaks):
     (found,) = candidates(points, {p.id: result(9, after) for p in points}, base)
     assert found.breaks_base is breaks
     assert found.suite == (kept / 40, kept / 40)
+
+
+def test_seeds_of_one_row_are_no_more_rows():
+    base, after = [True] * 40, [False] * 3 + [True] * 37
+    for seeds in (1, 8):
+        points = [point(1, seed) for seed in range(seeds)]
+        (found,) = candidates(points, {p.id: result(9, after) for p in points}, base)
+        assert not found.breaks_base  # 24 wrong answers, and still three rows
 
 
 def test_what_is_meant_to_change_breaks_no_base():
