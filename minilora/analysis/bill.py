@@ -156,7 +156,8 @@ def bill(
 ) -> Bill:
     """What a step of AdamW holds, from sizes alone: no array is made.
 
-    adapter: None for full training, else the LoRA adapter beside a frozen base. Raises ValueError
+    adapter: None for full training, else the LoRA adapter beside a frozen base; an activated one as
+    in rows of which a part is invoked. Raises ValueError
     for full training of a base that is not float32, for an adapter with use_dora, vera or tables,
     for targets that fit no Linear, and for a rank beyond a layer's.
     """
@@ -228,6 +229,7 @@ class _Activations:
         self.config, self.batch, self.full = config, batch, adapter is None
         self.ranks = _ranks(config, adapter)
         self.dropout = 0.0 if adapter is None else adapter.lora_dropout
+        self.activated = adapter is not None and adapter.invocation is not None
         self.dense = base_dtype == "float32"
         self.shapes = {name: (inputs, out) for name, inputs, out in linears_of(config)}
 
@@ -266,13 +268,16 @@ class _Activations:
         self.numbers += out * r  # s B
         if self.dropout:
             self.numbers += (1 + needs) * positions * inputs  # x masked, and the mask for gx
+        elif self.activated:
+            self.numbers += positions * inputs + needs * positions  # the same, one mask a position
         elif needs and self.dense and folding_pays(positions, inputs, out):
             self.numbers += inputs * out  # W + s B A
         return True
 
     def _keeps_input(self, *names: str) -> bool:
         """Whether any of these Linears keeps its input as it is."""
-        return self.full or (not self.dropout and any(name in self.ranks for name in names))
+        masked = self.dropout or self.activated
+        return self.full or (not masked and any(name in self.ranks for name in names))
 
     def _block(self, i: int, needs: bool) -> bool:
         config, batch = self.config, self.batch

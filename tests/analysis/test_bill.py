@@ -26,6 +26,9 @@ ADAPTERS = (
     LoRAConfig(r=4, lora_dropout=0.1),
     LoRAConfig(r=4, target_modules=("model.layers.1.mlp.down_proj",)),
     LoRAConfig(r=4, target_modules="all-linear", rank_pattern={"v_proj": 7}),
+    LoRAConfig(r=4, invocation=(5,)),
+    LoRAConfig(r=4, target_modules="all-linear", invocation=(5,)),
+    LoRAConfig(r=4, target_modules="all-linear", lora_dropout=0.1, invocation=(5,)),
 )
 BATCHES = (Batch(4, 70, 70), Batch(3, 150, 40), Batch(1, 30, 5))
 
@@ -39,7 +42,7 @@ def counted(config, batch, adapter, dtype="float32"):
 
 
 @pytest.mark.parametrize("batch", BATCHES, ids=str)
-@pytest.mark.parametrize("adapter", [None, *ADAPTERS], ids=range(8))
+@pytest.mark.parametrize("adapter", [None, *ADAPTERS], ids=range(1 + len(ADAPTERS)))
 @pytest.mark.parametrize("config", [WIDE, TIED], ids=["untied", "tied"])
 def test_every_line_is_what_live_arrays_hold(config, adapter, batch):
     for name, held in counted(config, batch, adapter).to_dict().items():

@@ -208,3 +208,10 @@ def test_a_module_in_numbers():
     assert own.intruders == 0 < own.intruders_chance
     told = found.to_dict()
     assert json.loads(json.dumps(told))["amplified"]["factor"] == found.amplified.factor
+
+
+def test_a_layer_of_zeros_amplifies_nothing_and_its_numbers_are_json():
+    found = spectrum("m", np.zeros((OUT, IN)), change([9.0, 3.0]), np.random.default_rng(0))
+    assert found.amplified.factor == found.amplified.chance_factor == float("inf")
+    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert told["amplified"]["factor"] is None and told["amplified"]["chance_factor"] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 
@@ -103,3 +104,17 @@ def test_a_folder_of_something_else_is_refused(path, tmp_path):
         require_ledger_folder(tmp_path / "begun")
     with refusal(ValueError, "thesis.txt"):
         require_ledger_folder(tmp_path / "begun" / "thesis.txt")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
+def test_a_full_disk_is_an_error_that_names_the_ledger(path, monkeypatch):
+    ledger, before = Ledger(path, SWEEP), path.read_bytes()
+    path.unlink()
+    path.symlink_to("/dev/full")
+    with pytest.raises(OSError) as caught:
+        ledger.done("c", {"score": 1.0})
+    assert caught.value.filename == str(path) and caught.value.errno == errno.ENOSPC
+    assert "c" not in ledger.results  # what is not written down is not done
+    path.unlink()
+    path.write_bytes(before)
+    assert Ledger(path, SWEEP).in_flight == {"c"}
