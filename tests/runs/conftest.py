@@ -8,9 +8,9 @@ import pytest
 
 from minilora.runs import AdaptPlan
 from minilora.runs import adapt as adapting
-from tests.cli.conftest import base, pairs, write_jsonl
+from tests.cli.conftest import base, other_base, pairs, write_jsonl
 
-__all__ = ["base"]
+__all__ = ["base", "other_base"]
 
 
 @pytest.fixture(autouse=True)

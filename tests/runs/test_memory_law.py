@@ -62,6 +62,19 @@ def test_an_untrained_adapter_holds_about_nothing_and_a_trained_one_something(ba
     assert run_trial(settings_of(plan, 2, 1.0, 0.03, 1)) == taught
 
 
+def test_each_seed_has_facts_of_its_own(base, monkeypatch):
+    taught = []
+    monkeypatch.setattr(
+        "minilora.runs.memory_law.fit",
+        lambda model, batches, training, progress: taught.append(batches.batch(0).ids.tolist()),
+    )
+    plan = MemoryPlan(base=str(base), ranks=(2,), symbols=16)
+    for seed in (1, 1, 2):
+        run_trial(settings_of(plan, 2, 1.0, 0.01, seed))
+    assert taught[0] == taught[1]
+    assert not [row for row in taught[0] if row in taught[2]]
+
+
 def test_what_is_known_is_counted_in_bits_of_whole_values():
     symbols, vocab = np.array([5, 9, 11, 40]), 50
     rows = np.array([[5, 9, 11, 40, 9, 11, 9], [9, 9, 5, 11, 11, 5, 40]])

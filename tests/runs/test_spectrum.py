@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from minilora.hub import load_pretrained, save_pretrained
-from minilora.lora import Adapter
+from minilora.lora import Adapter, BaseMismatchError
 from minilora.runs import run
 from minilora.runs.merge import merge_adapter
 from minilora.runs.spectrum import SpectrumPlan, find_spectra
@@ -46,6 +46,17 @@ def test_a_merged_model_is_the_adapter_to_within_rounding(spectrum_plan, tmp_pat
     for one in both.overlaps:
         assert one.reads[-1, -1] == pytest.approx(1, abs=1e-3)
         assert one.writes[0, 0] == pytest.approx(1, abs=1e-3)
+
+
+def test_the_base_is_kept_as_the_adapter_was_trained(plan):
+    run(replace(plan, base_dtype="float16"))
+    found = find_spectra(SpectrumPlan(a=plan.out, base=plan.base, r=1))
+    assert len(found.spectra) == 4 and {one.amplified.r for one in found.spectra} == {1}
+
+
+def test_an_adapter_of_another_base_is_refused(spectrum_plan, other_base):
+    with pytest.raises(BaseMismatchError):
+        find_spectra(replace(spectrum_plan, base=str(other_base)))
 
 
 def test_plots_are_drawn(spectrum_plan, tmp_path):

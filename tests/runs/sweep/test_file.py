@@ -78,13 +78,16 @@ def test_a_mix_may_replay_the_bases_own_tasks(folder):
     assert {(p.mix, p.plan().replay) for p in found} == {("few", 0.0), ("both", 0.25)}
 
 
-def test_other_settings_data_or_code_are_other_runs(folder, monkeypatch):
+def test_another_base_settings_data_or_code_are_other_runs(folder, other_base, monkeypatch):
     sweep = read(folder)
     names = {p.id for p in points(sweep, folder)}
     assert names.isdisjoint(p.id for p in points(sweep, folder, steps=9))
     assert names.isdisjoint(p.id for p in points(replace(sweep, choose_rows=5), folder))
-    monkeypatch.setattr("minilora.runs.sweep.file.code_fingerprint", lambda rooms: "sha256:other")
-    assert names.isdisjoint(p.id for p in points(sweep, folder))
+    with monkeypatch.context() as patched:
+        patched.setattr("minilora.runs.sweep.file.code_fingerprint", lambda rooms: "sha256:other")
+        assert names.isdisjoint(p.id for p in points(sweep, folder))
+    assert names.isdisjoint(p.id for p in points(replace(sweep, base=str(other_base)), folder))
+    assert names == {p.id for p in points(sweep, folder)}
 
 
 def test_a_mix_holds_the_rows_that_it_asks_for(folder):
@@ -100,6 +103,8 @@ def test_a_mix_holds_the_rows_that_it_asks_for(folder):
     assert all(row in whole for row in rows["mix-few"])
     assert rows["mix-few"] != whole[:10]  # drawn, not the first
     assert not [row for row in rows["choose"] if row in rows["report"]]
+    first = [row in whole for row in rows["mix-both"]]
+    assert first != sorted(first, reverse=True)  # the files are mixed, and not one after the other
     again = {n: p.read_bytes() for n, p in read(folder).write_data(folder / "again").items()}
     assert again == {name: path.read_bytes() for name, path in files.items()}
 

@@ -109,3 +109,17 @@ def test_a_base_that_gains_is_not_broken():
     points = [point(1, 0)]
     (found,) = candidates(points, {"1-0": result(9, [True] * 20)}, [False] * 20)
     assert not found.breaks_base
+
+
+def test_what_is_reported_decides_nothing():
+    def scored(trained, choose, report):
+        return Candidate({"r": trained}, trained, (choose,), (report,), 10, (), False, 1.0)
+
+    found = [scored(32, 0.9, 0.1), scored(8, 0.8, 1.0), scored(2, 0.7, 1.0)]
+    assert cheapest(found).trained == 32
+
+
+def test_the_time_is_that_of_all_seeds():
+    points = [point(1, seed) for seed in (0, 1)]
+    results = {p.id: {**result(5), "seconds": 1.0 + p.settings["seed"]} for p in points}
+    assert candidates(points, results)[0].seconds == 1.5
