@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from minilora.cli import show
+from minilora.cli.errors import kept_in
 from minilora.cli.options import BASE_HELP, numbers
 from minilora.hub.bases import WARD
 from minilora.runs.curvature import CurvaturePlan, Trend, geometric, measure, trend
@@ -39,7 +40,8 @@ def curvature(
     plan = CurvaturePlan(
         data=data, base=base, rates=numbers("--rates", rates, float), seeds=seeds, steps=steps
     )
-    found = measure(plan, out, jobs=jobs, bars=True)
+    with kept_in(out):
+        found = measure(plan, out, jobs=jobs, bars=True)
     console = Console()
     rows = [
         (

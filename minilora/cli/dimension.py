@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from minilora.cli import show
+from minilora.cli.errors import kept_in
 from minilora.cli.options import BASE_HELP, numbers
 from minilora.hub.bases import WARD
 from minilora.runs.dimension import STARTS, Curve, DimensionPlan, Level, measure
@@ -49,7 +50,8 @@ def dimension(
         dimensions=numbers("--d", dimensions, int), steps_a_weight=numbers("--rates", rates, float),
         seeds=seeds, steps=steps, scaled=scaled,
     )  # fmt: skip
-    curves = measure(plan, out, jobs=jobs, bars=True)
+    with kept_in(out):
+        curves = measure(plan, out, jobs=jobs, bars=True)
     console = Console()
     show_curves(console, curves)
     plot_dimension(curves, out / "dimension.png")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TextIO
 
 import typer
@@ -40,6 +42,19 @@ def with_plain_errors(function: Callable[..., Any], code: int = 1) -> Callable[.
             raise typer.Exit(130) from None
 
     return wrapped
+
+
+@contextlib.contextmanager
+def kept_in(out: Path) -> Iterator[None]:
+    """Ctrl-C inside says that what was done lies in `out`, from where the same command goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if out.is_dir():
+            typer.echo(
+                f"\nwhat was done is in {out}; the same command goes on from there", err=True
+            )
+        raise
 
 
 def _show_warning(

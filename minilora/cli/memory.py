@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from minilora.cli import show
+from minilora.cli.errors import kept_in
 from minilora.cli.options import BASE_HELP, numbers
 from minilora.cli.training_options import TARGETS_HELP, target_names
 from minilora.hub.bases import WARD
@@ -47,7 +48,8 @@ def memory(
         target_modules=target_names(targets), symbols=symbols, batch_size=batch_size,
         rates=numbers("--rates", rates, float), passes=passes, seeds=seeds,
     )  # fmt: skip
-    found = measure(plan, out, jobs=jobs, bars=True)
+    with kept_in(out):
+        found = measure(plan, out, jobs=jobs, bars=True)
     console, best = Console(), set(most_held(found).values())
     rows = [
         (

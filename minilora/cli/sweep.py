@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from minilora.cli import show
+from minilora.cli.errors import kept_in
 from minilora.cli.options import DEVICE_HELP
 from minilora.runs.sweep import Candidate, SweepFile, cheapest
 from minilora.runs.sweep import sweep as run_sweep
@@ -41,7 +42,8 @@ def sweep(
     asked, console = SweepFile.read(file), Console()
     if gate and asked.suite is None:
         raise ValueError(f"got --gate, but {file} names no suite, expected suite = FILE")
-    swept = run_sweep(asked, out, jobs=jobs, scheduler=scheduler, device=device, bars=True)
+    with kept_in(out):
+        swept = run_sweep(asked, out, jobs=jobs, scheduler=scheduler, device=device, bars=True)
     chosen = cheapest(swept.found, gate)
     show_found(console, asked, swept.found, chosen)
     if swept.found:

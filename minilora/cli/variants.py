@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from minilora.cli import show
+from minilora.cli.errors import kept_in
 from minilora.cli.options import BASE_HELP
 from minilora.hub.bases import WARD
 from minilora.runs.tour import DATA
@@ -35,7 +36,8 @@ def variants(
     """
     require_place("--plot", plot)
     plan = VariantsPlan(data=data, eval_data=eval_data, base=base, seeds=seeds, steps=steps)
-    found = measure(plan, out, jobs=jobs, bars=True)
+    with kept_in(out):
+        found = measure(plan, out, jobs=jobs, bars=True)
     first = next(one for one in found if one.way.name == FIRST)
     rows = []
     for one in found:

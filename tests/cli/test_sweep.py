@@ -32,6 +32,18 @@ def test_a_failed_run_is_an_exit_code_and_a_line(told, monkeypatch, capsys):
     assert names(capsys.readouterr().err, 2, "ValueError")
 
 
+def test_ctrl_c_says_where_to_go_on(told, tmp_path, monkeypatch, capsys):
+    def stopped(points, jobs=0):
+        yield next(scored({})(points))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(drive, "on_this_machine", stopped)
+    assert told() == 130
+    assert names(capsys.readouterr().err, str(tmp_path / "out"))
+    monkeypatch.setattr(drive, "on_this_machine", scored({}))
+    assert told() == 0 and names(capsys.readouterr().out, "3 runs run", "1 done before")
+
+
 def test_a_gate_without_a_suite_is_refused(base, tmp_path, capsys):
     path = write(base, tmp_path).path
     path.write_text(path.read_text().replace('suite = "suite.jsonl"\n', ""))
