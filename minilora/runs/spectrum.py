@@ -90,13 +90,20 @@ def find_spectra(plan: SpectrumPlan, reporter: Reporter | None = None) -> Found:
     """Spectra of a's modules, and its overlaps with b.
 
     Raises ValueError for folders that are neither, of another base or shape, or that changed no
-    module, or none that both have; OSError.
+    module, or none that both have, and for a model beside an adapter of a rounded base; OSError.
     """
     reporter = reporter or Reporter()
     adapters = [x for x in (plan.a, plan.b) if x is not None and (x / CONFIG).exists()]
     first = adapters[0] if adapters else None
     name = base_of(plan.base, first) if adapters else plan.base or WARD
-    model, _ = open_base(name, base_dtype_of(first))
+    dtype = base_dtype_of(first)
+    models = [x for x in (plan.a, plan.b) if x is not None and x not in adapters]
+    if dtype != "float32" and models:
+        raise ValueError(
+            f"got {models[0]} beside {first}, whose base is in {dtype}: what a model differs in "
+            f"from that would be its rounding too; expected two adapters, or a base in float32"
+        )
+    model, _ = open_base(name, dtype)
     weights = linear_weights(model)
     changes = changes_of(plan.a, model, weights)
     if not changes:

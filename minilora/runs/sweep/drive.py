@@ -65,14 +65,18 @@ def sweep(
 ) -> Swept:
     """Run what is not done yet, on this machine or the cluster of `scheduler`; write the table.
 
-    out: a folder for ledger, data, adapters and table. jobs: processes here, 0 for one a core.
-    device: "gpu" for one process a CUDA device of this machine, or of whatever a worker sees.
-    Stopped at any moment, the same call goes on from what was done. Raises ValueError for a folder
-    of another sweep or of something else, or an adapter that does not fit the base,
-    RunHeldError where another process sweeps into it, and what `SweepFile` says.
+    out: a folder for ledger, data, adapters and table. jobs: processes here, 0 for one a core; none
+    beside a scheduler or cards, which have their own. device: "gpu" for one process
+    a CUDA device of this machine, or of whatever a worker sees. Stopped at any moment, the same
+    call goes on from what was done. Raises ValueError for a folder of another sweep or of something
+    else, or an adapter that does not fit the base, RunHeldError where another process sweeps into
+    it, and what `SweepFile` says.
     """
     require_device(device)
     require_count("jobs", jobs, 0, MOST_WORKERS)
+    if jobs and (scheduler is not None or device == "gpu"):
+        where = "a scheduler" if scheduler is not None else "gpu"
+        raise ValueError(f"got jobs {jobs} with {where}, whose processes are given; expected none")
     if scheduler is None and device == "gpu":
         to_device(0.0, device)  # refused before anything is written
         pool: Pool = on_cards

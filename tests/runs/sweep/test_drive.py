@@ -147,8 +147,9 @@ def test_what_was_done_before_is_of_this_code_alone(base, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize(
     ("how", "named"),
-    [({"jobs": -1}, ("jobs", -1)), ({"scheduler": "tcp://127.0.0.1:9"}, ("127.0.0.1:9",)),
-     ({"device": "tpu"}, ("tpu",))],
+    [({"jobs": -1}, ("jobs", -1)), ({"jobs": 2, "scheduler": "tcp://127.0.0.1:9"}, ("jobs", 2)),
+     ({"jobs": 2, "device": "gpu"}, ("jobs", 2)), ({"device": "tpu"}, ("tpu",)),
+     ({"scheduler": "tcp://127.0.0.1:9"}, ("127.0.0.1:9",))],
 )  # fmt: skip
 def test_where_it_can_t_run_is_refused_before_there_is_a_folder(
     base, tmp_path, how, named, monkeypatch
