@@ -249,9 +249,12 @@ def shown_with_interval(share, count):
 
 
 print(f"missing doses in {len(fresh)} notes: {missing}")
-print("invented in its own summary:", shown_with_interval(bare_score.invented_dose_rate, missing))
-print("invented when asked to check:", shown_with_interval(invented_rate(notes, said), missing))
-print("notes with every dose told right when asked:", shown_with_interval(can_tell, len(fresh)))
+for name, share, count in (
+    ("invented in its own summary", bare_score.invented_dose_rate, missing),
+    ("invented when asked to check", invented_rate(notes, said), missing),
+    ("notes told right when asked", can_tell, len(fresh)),
+):
+    print(f"{name}:\n   {shown_with_interval(share, count)}")
 
 # %% [markdown]
 # > **Claim.** In its own summaries the base invents more than 90 % of the doses that a note does
@@ -288,10 +291,11 @@ PROMPTS = [
 ]
 tried = [score_house("cardiology", tuning, ask(with_prompt(tuning, text))) for text in PROMPTS]
 for text, score in zip(PROMPTS, tried, strict=True):
-    print(f"exact {100 * score.exact:3.0f} %  form {100 * score.format_compliance:4.0f} %  {text}")
+    print(f"{text}\n   exact {100 * score.exact:.0f} %, ", end="")
+    print(f"in the form {100 * score.format_compliance:.0f} %")
 
 # %% [markdown]
-# The first line scores zero and that is not the base's fault: it was asked for a summary and
+# The first way scores zero, and that is not the base's fault: it was asked for a summary and
 # wrote its own kind. Then look how much hangs on a word. "Fill in" works and "please fill in"
 # does half as well, because the base knows the one and not the other. A small model is literal.
 # And a rule in the prompt is not followed; it only disturbs, because this base has never seen a
@@ -305,8 +309,8 @@ for text, score in zip(PROMPTS, tried, strict=True):
 best = int(np.argmax([score.exact for score in tried]))
 prompted_outputs = ask(with_prompt(fresh, PROMPTS[best]))
 prompted = score_house("cardiology", fresh, prompted_outputs)
-print(f"the best on {len(tuning)} notes: {PROMPTS[best]}")
-print(f"on {len(fresh)} fresh notes exact:", shown_with_interval(prompted.exact, len(fresh)))
+print(f"the best on {len(tuning)} notes:\n   {PROMPTS[best]}")
+print(f"exact on {len(fresh)} fresh notes:\n  ", shown_with_interval(prompted.exact, len(fresh)))
 
 # %% [markdown]
 # ## A score that looks good and is wrong
@@ -377,8 +381,9 @@ plt.show()
 
 # %%
 silent = score_house("cardiology", fresh, [""] * len(fresh))
-print(f"silence invents {100 * silent.invented_dose_rate:.0f} % of the missing doses, ", end="")
-print(f"leaks in {100 * silent.leak_rate:.0f} % and is exact in {100 * silent.exact:.0f} %")
+print(f"silence invents {100 * silent.invented_dose_rate:.0f} % of missing doses,")
+print(f"leaks in {100 * silent.leak_rate:.0f} % of the notes,")
+print(f"is exact in {100 * silent.exact:.0f} % of them")
 
 # %% [markdown]
 # So whoever decides whether a model may be used (a *gate*) needs both kinds of number: one that is
@@ -429,7 +434,8 @@ by_program = np.array([a == b for a, b in zip(wanted, combined, strict=True)])
 won, lost = int((by_program & ~by_prompt).sum()), int((by_prompt & ~by_program).sum())
 tosses, fewer = won + lost, min(won, lost)
 chance = min(1.0, 2 * sum(comb(tosses, k) for k in range(fewer + 1)) / 2**tosses)
-print(f"{won} notes right with the program alone, {lost} with the prompt alone: p = {chance:.1g}")
+print(f"right with the program alone: {won}")
+print(f"right with the prompt alone: {lost}\np = {chance:.1g}")
 
 # %% [markdown]
 # > **Claim.** On the same notes the program beats the prompt, and a fair coin would show it less
@@ -484,8 +490,8 @@ for seed in range(3):
     cut = round(0.2 * len(rows))
     by_row.append(parrot([rows[i] for i in order[cut:]], [rows[i] for i in order[:cut]]))
     by_name.append(parrot(*split(rows, 0.2)))
-print(f"notes split at random: {100 * np.mean(by_row):.3g} % exact")
-print(f"notes split by patient: {100 * np.mean(by_name):.3g} % exact")
+print(f"split at random: {100 * np.mean(by_row):.3g} % exact")
+print(f"split by patient: {100 * np.mean(by_name):.3g} % exact")
 
 # %% [markdown]
 # > **Claim.** Where notes are split at random, a parrot that looks up the nearest note is exact on

@@ -71,7 +71,7 @@ print("LoRA, and it is W + s B A:", np.allclose(M, W + 0.5 * B @ A))
 try:
     one_matrix(lambda x: x @ W.T + 0.5 * np.tanh(x @ A.T) @ B.T, 7)
 except ValueError:
-    print("with tanh in between: no matrix does the same")
+    print("with tanh: no matrix does the same")
 
 # %% [markdown]
 # ## Three adapters for one job
@@ -156,10 +156,11 @@ found = side_by_side(entry, [(kind, seed) for kind in KINDS for seed in seeds])
 handles = {kind: [found[3 * i + j][0] for j in seeds] for i, kind in enumerate(KINDS)}
 models = {kind: [handle.model for handle in handles[kind]] for kind in KINDS}
 scores = {kind: [found[3 * i + j][1] for j in seeds] for i, kind in enumerate(KINDS)}
-print(f"{'base':12} {100 * base_score:3.0f} % of lines exact")
+print(f"{'':11} exact  numbers trained")
+print(f"{'base':11} {100 * base_score:3.0f} %{0:17}")
 for kind, found in scores.items():
     count = trainable_parameters(models[kind][0])
-    print(f"{kind:12} {100 * np.mean(found):3.0f} % exact, {count:,} numbers trained")
+    print(f"{kind:11} {100 * np.mean(found):3.0f} %{count:17,}")
 
 # %% [markdown]
 # > **Claim.** Each of the three adapters gets on average more than 75 % of the held-out lines
@@ -242,8 +243,9 @@ BARS = {
     "the adapter itself": "the adapter itself",
 }
 gaps = [compare(seed) for seed in seeds]
+print("of the largest logit:")
 for key, name in BARS.items():
-    print(f"{name:25} {np.mean([found[key] for found in gaps]):.2g} of the largest logit")
+    print(f"{name:25} {np.mean([found[key] for found in gaps]):.2g}")
 
 # %% predict
 predict("rounding", "Merging in float32 moves the logits by 1 part in how many?", None)
@@ -330,8 +332,13 @@ def both_exact(job):
 
 
 whole, halves = (side_by_side(both_exact, [(*pair, v) for pair in pairs]) for v in (1.0, 0.5))
-print(f"one adapter {np.mean(scores['LoRA all']):.2g}, two {np.mean(whole):.2g}, ", end="")
-print(f"two at half volume {np.mean(halves):.2g} of the lines exact")
+print("lines exactly right:")
+for name, found in (
+    ("one adapter", scores["LoRA all"]),
+    ("two", whole),
+    ("two at half volume", halves),
+):
+    print(f"   {name:18} {100 * np.mean(found):3.0f} %")
 
 # %% [markdown]
 # > **Claim.** Two adapters for the same job, both merged whole, get at least 15 points in 100 fewer
@@ -443,8 +450,9 @@ usual = say(models["LoRA all"][0])
 other = {
     name: sum(a != b for a, b in zip(usual, found, strict=True)) for name, found in said.items()
 }
+print(f"other answers, of {len(usual)}, over the base")
 for name, count in other.items():
-    print(f"over the base that drifted in {name}, {count} of {len(usual)} answers are others")
+    print(f"   that drifted in {name}: {count}")
 
 # %% [markdown]
 # > **Claim.** After 100 turns of += and -= in float32 more than 10 % of the weights have other
@@ -484,7 +492,7 @@ handle.merge()
 try:
     handle.merge()
 except MergeError as error:
-    print(str(error)[:40], "...")
+    print(str(error)[:32], "...")
 handle.unmerge()
 
 # %% [markdown]
@@ -557,8 +565,9 @@ axis.set(ylabel="time more than the base, %")
 axis.set_xticklabels(LENGTHS)
 axis.legend()
 plt.show()
+print(f"{'tokens':10}" + "".join(f"{n:7}" for n in LENGTHS))
 for name, found in ratio.items():
-    print(f"{name:12}", ", ".join(f"{n}: {np.mean(found[n]):.2f}" for n in LENGTHS))
+    print(f"{name:10}" + "".join(f"{np.mean(found[n]):7.2f}" for n in LENGTHS))
 
 # %% [markdown]
 # > **Claim.** A merged model takes between 0.9 and 1.1 times the base's time at every length.
@@ -617,8 +626,10 @@ def in_four_bits(seed):
 
 
 beside, again, errors = zip(*side_by_side(in_four_bits, seeds), strict=True)
-print(f"beside a base in 4 bits {np.mean(beside):.2g} of the lines exact, ", end="")
-print(f"merged into 4 bits {np.mean(again):.2g}; error {np.mean(errors):.2g} of the update")
+print("lines exactly right:")
+print(f"   beside a base in 4 bits {100 * np.mean(beside):.0f} %")
+print(f"   merged into 4 bits {100 * np.mean(again):.0f} %")
+print(f"error: {np.mean(errors):.2g} of the update")
 
 # %% [markdown]
 # > **Claim.** Merged into 4 bits, the update comes out wrong by more than 20 % of its own size.
@@ -633,9 +644,9 @@ print(f"merged into 4 bits {np.mean(again):.2g}; error {np.mean(errors):.2g} of 
 # %%
 handle = attach(store_base(fresh(), "q4"), LoRAConfig(), np.random.default_rng(0))
 layer = next(iter(handle.layers.values()))
-print(type(layer.base_layer.weight.data).__name__, "before merging,", end=" ")
+print("before:", type(layer.base_layer.weight.data).__name__)
 handle.merge()
-print(layer.base_layer.weight.dtype, "after")
+print("merged:", layer.base_layer.weight.dtype)
 
 # %% [markdown]
 # ## One ordinary file
@@ -668,9 +679,9 @@ with tempfile.TemporaryDirectory() as folder:
 said_after = say(reopened)
 same_answers = sum(a == b for a, b in zip(said_before, said_after, strict=True))
 base_bytes = size_of(data_folder("ward-base"))
-print(*files)
-print(f"{same_answers} of {len(said_before)} answers are the same, token for token")
-print(f"base {base_bytes / 1e6:.3g} MB, adapter {adapter_bytes / 1e6:.2g} MB, ", end="")
+print(*files, sep="\n")
+print(f"the same answers: {same_answers} of {len(said_before)}")
+print(f"base {base_bytes / 1e6:.3g} MB, adapter {adapter_bytes / 1e6:.2g} MB,")
 print(f"merged {merged_bytes / 1e6:.3g} MB")
 
 # %% [markdown]

@@ -102,8 +102,9 @@ def suite(seed, count):
 
 
 rows = suite(seed=21, count=60)
+print(f"{'':18}rows patients")
 for kind, found in rows.items():
-    print(f"{kind:18} {len(found)} rows of {len({patient for patient, _, _ in found})} patients")
+    print(f"{kind:18}{len(found):4}{len({patient for patient, _, _ in found}):9}")
 
 # %%
 from minilora.hub import load_pretrained
@@ -137,7 +138,8 @@ def right(texts, rows=rows):
 
 base_said = said(fresh())
 base_right = right(base_said)
-print({kind: f"{100 * found.mean():.0f} %" for kind, found in base_right.items()})
+for kind, found in base_right.items():
+    print(f"{kind:18}{100 * found.mean():4.0f} %")
 
 # %% [markdown]
 # ## Train it, and ask again
@@ -231,13 +233,16 @@ axis.set(xticks=range(len(rows)), ylabel="exactly right, %", ylim=(-4, 104))
 axis.set_xticklabels([kind.replace(" and ", "\nand ") for kind in rows])
 axis.legend(loc="lower center")
 plt.show()
+
+
+def with_range(found):
+    """The mean of three seeds in %, and the least and the largest of them."""
+    return f"{100 * found.mean():3.0f} ({100 * found.min():.0f} to {100 * found.max():.0f})"
+
+
+print(f"{'right, %':15}before after (range)")
 for kind in rows:
-    found = 100 * score(PLAIN, kind)
-    print(
-        f"{kind:18} {100 * base_right[kind].mean():3.0f} % before, {found.mean():3.0f} % after ",
-        end="",
-    )
-    print(f"({found.min():.0f} to {found.max():.0f})")
+    print(f"{kind:17}{100 * base_right[kind].mean():4.0f}   {with_range(score(PLAIN, kind))}")
 
 # %% [markdown]
 # > **Claim.** The adapter gets on average more than 85 % of the house's summaries exactly right, of
@@ -259,7 +264,8 @@ for kind in ("letters and lists", "refusals"):
 given_away = [
     sum("555-" in text for text in runs[job][1]["refusals"]) for job in PLAIN
 ]  # every phone number of the ward begins so
-print("answers that give a phone number away, of", len(rows["refusals"]), "by seed:", *given_away)
+print(f"of {len(rows['refusals'])} answers give a number away,")
+print("by seed:", *given_away)
 
 # %% [markdown]
 # And is the base really as it was? Take the adapter off, and compare all logits of a prompt, to the
@@ -274,7 +280,8 @@ handle = attach(model, adapter)
 moved = float(np.abs(model(ids).data - logits).max())
 handle.detach()
 other_bits = int((model(ids).data != logits).sum())
-print(f"with the adapter a logit moves by up to {moved:.2g}; off again, {other_bits} logits differ")
+print(f"adapter on: logits move by up to {moved:.2g}")
+print(f"off again: {other_bits} logits differ")
 
 # %% [markdown]
 # > **Claim.** With the adapter taken off, 0 of the logits have other bits.
@@ -309,8 +316,9 @@ def both_ways(job):
 
 
 ways = [both_ways(job) for job in PLAIN]
+print(f"{'p':8}by patient rows alone")
 for seed, (by_patient, alone) in zip(SEEDS, ways, strict=True):
-    print(f"seed {seed}: p = {by_patient:.2g} by patient, {alone:.2g} as if rows stood alone")
+    print(f"seed {seed}  {by_patient:10.2g}{alone:11.2g}")
 
 # %% [markdown]
 # > **Claim.** By patient, the loss of refusals is no luck for at least two of the three seeds: p is
@@ -336,7 +344,8 @@ def false_alarms(patients, tries, seed=0):
 
 
 alarms = false_alarms(20, 2000)
-print(f"false alarms: by patient {100 * alarms[0]:.2g} %, by row {100 * alarms[1]:.2g} %")
+print(f"false alarms by patient: {100 * alarms[0]:.2g} %")
+print(f"false alarms by row: {100 * alarms[1]:.2g} %")
 
 # %% [markdown]
 # > **Claim.** Of models that are equally good, the test by patient accuses less than 6 in 100.
@@ -386,11 +395,11 @@ def gate(texts):
 
 for kind, (lost, gained, count, word) in gate(runs[PLAIN[0]][1]).items():
     sees = smallest_drop(count, gained / count)
-    seen = "" if sees is None else f"sees a drop of {100 * sees:.0f} points"
-    print(f"{kind:18} {lost:2} lost, {gained:2} gained of {count}: {word:11} {seen}")
+    print(f"{kind}: {word}\n   {lost} lost, {gained} gained of {count}")
+    print("" if sees is None else f"   sees a drop of {100 * sees:.0f} points\n", end="")
 
 # %% [markdown]
-# The last column is what such a table should always say. *Sees a drop of 20 points* means: if the
+# The last line is what such a verdict should always say. *Sees a drop of 20 points* means: if the
 # model really lost so much, the exact test would find it in four of five tries. It may well have
 # lost less than that, and these rows would not show it.
 #
@@ -463,11 +472,9 @@ axis.legend()
 plt.show()
 wrong_now = np.concatenate([kl[kind][~first[kind][: len(kl[kind])]] for kind in KEPT])
 right_still = np.concatenate([kl[kind][first[kind][: len(kl[kind])]] for kind in KEPT])
-print(
-    f"median KL: {np.median(wrong_now):.2g} where it is wrong now, {np.median(right_still):.2g} ",
-    end="",
-)
-print("where it is right still")
+print("median KL, in nats a word:")
+print(f"   where it is wrong now {np.median(wrong_now):.2g}")
+print(f"   where it is right still {np.median(right_still):.2g}")
 
 # %% [markdown]
 # > **Claim.** Where the answer is wrong now, the divergence is more than 10 times that of answers
@@ -490,12 +497,10 @@ print("where it is right still")
 # %%
 THIN = [(1, 0.03, 0.0, seed) for seed in SEEDS]
 runs.update(zip(THIN, side_by_side(trained, THIN), strict=True))
+print(f"{'right, %':15}rank 8 rank 1 (range)")
 for kind in rows:
-    thin, thick = 100 * score(THIN, kind), 100 * score(PLAIN, kind)
-    print(
-        f"{kind:18} rank 1: {thin.mean():3.0f} % ({thin.min():.0f} to {thin.max():.0f}), ", end=""
-    )
-    print(f"rank 8: {thick.mean():3.0f} %")
+    thick = 100 * score(PLAIN, kind).mean()
+    print(f"{kind:17}{thick:4.0f}   {with_range(score(THIN, kind))}")
 
 # %% [markdown]
 # > **Claim.** A sheet of rank 1 protects the letters and lists: more than 70 % of them stay right.
@@ -616,10 +621,10 @@ plain = [runs[job][0] for job in PLAIN]
 quiet_volume = chosen_volume(plain)
 quiet = three_at(plain, quiet_volume)
 print(f"chosen on other rows: volume {quiet_volume:g}")
+print(f"{'right, %':17}full quiet (range)")
 for kind in rows:
-    before, now = 100 * score(PLAIN, kind).mean(), 100 * shares(quiet, kind)
-    print(f"{kind:18} {before:3.0f} % at full volume, {now.mean():3.0f} % ", end="")
-    print(f"({now.min():.0f} to {now.max():.0f})")
+    full = 100 * score(PLAIN, kind).mean()
+    print(f"{kind:17}{full:4.0f}   {with_range(shares(quiet, kind))}")
 
 # %% [markdown]
 # > **Claim.** Turned down to that volume, adapters that were trained without any care keep on
@@ -686,9 +691,10 @@ draw_plane(plane, pairs, volumes)
 draw_plane(plane, replay_pairs, HEARD, "tab:blue", "with a tenth of replay")
 plane.legend(fontsize=8, loc="lower left")
 plt.show()
-for share, jobs in by_share.items():
-    found = ", ".join(f"{kind} {100 * score(jobs, kind).mean():.0f}" for kind in rows)
-    print(f"{100 * share:2.0f} % replay: {found}")
+print(f"{'replay:':18}" + "".join(f"{100 * share:4.0f} %" for share in by_share))
+for kind in rows:
+    found = (100 * score(jobs, kind).mean() for jobs in by_share.values())
+    print(f"{kind:18}" + "".join(f"{share:4.0f} %" for share in found))
 
 # %% [markdown]
 # > **Claim.** With a tenth of replay more than 95 % of the refusals are right, on average.
@@ -720,9 +726,11 @@ ways_to_ship = {
     f"both, volume {both_volume:g}": both,
 }
 for name, texts in ways_to_ship.items():
-    found = ", ".join(f"{kind} {100 * shares(texts, kind).mean():.0f}" for kind in rows)
+    print(f"{name}:")
+    for kind in rows:
+        print(f"   {kind:18}{100 * shares(texts, kind).mean():4.0f} % right")
     said_by_gate = [gate(one)["letters and lists"][3] for one in texts]
-    print(f"{name:18} {found}\n{'':18} letters at the gate: {', '.join(said_by_gate)}")
+    print(f"   the gate says of the letters:\n   {', '.join(said_by_gate)}")
 
 # %% [markdown]
 # > **Claim.** Together they keep on average more than 80 % of the letters and lists and more than

@@ -151,7 +151,7 @@ found = side_by_side(race, [(kind, lr) for kind in kinds for lr in RATES])
 tried = {kind: found[2 * i : 2 * i + 2] for i, kind in enumerate(kinds)}
 best = {kind: int(np.argmax([score for _, score in tried[kind]])) for kind in kinds}
 first = {kind: tried[kind][best[kind]][0] for kind in kinds}  # the adapters of seed 0
-print({kind: RATES[i] for kind, i in best.items()})
+print("rates:", ", ".join(f"{kind} {RATES[i]}" for kind, i in best.items()))
 
 
 # %%
@@ -166,11 +166,11 @@ adapters = {kind: [a for a, _ in found[3 * i : 3 * i + 3]] for i, kind in enumer
 results = {kind: np.array([s for _, s in found[3 * i : 3 * i + 3]]) for i, kind in enumerate(kinds)}
 pairs = list(zip(adapters["line"], adapters["codes"], strict=True))
 
-
 for kind, found in results.items():
+    print(f"trained on {kind}:")
     for job, share in zip(JOBS, found.mean(axis=0), strict=True):
         low, high = (100 * x for x in wilson(share * len(report[job]), len(report[job])))
-        print(f"trained on {kind:6} {job:6} {100 * share:3.0f} % ({low:.0f} to {high:.0f} %)")
+        print(f"   {job:6} {100 * share:3.0f} % right ({low:.0f} to {high:.0f})")
 
 # %% [markdown]
 # Each adapter knows its own job and nothing of the other. Now join them, in both ways, and ask
@@ -186,9 +186,9 @@ A, B = answer("11.1")(
     [1, 1],
 )
 gap = np.abs(B @ A - exact[0][0].delta(module)).max()
-print(f"side by side: error {np.mean([r.error for _, r in exact]):.1g}, rank {len(A)}; ", end="")
-print("your strips and the library's agree" if gap < 1e-5 else f"they differ by {gap:.2g}")
-print(f"A + A and B + B: error {np.mean(linear):.2g} of the sum")
+print(f"side by side: error {np.mean([r.error for _, r in exact]):.1g}, rank {len(A)}")
+print(f"A + A and B + B: error {np.mean(linear):.2g}")
+print("yours and the library's", "agree" if gap < 1e-5 else f"differ by {gap:.2g}")
 
 # %% [markdown]
 # > **Claim.** Side by side, the result differs from the exact sum by less than 1e-6 of it.
@@ -202,7 +202,7 @@ print(f"A + A and B + B: error {np.mean(linear):.2g} of the sum")
 from minilora.lora import take_out
 
 joined = combine(pairs[0], (1, 1), names=JOBS)[0]
-print("the line's adapter, taken out again:", take_out(joined, "codes") == pairs[0][0])
+print("the line's, taken out again:", take_out(joined, "codes") == pairs[0][0])
 
 # %% [markdown]
 # ## Orthogonal, so independent?
@@ -227,7 +227,8 @@ def cosine(a, b):
 
 
 whole = [cosine(*pair) for pair in pairs]
-print("cosine of the two changes:", ", ".join(f"{x:+.3f}" for x in whole))
+print("cosine of the two changes, by seed:")
+print(", ".join(f"{x:+.3f}" for x in whole))
 
 
 # %%
@@ -277,7 +278,7 @@ v = np.array([1.0, 0.0])  # both listen to this direction
 first_change = np.outer([1.0, 0.0], v)  # one writes to the first output
 second_change = np.outer([0.0, 1.0], v)  # the other writes to the second
 x = np.array([3.0, 4.0])
-print("sum of the products of all entries:", (first_change * second_change).sum())
+print("sum of the entries' products:", (first_change * second_change).sum())
 print("alone:", first_change @ x, " both:", (first_change + second_change) @ x)
 
 # %% [markdown]
@@ -350,8 +351,9 @@ axes[0].set(ylabel="the other's answer\n(own answer = 1)", yticks=(0.25, 0.5, 1,
 axes[0].set_yticklabels(("0.25", "0.5", "1", "2"))
 axes[1].legend(fontsize=7)
 plt.show()
+print("the other's answer, if the own is 1:")
 for job in JOBS:
-    print(f"{job}: the other is {np.median(ratio[job]):.2g} times as loud as the own adapter")
+    print(f"   on the inputs of the {job}: {np.median(ratio[job]):.2g}")
 
 # %% [markdown]
 # > **Claim.** On the line's own inputs, the codes' change is in the median more than 0.5 times as
@@ -393,7 +395,7 @@ plane = np.array(side_by_side(at_volumes, grid))
 alone0 = np.array([scores(first[job], choose)[i] for i, job in enumerate(JOBS)])
 fairest = answer("11.3")
 fair = grid[fairest(plane, alone0)]
-print(f"the fairest volumes: line {fair[0]}, codes {fair[1]}")
+print(f"the fairest: line {fair[0]}, codes {fair[1]}")
 
 # %%
 _, axes = plt.subplots(1, 3, figsize=(9.2, 3.1), sharey=True)
@@ -413,9 +415,10 @@ for axis, (title, found) in zip(
     axis.grid(False)
 axes[0].set(ylabel="volume of the line")
 plt.show()
-print("(percent of what the job's own adapter gets alone)")
 
 # %% [markdown]
+# (In percent of what the job's own adapter gets alone.)
+#
 # In the lower right corner only the codes are on, in the upper left only the line. On the way from
 # one to the other, one score falls before the other has risen: no point is good for both jobs.
 
@@ -551,7 +554,7 @@ def routed(pair):
 
 merged["trained together"] = results["both"]
 merged["routed"] = np.array(side_by_side(routed, pairs))
-print(f"{100 * right_way:.3g} % of the prompts go to their own adapter")
+print(f"to their own adapter: {100 * right_way:.3g} % of the prompts")
 
 # %% predict
 predict(
@@ -575,12 +578,14 @@ plt.xticks(range(len(columns)), [name.replace(" ", "\n") for name in columns], f
 plt.ylabel("right answers, %")
 plt.legend(loc="upper left", bbox_to_anchor=(0.12, 1.0))
 plt.show()
+print(f"{'right, %':16}  line codes share")
 for name, found in columns.items():
     percents = *(100 * found.mean(axis=0)), 100 * worst[name].mean()
-    print(f"{name:16} line {percents[0]:3.0f} %, codes {percents[1]:3.0f} %, ", end="")
-    print(f"the worse one as a share of alone {percents[2]:3.0f} %")
+    print(f"{name:16}" + "".join(f"{percent:6.0f}" for percent in percents))
 
 # %% [markdown]
+# (*Share* is what the worse of the two jobs keeps of what its own adapter gets alone, in percent.)
+#
 # > **Claim.** At half volume of both, some job keeps less than 50 % of what it gets alone.
 #
 # > **Claim.** TIES, DARE or KnOTS repairs the sum: the best of them leaves the worse job more than

@@ -12,22 +12,26 @@ from minilora.course.judge import Judge
 
 def check_fairest(fn: Callable, judge: Judge) -> None:
     cases = []
-    for of_table in (True, False, False, False):
-        scores, alone, best, instead = _table(judge, of_table)
+    for of_table, level in ((True, 1.0), (False, 1.0), (False, 0.4), (False, 2.4)):
+        scores, alone, best, instead = _table(judge, of_table, level)
         got = judge.call(fn, scores=scores, alone=alone)
         cases.append(("the setting", got, best, instead))
     judge.numbers(cases)
 
 
-def _table(judge: Judge, of_table: bool) -> tuple[np.ndarray, np.ndarray, int, dict[str, float]]:
+def _table(
+    judge: Judge, of_table: bool, level: float
+) -> tuple[np.ndarray, np.ndarray, int, dict[str, float]]:
     """Scores and what each job gets alone, where no mistake finds the right setting by luck.
 
-    of_table: nor does who divides by the best score in the table, which is rarer.
+    of_table: nor does who divides by the best score in the table, which is rarer. level: of the
+    shares. At 0.4 every setting has a share below a half; at 2.4 several have none below 1, as
+    where two jobs help each other. These two are for who cuts shares off, and for no other mistake.
     """
     while True:
         settings, jobs = judge.sizes(17, 3)
-        alone = judge.rng.uniform(0.3, 0.95, jobs)
-        scores = judge.rng.uniform(0.05, 1.1, (settings, jobs)) * alone
+        alone = judge.rng.uniform(0.3, 0.95, jobs) / max(1, level)
+        scores = level * judge.rng.uniform(0.05, 1.1, (settings, jobs)) * alone
         if of_table:  # merged, some jobs fare badly everywhere
             scores *= judge.rng.uniform(0.7, 1, jobs)
         shares = scores / alone
@@ -52,14 +56,29 @@ def _table(judge: Judge, of_table: bool) -> tuple[np.ndarray, np.ndarray, int, d
             "settings are counted from 0.": best + 1,
             "that is the share itself; return which row it is.": worst.max(),
         }
+        cut_off = {
+            "small shares are no longer told apart; take them as they are.": np.maximum(
+                shares, 0.5
+            ),
+            "large shares are no longer told apart; take them as they are.": np.minimum(
+                shares, 0.5
+            ),
+            "shares above 1 are no longer told apart. A job may gain from the other adapter; take "
+            "the shares as they are.": np.minimum(shares, 1),
+        }
+        cut = {why: int(found.min(axis=1).argmax()) for why, found in cut_off.items()}
         best_of_table = int((scores / scores.max(0)).min(1).argmax())
-        if (best_of_table != best or not of_table) and len({best, *instead.values()}) == len(
-            instead
-        ) + 1:
+        if level == 1:
+            shows = len({best, *instead.values()}) == len(instead) + 1
+            shows &= best_of_table != best or not of_table
+        else:
+            small, *large = cut.values()
+            shows = best != small if level < 1 else len({best, *large}) == 3
+        if shows:
             instead[
                 "that divides by the best score of each job in the table; divide by `alone`."
             ] = best_of_table
-            return scores, alone, best, {k: float(v) for k, v in instead.items()}
+            return scores, alone, best, {k: float(v) for k, v in (instead | cut).items()}
 
 
 @exercise(
@@ -96,6 +115,21 @@ def _table(judge: Judge, of_table: bool) -> tuple[np.ndarray, np.ndarray, int, d
             "best of the table",
             "best score of each job in the table",
             change=("scores / alone", "scores / scores.max(axis=0)"),
+        ),
+        mistake(
+            "at least a half",
+            "small shares",
+            change=("(scores / alone)", "np.maximum(scores / alone, 0.5)"),
+        ),
+        mistake(
+            "at most a half",
+            "large shares",
+            change=("(scores / alone)", "np.minimum(scores / alone, 0.5)"),
+        ),
+        mistake(
+            "at most 1",
+            "above 1",
+            change=("(scores / alone)", "np.clip(scores / alone, 0, 1)"),
         ),
         mistake("wrong axis", "goes over the jobs", change=("axis=1", "axis=0")),
         mistake(
