@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from minilora.backend import blas_threads
-from minilora.evaluation.cases import read_cases
+from minilora.evaluation.cases import Case, read_cases
 from minilora.evaluation.variants import Variant, score_variant, with_room
 from minilora.hub.bases import WARD, open_base
 from minilora.limits import require_count, require_finite
@@ -169,7 +169,8 @@ def measure(
     sizes = {}
     for base in plan.bases:
         told = settings_of(plan, base, plan.starts[0], None, 0.0, 0)
-        model, *_ = _opened(told)
+        model, tokenizer, *_ = _opened(told)
+        _asked(told, model, tokenizer)
         sizes[base] = sum(p.size for p in model.parameters())
         factors = len(list(model.parameters())) if plan.scaled else 0
         too_few = [d for d in plan.dimensions if d <= factors]
@@ -250,7 +251,7 @@ def run_trial(told: Mapping) -> dict:
             return {
                 "choose_loss": evaluate(model, judged[:first], pad_id=tokenizer.pad_id),
                 "loss": evaluate(model, judged[first:last], pad_id=tokenizer.pad_id),
-                "exact": _exact(model, tokenizer, Path(told["eval_data"]), first, last),
+                "exact": _exact(told, model, tokenizer),
             }
         except NotFiniteError:
             if told["seed"]:
@@ -287,11 +288,26 @@ def _train(
     fit(model, batches, config, optimizer=optimizer, progress=False)
 
 
-def _exact(model: Transformer, tokenizer: Tokenizer, path: Path, first: int, last: int) -> float:
-    asked, limit = Variant("reported"), model.config.max_position_embeddings
-    cases = read_cases(path, last).cases[first:]
-    kept, room, _ = with_room(cases, [asked], tokenizer, limit)
-    return score_variant(model, tokenizer, kept, asked, room).exact
+REPORTED = Variant("reported")
+
+
+def _exact(told: Mapping, model: Transformer, tokenizer: Tokenizer) -> float:
+    cases, room = _asked(told, model, tokenizer)
+    return score_variant(model, tokenizer, cases, REPORTED, room).exact
+
+
+def _asked(told: Mapping, model: Transformer, tokenizer: Tokenizer) -> tuple[list[Case], int]:
+    """The rows whose answers are reported, and their room.
+
+    Raises ValueError for one that can't be asked: exact answers would be of other rows than losses.
+    """
+    first, last = told["choose_rows"], told["choose_rows"] + told["report_rows"]
+    rows = read_cases(Path(told["eval_data"]), last)
+    limit = model.config.max_position_embeddings
+    cases, room, short = with_room(rows.cases[first:], [REPORTED], tokenizer, limit)
+    if problems := [*rows.problems, *short]:
+        raise ValueError(f"{problems[0]}")
+    return cases, room
 
 
 def _examples(path: Path, tokenizer: Tokenizer, limit: int) -> list[Example]:

@@ -223,6 +223,15 @@ def test_what_can_t_be_measured_leaves_no_folder(plan, tmp_path, change, named):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("bad", ['{"prompt": 3', {"prompt": "Dose?", "completion": "5 mg. " * 60}])
+def test_a_row_that_can_t_be_asked_leaves_no_folder(plan, tmp_path, bad):
+    rows = pairs(34)[20:]
+    write_jsonl(plan.eval_data, [*rows[:6], bad, *rows[6:]])
+    with refusal(ValueError, "eval.jsonl"):
+        measure(plan, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_processes_are_a_number_and_a_folder_of_something_else_is_left(plan, tmp_path):
     with refusal(ValueError, "jobs", -1):
         measure(plan, tmp_path / "out", jobs=-1)
