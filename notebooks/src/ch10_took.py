@@ -621,10 +621,10 @@ plain = [runs[job][0] for job in PLAIN]
 quiet_volume = chosen_volume(plain)
 quiet = three_at(plain, quiet_volume)
 print(f"chosen on other rows: volume {quiet_volume:g}")
-print(f"{'right, %':17}full quiet (range)")
+print(f"{'right, %':15}before now (range)")
 for kind in rows:
     full = 100 * score(PLAIN, kind).mean()
-    print(f"{kind:17}{full:4.0f}   {with_range(shares(quiet, kind))}")
+    print(f"{kind:17}{full:4.0f} {with_range(shares(quiet, kind))}")
 
 # %% [markdown]
 # > **Claim.** Turned down to that volume, adapters that were trained without any care keep on
