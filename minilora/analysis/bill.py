@@ -19,9 +19,11 @@ from minilora.autograd.normal_float import SCALES_A_GROUP
 from minilora.autograd.stored_array import BLOCKS
 from minilora.limits import require_count
 from minilora.lora import ALL_LINEAR, LoRAConfig, adapter_state, attach
+from minilora.lora.activated import invocation_of
 from minilora.lora.targets import names_target
 from minilora.nn import BASE_DTYPES, Transformer, TransformerConfig, require_base_dtype
 from minilora.training.optim import AdamW, Optimizer
+from minilora.training.parallel import Piece, piece_loss, read_prompts
 
 FLOAT = 4
 """Bytes of a float32 number."""
@@ -39,10 +41,21 @@ many numbers (Brown et al. 2020, Table 2.1)."""
 
 @dataclass(frozen=True)
 class Method:
-    """A way to train: targets of the adapter, None for full training, and how the base is kept."""
+    """A way to train: targets of the adapter, None for full training, and how the base is kept.
+
+    activated: the adapter acts on what has labels and the prompts before it are read without it.
+    """
 
     targets: tuple[str, ...] | str | None
     base_dtype: str = "float32"
+    activated: bool = False
+
+    def config(self, r: int) -> LoRAConfig | None:
+        """Of its adapter, of rank r; None for full training."""
+        if self.targets is None:
+            return None
+        invocation = (0,) if self.activated else None
+        return LoRAConfig(r=r, target_modules=self.targets, invocation=invocation)
 
 
 LEAN = ("q_proj", "v_proj")
@@ -50,6 +63,7 @@ METHODS = {
     "full": Method(None),
     "LoRA all": Method(ALL_LINEAR),
     "LoRA q,v": Method(LEAN),
+    "activated q,v": Method(LEAN, activated=True),
     **{f"q,v on {dtype}": Method(LEAN, dtype) for dtype in BASE_DTYPES[1:]},
 }
 """What the bill is written for; the last ones keep the frozen base in fewer bits."""
@@ -67,7 +81,8 @@ class Bill:
     optimizer: int
     """AdamW's two moments."""
     activations: int
-    """All that the recorded graph keeps for the backward pass."""
+    """All that the recorded graph keeps for the backward pass, and for an activated adapter the
+    keys and values of the prompts."""
 
     @property
     def total(self) -> int:
@@ -81,7 +96,10 @@ class Bill:
 
 @dataclass(frozen=True)
 class Batch:
-    """rows x time positions, of which the last `labels` of each row have a label."""
+    """rows x time positions, of which the last `labels` of each row have a label.
+
+    An activated adapter's invocation stands where the labels begin.
+    """
 
     rows: int
     time: int
@@ -156,9 +174,9 @@ def bill(
 ) -> Bill:
     """What a step of AdamW holds, from sizes alone: no array is made.
 
-    adapter: None for full training, else the LoRA adapter beside a frozen base; an activated one as
-    in rows of which a part is invoked. Raises ValueError
-    for full training of a base that is not float32, for an adapter with use_dora, vera or tables,
+    adapter: None for full training, else the LoRA adapter beside a frozen base; an activated one
+    as `training` does it, which reads the prompts without gradients first. Raises ValueError for
+    full training of a base that is not float32, for an adapter with use_dora, vera or tables,
     for targets that fit no Linear, and for a rank beyond a layer's.
     """
     if adapter is not None and not adapter.is_product:
@@ -181,14 +199,14 @@ def bill(
 def bill_of(config: TransformerConfig, batch: Batch, method: str, r: int) -> Bill:
     """The bill of one of METHODS, its adapter of rank r."""
     how = METHODS[method]
-    adapter = None if how.targets is None else LoRAConfig(r=r, target_modules=how.targets)
-    return bill(config, batch, adapter, how.base_dtype)
+    return bill(config, batch, how.config(r), how.base_dtype)
 
 
 def prepared(model: Transformer, method: Method, r: int, rng: np.random.Generator) -> AdamW:
     """The optimizer of a method, on a plain model kept as it says: its adapter is attached here."""
-    if method.targets is not None:
-        attach(model, LoRAConfig(r=r, target_modules=method.targets), rng)
+    adapter = method.config(r)
+    if adapter is not None:
+        attach(model, adapter, rng)
     return AdamW([(n, p) for n, p in model.named_parameters() if p.requires_grad])
 
 
@@ -226,10 +244,13 @@ class _Activations:
         adapter: LoRAConfig | None,
         base_dtype: str,
     ) -> None:
-        self.config, self.batch, self.full = config, batch, adapter is None
+        self.config, self.full = config, adapter is None
+        activated = adapter is not None and adapter.invocation is not None
+        self.before = batch.time - batch.labels if activated else 0
+        self.batch = Batch(batch.rows, batch.labels, batch.labels) if activated else batch
+        self.activated = activated
         self.ranks = _ranks(config, adapter)
         self.dropout = 0.0 if adapter is None else adapter.lora_dropout
-        self.activated = adapter is not None and adapter.invocation is not None
         self.dense = base_dtype == "float32"
         self.shapes = {name: (inputs, out) for name, inputs, out in linears_of(config)}
 
@@ -244,12 +265,15 @@ class _Activations:
         count = self._positions_of(config.num_hidden_layers - 1)
         if needs:
             self._norm(count)
+        shared = config.num_key_value_heads * config.head_dim  # the prompts' keys and values:
+        self.numbers += 2 * config.num_hidden_layers * batch.rows * self.before * shared
         labelled = batch.labelled
         self.numbers += labelled * (config.vocab_size + config.hidden_size)
         self.other_bytes += 8 * labelled  # positions, int64
         if self.turned:
             heads = max(config.num_attention_heads, config.num_key_value_heads)
-            self.numbers += 2 * batch.time * heads * config.head_dim  # cos and sin, of all layers
+            tables = batch.rows if self.activated else 1  # prompts differ in length, row by row
+            self.numbers += 2 * tables * batch.time * heads * config.head_dim  # cos, sin
         return FLOAT * self.numbers + self.other_bytes
 
     def _positions_of(self, layer: int) -> int:
@@ -268,16 +292,13 @@ class _Activations:
         self.numbers += out * r  # s B
         if self.dropout:
             self.numbers += (1 + needs) * positions * inputs  # x masked, and the mask for gx
-        elif self.activated:
-            self.numbers += positions * inputs + needs * positions  # the same, one mask a position
         elif needs and self.dense and folding_pays(positions, inputs, out):
             self.numbers += inputs * out  # W + s B A
         return True
 
     def _keeps_input(self, *names: str) -> bool:
         """Whether any of these Linears keeps its input as it is."""
-        masked = self.dropout or self.activated
-        return self.full or (not masked and any(name in self.ranks for name in names))
+        return self.full or (not self.dropout and any(name in self.ranks for name in names))
 
     def _block(self, i: int, needs: bool) -> bool:
         config, batch = self.config, self.batch
@@ -314,15 +335,16 @@ class _Activations:
 
     def _attention(self, needs_q: bool, needs_k: bool) -> None:
         config, batch = self.config, self.batch
-        heads, time = config.num_attention_heads, batch.time
+        heads, time, seen = config.num_attention_heads, batch.time, self.before + batch.time
         own, shared = heads * config.head_dim, config.num_key_value_heads * config.head_dim
         scores = sum(
             (block.queries.stop - block.queries.start) * block.keys.stop
-            for block in attention_blocks(time, time)
+            for block in attention_blocks(time, seen)
         )
         self.numbers += batch.rows * heads * (scores + time)  # E and its row sums
-        self.numbers += batch.positions * (own + shared)  # o and v
-        self.numbers += batch.positions * (own * needs_k + shared * needs_q)  # q and k
+        self.numbers += batch.positions * own + batch.rows * seen * shared  # o and v
+        # q, and k with that of the prompt before it
+        self.numbers += batch.positions * own * needs_k + batch.rows * seen * shared * needs_q
 
 
 def counted_bill(model: Transformer, batch: Batch, optimizer: Optimizer) -> Bill:
@@ -339,8 +361,16 @@ def counted_bill(model: Transformer, batch: Batch, optimizer: Optimizer) -> Bill
     ids, labels = tokens[:, :-1].astype(np.int32), tokens[:, 1:].astype(np.int32)
     labels[:, : batch.time - batch.labels] = -100
     parameters = list(model.parameters())
-    loss = model.loss(ids, labels)
-    kept = sum(a.nbytes for a in kept_arrays(loss, [p.data for p in parameters]))
+    if invocation_of(model) is None:
+        past, loss = [], model.loss(ids, labels)
+    else:
+        before = batch.time - batch.labels
+        piece = Piece(ids[:, before:], labels[:, before:], (), prompts=tuple(ids[:, :before]))
+        read = read_prompts(model, piece)
+        past = [array for pair in read.layers for array in pair]
+        loss = piece_loss(model, piece, batch.labelled, read)
+    kept = sum(a.nbytes for a in kept_arrays(loss, [*past, *(p.data for p in parameters)]))
+    kept += sum(array.nbytes for array in past)
     loss.backward()
     gradients = sum(p.grad.nbytes for p in parameters if p.grad is not None)
     optimizer.step(0.0)

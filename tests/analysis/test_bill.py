@@ -59,14 +59,28 @@ def test_a_base_in_fewer_bits(dtype):
 
 
 def test_every_method_of_the_command_can_be_counted():
-    totals = []
+    totals = {}
     for name, method in METHODS.items():
         model = store_base(Transformer(WIDE, np.random.default_rng(0)), method.base_dtype)
         optimizer = prepared(model, method, 2, np.random.default_rng(1))
         held = counted_bill(model, BATCHES[1], optimizer)
         assert bill_of(WIDE, BATCHES[1], name, 2).total == pytest.approx(held.total, rel=0.01)
-        totals.append(held.total)
-    assert totals == sorted(totals, reverse=True)  # each line is smaller than the one above it
+        totals[name] = held.total
+    assert totals.pop("activated q,v") < totals["LoRA q,v"]
+    # Each of the other lines is smaller than the one above it.
+    assert list(totals.values()) == sorted(totals.values(), reverse=True)
+
+
+def test_an_activated_adapter_keeps_of_a_prompt_its_keys_and_values():
+    plain, activated = LoRAConfig(r=4), LoRAConfig(r=4, invocation=(5,))
+    whole, answer, long = Batch(2, 40, 40), Batch(2, 40, 10), Batch(2, 90, 10)
+    assert bill(WIDE, answer, activated).total < bill(WIDE, answer, plain).total
+    more = bill(WIDE, long, activated).activations - bill(WIDE, answer, activated).activations
+    heads, shared = WIDE.num_attention_heads, WIDE.num_key_value_heads * WIDE.head_dim
+    # A position of a prompt: read once, seen once joined to the answer's, and scored by each query.
+    assert more == 4 * WIDE.num_hidden_layers * 2 * 50 * (4 * shared + heads * 10)
+    tables = 4 * 2 * 40 * heads * WIDE.head_dim  # those of the second row, where none is before it
+    assert bill(WIDE, whole, activated).total == bill(WIDE, whole, plain).total + tables
 
 
 def test_full_training_holds_sixteen_bytes_a_number():
