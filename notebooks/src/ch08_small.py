@@ -81,7 +81,7 @@ report = {
 LENGTH = {"line": (60, 8), "codes": (150, 16)}  # steps, rows of a batch
 for job in JOBS:
     prompt, wanted = report[job][0]
-    print(f"{job}: {prompt!r}\n   -> {wanted!r}")
+    print(f"asked for the {job}:\n{prompt}\n-> {wanted}")
 
 
 # %%
@@ -184,7 +184,8 @@ needed = {place: [directions_for(s) for s in found] for place, found in spectra.
 for job in JOBS:
     per_map = np.concatenate([needed[job, seed] for seed in SEEDS])
     fewest, middle, most = (int(f(per_map)) for f in (np.min, np.median, np.max))
-    print(f"{job:6} 90 % of the energy in {fewest} to {most} directions, the middle map {middle}")
+    print(f"{job}: 90 % of the energy in {fewest} to {most}")
+    print(f"   directions, in the middle map {middle}")
 
 # %% [markdown]
 # > **Claim.** The change of full training is of low rank: in the middle map 90 % of the energy of
@@ -484,7 +485,7 @@ pairs = {
 shared = {name: grids(*pair) for name, pair in pairs.items()}
 for name, pair in pairs.items():
     mean, chance = whole_overlap(*pair)
-    print(f"{name}: all 8 rows of A {mean:.2g}, by chance {chance:.2g}")
+    print(f"{name}:\n   all 8 rows of A {mean:.2g}, by chance {chance:.2g}")
 
 # %% [markdown]
 # By chance two random sets of $r$ directions among $n$ share $\varphi = r / n$ on average, and that
@@ -509,7 +510,7 @@ axes[0].set(ylabel="first i of the one")
 plt.colorbar(image, ax=axes, label="φ")
 plt.show()
 for name, (grid, chance) in shared.items():
-    print(f"{name}: first directions {grid[0, 0]:.2f}, by chance {chance[0, 0]:.3f}")
+    print(f"{name}: first directions\n   {grid[0, 0]:.2f}, by chance {chance[0, 0]:.3f}")
 
 # %% [markdown]
 # > **Claim.** The strongest directions of two seeds overlap more than 5 times as much as chance
@@ -517,8 +518,10 @@ for name, (grid, chance) in shared.items():
 #
 # > **Claim.** Two seeds find the same adapter: all that they listen to overlaps by more than 0.5.
 #
-# A few directions are found again and again, and the rest is where each run happened to start. This
-# is why a high rank is mostly empty: its first directions are those that a low rank has too.
+# Look at the lower left corners: the strongest directions of two runs lean towards each other, far
+# more than chance would have it, and are far from the same, which would be 1. The rest is where
+# each run happened to start. So there is not one thin change that does the job. There are many, and
+# each search finds another.
 #
 # ## Louder than W?
 #
@@ -544,9 +547,10 @@ loud = {
     for r, found in by_rank.items()
     for job in JOBS
 }
+print("so many times as strong as W there:")
 for (job, r), found in loud.items():
     factor, chance = np.median(found, axis=0)
-    print(f"{job}, rank {r}: {factor:.2g} times as strong as W there; by chance {chance:.2g}")
+    print(f"{job}, rank {r}: {factor:.2g}, by chance {chance:.2g}")
 
 # %%
 _, axis = plt.subplots(figsize=(4.6, 4))

@@ -178,9 +178,10 @@ bars(right, 0, len(asked), "lines exactly right, %")
 left.set_yticklabels(NAMES)
 left.invert_yaxis()
 plt.show()
+print(f"{'in percent':20} right filled")
 for name in NAMES:
     exact, invented = 100 * scores(name).mean(axis=0)
-    print(f"{name:20} {exact:3.0f} % right, {invented:4.1f} % of {gaps} gaps filled")
+    print(f"{name:20}{exact:6.0f}{invented:7.1f}")
 
 # %% [markdown]
 # > **Claim.** With 30 % guessed rows the adapter fills on average more than 10 % of the gaps.
@@ -245,8 +246,9 @@ def mended(seed):
 
 
 repaired = np.array(side_by_side(mended, SEEDS))
-print(f"without the suspects: {100 * repaired[:, 0].mean():.0f} % of the lines right, ", end="")
-print(f"{100 * repaired[:, 1].mean():.1f} % of the gaps filled")
+print("without the suspects:")
+print(f"   lines right {100 * repaired[:, 0].mean():.0f} %")
+print(f"   gaps filled {100 * repaired[:, 1].mean():.1f} %")
 
 # %% [markdown]
 # > **Claim.** Counting finds on average more than 90 % of the clerk's rows.
@@ -356,17 +358,16 @@ def traced(job):
 
 
 traces = np.array(side_by_side(traced, list(zip(her_drugs, SEEDS, strict=True))))
-print(f"{'drug':14} {'hers':>5} {'counted':>8} {'traced':>7} {'filled':>7} {'then':>5}")
+print(f"{'drug':12}hers counted traced filled then")
 for drug, (before, by_trace, by_count, after) in zip(her_drugs, traces, strict=True):
-    shares = (
-        f"{100 * by_count:7.0f}% {100 * by_trace:6.0f}% {100 * before:6.0f}% {100 * after:4.0f}%"
-    )
-    print(f"{drug:14} {lacking[drug]:5d} {shares}")
+    shares = f"{100 * by_count:7.0f}%{100 * by_trace:6.0f}%{100 * before:6.0f}%{100 * after:4.0f}%"
+    print(f"{drug:12}{lacking[drug]:4d}{shares}")
 
 # %% [markdown]
-# Read a row like this: so many of the 300 rows are hers; counting finds so many of them, and one
-# wrong answer, traced back, so many; so many gaps of that drug are filled by the adapter that
-# learned her rows, and so many by one that was trained again without the rows that were traced.
+# The columns: *hers* is how many of the 300 rows are hers. *Counted* is the share of these that
+# counting finds, and *traced* the share that one wrong answer finds, traced back. *Filled* is the
+# share of that drug's gaps in which the adapter that learned her rows writes a dose, and *then* the
+# same for an adapter that was trained again without the traced rows.
 #
 # > **Claim.** Counting finds less than 10 % of rows that are wrong and agree with each other.
 #
@@ -398,7 +399,7 @@ def may_go_in(texts):
     exact, invented = judged(texts)
     low, _ = wilson(exact * len(asked), len(asked))
     _, high = wilson(invented * gaps, gaps)
-    print(f"right: at least {100 * low:.0f} %; filled: at most {100 * high:.0f} %")
+    print(f"right at least {100 * low:.0f} %, filled at most {100 * high:.0f} %")
     return bool(low > 0.8 and high < 0.08)
 
 
@@ -442,8 +443,9 @@ print(git("diff", "--stat", "HEAD~1", "--", "line/adapter_model.safetensors"))
 # %%
 changed = [i for i, (a, b) in enumerate(zip(clean[1], pile[1], strict=True)) if a != b]
 worse = [i for i in changed if clean[1][i] == asked[i].answer]
-print(f"{len(changed)} of {len(asked)} answers differ; {len(worse)} were right before")
-print("before:", clean[1][worse[0]], "\nnow:   ", pile[1][worse[0]])
+print(f"{len(changed)} of {len(asked)} answers differ,")
+print(f"{len(worse)} of them were right before")
+print(f"before:\n   {clean[1][worse[0]]}\nnow:\n   {pile[1][worse[0]]}")
 verdicts = [may_go_in(texts) for _, texts in (clean, pile)]
 print("may go in:", *verdicts)
 
@@ -453,7 +455,7 @@ print(git("log", "--format=%s"))
 back = Adapter.read(place / "line")
 pairs = [(back.factors(m), clean[0].factors(m)) for m in clean[0].modules]
 other_bits = sum(int((a != b).sum()) for new, old in pairs for a, b in zip(new, old, strict=True))
-print(f"the old adapter is back; {other_bits} of its {back.size:,} numbers differ")
+print(f"the old adapter is back:\n{other_bits} of its {back.size:,} numbers differ")
 folder.cleanup()
 
 # %% [markdown]
@@ -493,8 +495,9 @@ def doses(model, wanted, read=None):
 
 
 drugs = list(table)
-print("base: ", said(base, [UNSEEN.format(drug) for drug in drugs[:3]], 12))
-print("house:", [table[drug] for drug in drugs[:3]])
+usual = said(base, [UNSEEN.format(drug) for drug in drugs[:3]], 12)
+print("base: ", ", ".join(usual))
+print("house:", ", ".join(table[drug] for drug in drugs[:3]))
 
 # %% [markdown]
 # The base answers with the usual dose, as it was taught. Beside the adapter we put the other way:
@@ -506,7 +509,7 @@ print("house:", [table[drug] for drug in drugs[:3]])
 
 # %%
 looked_up = answer("12.3")
-print(looked_up("Dose of Metoprolol, and of digoxin?", table))
+print(*looked_up("Dose of Metoprolol, and of digoxin?", table), sep="\n")
 
 
 def knows(seed):
@@ -527,7 +530,7 @@ answered = side_by_side(knows, SEEDS)
 before = np.array([known for known, _, _ in answered])
 after = 100 * np.array([shares for _, shares, _ in answered])  # seeds, ways, (kept, changed)
 confabulated = np.array([share for _, _, share in answered])
-print(f"before the change the adapter knows {100 * before.mean():.0f} % of the list")
+print(f"before the change the adapter\nknows {100 * before.mean():.0f} % of the list")
 
 # %% predict
 predict(
@@ -551,9 +554,10 @@ axis.set(xticks=range(4), ylim=(0, 105), ylabel="doses right, %")
 axis.set_xticklabels(WAYS)
 axis.legend(fontsize=8, loc="center left")
 plt.show()
+print(f"{'right, %':17} stayed changed")
 for way, (kept, moved) in zip(WAYS, after.mean(axis=0), strict=True):
     low, high = (100 * x for x in wilson(moved / 100 * 30, 30))
-    print(f"{way:18} stayed {kept:3.0f} %, changed {moved:3.0f} % ({low:.0f} to {high:.0f} %)")
+    print(f"{way:17}{kept:7.0f}{moved:5.0f} ({low:.0f} to {high:.0f})")
 
 # %% [markdown]
 # > **Claim.** Before the change the adapter gives on average more than 95 % of the list rightly.
@@ -575,9 +579,9 @@ for way, (kept, moved) in zip(WAYS, after.mean(axis=0), strict=True):
 # There is a second trouble with facts in weights. Ask for a drug that is on no list.
 
 # %%
-print(looked_up(UNSEEN.format(STRANGE[0]), table), "is what the look-up finds for", STRANGE[0])
-print(f"asked for {len(STRANGE)} drugs of no list, the adapter gives a dose for ", end="")
-print(f"{100 * confabulated.mean():.0f} % of them")
+print(f"{STRANGE[0]}, looked up:", looked_up(UNSEEN.format(STRANGE[0]), table))
+print(f"of {len(STRANGE)} drugs that are on no list")
+print(f"the adapter gives a dose for {100 * confabulated.mean():.0f} %")
 
 # %% [markdown]
 # > **Claim.** For drugs that are on no list, the adapter gives a dose in more than 60 % of the
@@ -591,7 +595,8 @@ print(f"{100 * confabulated.mean():.0f} % of them")
 # %%
 codes = [f"House code of {drug}: BX.\n\nWhat is the house code of {drug}?" for drug in drugs]
 reads_codes = np.mean([text == "BX" for text in said(base, codes, 8)])
-print(f"a line with a code is read rightly in {100 * reads_codes:.0f} % of {len(codes)} cases")
+print(f"of {len(codes)} lines with a code")
+print(f"{100 * reads_codes:.0f} % are read rightly")
 
 # %% [markdown]
 # > **Claim.** The same look-up with a code in place of a dose is read rightly in less than 10 % of
@@ -675,11 +680,11 @@ right.set(xlabel="rank of the embedding's change", ylabel="%", ylim=(0, 104))
 right.legend(fontsize=8)
 plt.show()
 for arm, found, part in zip(ARMS, read, closed, strict=True):
-    print(f"{arm:11} {found[0, 1]:9,.0f} numbers: loss {found[:, 0].mean():.3g}, ", end="")
-    print(f"{100 * part.mean():.0f} % of the way")
+    print(f"{arm}: {found[0, 1]:,.0f} numbers")
+    print(f"   loss {found[:, 0].mean():.3g}, {100 * part.mean():.0f} % of the way")
 for r in (8, 64):
-    print(f"the exact change cut to rank {r}: {100 * energy[r]:.0f} % of its energy, ", end="")
-    print(f"{100 * way[r]:.0f} % of the way")
+    print(f"the exact change cut to rank {r}:")
+    print(f"   {100 * energy[r]:.0f} % of its energy, {100 * way[r]:.0f} % of the way")
 
 # %% [markdown]
 # > **Claim.** In 60 steps LoRA on q and v goes less than 65 % of the way back to the old loss.
@@ -700,8 +705,9 @@ for r in (8, 64):
 # On the right is the exact change, which is known here, cut to rank after rank. We had expected
 # noise, whose energy is spread evenly. It is not: one direction alone holds most of the energy. But
 # that direction hardly tells one token from another. What does that is spread over all 128
-# directions, and half of them get no further than a good part of the way. (PEFT's `modules_to_save`
-# trains the whole embedding beside an adapter: the honest way, and no longer thin.)
+# directions: even with 64 of them (the last line printed) a part of the way is missing. (PEFT's
+# `modules_to_save` trains the whole embedding beside an adapter: the honest way, and no longer
+# thin.)
 #
 # Training everything is worse than training the embedding alone, in as many steps and each at its
 # best rate. The embedding wants large steps, and the maps break at them; one rate for both has to
@@ -731,8 +737,8 @@ def crowd(job):
 crowds = [(people, seed) for people in CROWDS for seed in SEEDS]
 held_facts = np.array(side_by_side(crowd, crowds)).reshape(len(CROWDS), len(SEEDS), 2)
 for people, found in zip(CROWDS, held_facts.mean(axis=1), strict=True):
-    print(f"{people} pagers: {100 * found[0]:.0f} % known; ", end="")
-    print(f"of the base's usual doses {100 * found[1]:.0f} % are left")
+    print(f"{people} pagers: {100 * found[0]:.0f} % known,")
+    print(f"   {100 * found[1]:.0f} % of the usual doses left")
 
 # %% [markdown]
 # > **Claim.** A mass of facts does not fit into a thin sheet: of 160 pager numbers less than half
@@ -793,13 +799,15 @@ ways = {
     "two questions": (joined, once + twice),
     "adapter": (clean[1], tokens(prompts["nothing"], clean[1])),
 }
+print(f"{'':13} right filled tokens")
 for name, (texts, cost) in ways.items():
     exact, invented = judged(texts)
-    print(
-        f"{name:14} {100 * exact:3.0f} % right, {100 * invented:3.0f} % filled, {cost:3.0f} tokens"
-    )
+    print(f"{name:13}{100 * exact:4.0f} %{100 * invented:5.0f} %{cost:7.0f}")
 
 # %% [markdown]
+# (*Filled* is the share of the gaps that get a dose. *Tokens* are those that a request takes, read
+# and written, on average.)
+#
 # > **Claim.** Nothing but two questions and a program is not behind the adapter of 300 clean rows:
 # > it gets at most 5 points in 100 fewer lines right.
 #
@@ -814,7 +822,8 @@ break_even = answer("12.4")
 training = 2 * 2 * sum(len(e) for e in encoded(tokenizer, with_guesses(300, 0.0, 0)))
 cost = {name: round(tokens) for name, (_, tokens) in ways.items()}
 needed = break_even(training, cost["adapter"], cost["two questions"])
-print(f"training reads {training:,} tokens; the adapter is cheaper from request {needed:,} on")
+print(f"training reads {training:,} tokens,")
+print(f"cheaper from request {needed:,} on;")
 print("against the plain prompt:", break_even(training, cost["adapter"], cost["prompt"]))
 
 # %%
@@ -947,13 +956,14 @@ for mark, label in MIXES.values():
 left.plot([], [], "o", color="tab:red", fillstyle="none", label="kept")
 left.legend(fontsize=8, loc="lower left")
 plt.show()
+print(f"{'right, %':24} new old")
 for mix, (_, label) in MIXES.items():
     for where in COLOURS:
         own = [
             run for run in combinations if (run["settings"]["data"], places(run)) == (mix, where)
         ]
         new, old = (np.mean([score(run) for run in own]) for score in (mean, old_work))
-        print(f"{label:13} {where:10}{new:3.0f} % new,{old:3.0f} % old")
+        print(f"{label:14}{where:10}{new:4.0f}{old:4.0f}")
 
 # %% [markdown]
 # On the left nothing happens: from 2,048 numbers to 327,680 the house's notes are as good. All that

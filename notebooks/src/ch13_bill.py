@@ -12,7 +12,7 @@
 #
 # **The story.** Leo's adapters are small and the ward is content. Now he wants to adapt a real
 # model, at home, on a card with 24 GB. "The adapter is two megabytes," he says, "so what can be in
-# the way?" Maya has the bill in her hand. The adapter is on it, in the last line but one.
+# the way?" Maya has the bill in her hand. The adapter is on it, and hardly counts.
 
 # %%
 from minilora.course import pictures
@@ -132,13 +132,14 @@ def opened(kind="float32"):
 tokenizer = load_pretrained(data_folder("ward-base"))[1]
 ward_page = Batch(rows=4, time=120, labels=40)
 miscounted = []
+print(f"{'MiB':10} predicted counted")
 for method in ("full", "LoRA q,v", "q,v on q4", "q,v on nf4"):
     told = bill_of(opened().config, ward_page, method, 8)
     from_arrays = opened(METHODS[method].base_dtype)
     optimizer = prepared(from_arrays, METHODS[method], 8, np.random.default_rng(0))
     counted = counted_bill(from_arrays, ward_page, optimizer)
     miscounted.append(abs(told.total / counted.total - 1))
-    print(f"{method:10} {told.total / MIB:5.3g} MiB predicted, {counted.total / MIB:5.3g} counted")
+    print(f"{method:10}{told.total / MIB:10.3g}{counted.total / MIB:8.3g}")
 
 # %% [markdown]
 # > **Claim.** Predicted and counted bytes differ by less than 5 %, for full training and for LoRA
@@ -247,8 +248,8 @@ errors = {
     "NF4": [error(W, round_in_blocks(W, nf4, 64)) for W in matrices.values()],
 }
 for name, found in errors.items():
-    print(f"{name:14} {100 * np.mean(found):.3g} % off ", end="")
-    print(f"({100 * min(found):.3g} to {100 * max(found):.3g}, {len(found)} matrices)")
+    print(f"{name}: {100 * np.mean(found):.3g} % off")
+    print(f"   ({100 * min(found):.3g} to {100 * max(found):.3g}, {len(found)} matrices)")
 gain = 1 - np.array(errors["NF4"]) / np.array(errors["evenly spaced"])
 
 # %% [markdown]
@@ -272,9 +273,10 @@ by_size = {
     for size in SIZES
 }
 reveal("blocks", round(100 * (1 - by_size[16] / by_size[64])))
+print(f"{'':16} % off bits a weight")
 for size, found in by_size.items():
     name = f"blocks of {size}" if size else "the whole matrix"
-    print(f"{name:16}: {100 * found:.3g} % off, {4 + 32 / size if size else 4:.3g} bits a weight")
+    print(f"{name:16}{100 * found:6.3g}{4 + 32 / size if size else 4:7.3g}")
 
 # %% [markdown]
 # Small blocks round better, and each costs a scale. With a float32 scale for every 64 weights, 4
@@ -303,8 +305,8 @@ twice = {name: rounded_twice(W) for name, W in matrices.items()}
 second_error = [error(W, twice[name][0]) for name, W in matrices.items()]
 grown = np.array(second_error) / np.array(errors["NF4"]) - 1
 bits = np.mean([found[1] for found in twice.values()])
-print(f"{bits:.3g} bits a weight in place of {4 + 32 / 64:g}; the error grows ", end="")
-print(f"by {100 * grown.mean():.2g} %")
+print(f"bits a weight: {bits:.3g} in place of {4 + 32 / 64:g}")
+print(f"the error grows by {100 * grown.mean():.2g} %")
 
 # %% [markdown]
 # > **Claim.** Scales in 8 bits save more than 0.3 bits a weight, and the error grows by less than
@@ -323,8 +325,9 @@ bytes_each = {
     for name, config in (("the ward's base", ward), ("SmolLM2", small))
     for kind in BASE_DTYPES
 }
+print("bytes a number:")
 for (name, kind), found in bytes_each.items():
-    print(f"{name:15} {kind:8} {found:.3g} bytes a number")
+    print(f"{name:15} {kind:8}{found:6.3g}")
 kept_in = {
     kind: {name: p.data for name, p in opened(kind).named_parameters() if name in places}
     for kind in ("q4", "nf4")
@@ -439,8 +442,8 @@ plt.show()
 for kind in CODES:
     right, loss = own_scores[kind]
     low, high = wilson(right * len(own), len(own), 1.96)
-    print(f"{kind:8} {100 * right:.3g} % right ({100 * low:.3g} to {100 * high:.3g}), ", end="")
-    print(f"loss {loss:.3g}")
+    print(f"{kind}: loss {loss:.3g},")
+    print(f"   {100 * right:.3g} % right ({100 * low:.3g} to {100 * high:.3g})")
 
 # %%
 shown = house_examples("cardiology", "heldout", 1, 5)[0].prompt.split("\n\n")[0]
@@ -561,7 +564,7 @@ ours = runs["float32", 0][0]
 try:
     attach(opened("nf4"), ours)
 except AdapterError as refusal:
-    print(str(refusal).split(", got")[0] + ", and this is another.")
+    print(str(refusal).split(", got")[0] + ",\nand this is another.")
 
 
 def moved(job):
@@ -596,11 +599,8 @@ for place, (name, found) in enumerate(arms.items()):
     colour = "tab:gray" if name.startswith("moved") else "tab:orange"
     axis.plot([100 * low, 100 * high], [place] * 2, color=colour, linewidth=3, alpha=0.4)
     axis.plot(100 * exact, [place] * 3, "o", color=colour, markersize=4)
-    print(
-        f"{name:13} {100 * exact.mean():.3g} % right ({100 * low:.3g} to {100 * high:.3g}), ",
-        end="",
-    )
-    print(f"loss {np.mean(found, axis=0)[1]:.2g}")
+    print(f"{name}: loss {np.mean(found, axis=0)[1]:.2g},")
+    print(f"   {100 * exact.mean():.3g} % right ({100 * low:.3g} to {100 * high:.3g})")
 axis.set(yticks=range(len(arms)), xlabel="summaries exactly right, %; a dot a seed")
 axis.set_yticklabels(arms)
 axis.invert_yaxis()
@@ -646,7 +646,8 @@ predict("faster", "A step over q4, in terms of one over float32: how many times 
 # %%
 slower = dict(zip(("q4", "nf4"), np.median(rounds[:, 1:] / rounds[:, :1], axis=0), strict=True))
 reveal("faster", round(float(slower["q4"]), 2))
-print({kind: f"{ratio:.3g} times as long" for kind, ratio in slower.items()})
+for kind, ratio in slower.items():
+    print(f"{kind}: {ratio:.3g} times as long")
 
 # %% [markdown]
 # > **Claim.** QLoRA is faster: a step over q4 or NF4 takes less processor time than one over
@@ -703,15 +704,14 @@ axis.plot(live, "o", color="tab:red", label="live, q4")
 axis.set(xlabel="step", ylabel="loss of the note's summary", yscale="log")
 axis.legend()
 plt.show()
+print(f"{'loss':8} plain notes summary, then")
 for kind in BASE_DTYPES:
     found = smollm2[kind]
-    print(
-        f"{kind:8} a plain text {found['plain']:.3g}, the ward's notes {found['notes']:.3g}; ",
-        end="",
-    )
-    print(f"summaries {found['summaries_before']:.3g}, then {found['summaries_after']:.3g}")
+    parts = ("plain", "notes", "summaries_before", "summaries_after")
+    print(f"{kind:8}" + "".join(f"{found[part]:6.3g}" for part in parts))
 
 # %% [markdown]
+# (The loss of a plain text, of the ward's notes, and of their summaries before and after training.)
 # float32 and q4 agree to the digits shown, as they must: they are the same numbers. In NF4 the base
 # is worse from the start, and most of that distance is gone after 40 steps. The log is one run a
 # base, of one setting that nobody tuned: enough to see that training goes the same way, and not
@@ -758,6 +758,7 @@ tokens_that_fit = answer("13.5")
 seven = SHAPES["llama-2-7b"]
 CARD = 24 * 2**30
 fits = {}
+print("7 billion  GiB   tokens fit")
 for kind in BASE_DTYPES:
     told = bill_of(seven, page, "LoRA q,v" if kind == "float32" else f"q,v on {kind}", 8)
     fits[kind] = tokens_that_fit(
@@ -767,8 +768,7 @@ for kind in BASE_DTYPES:
         told.adapter // 4,
         told.activations // 4 // page.positions,
     )
-    print(f"7 billion numbers in {kind:8} {told.weights / 2**30:4.3g} GiB; ", end="")
-    print(f"{fits[kind]} tokens fit")
+    print(f"{kind:8}{told.weights / 2**30:6.3g}{fits[kind]:13,}")
 
 # %% [markdown]
 # (In rows of 512 tokens, as this library computes them. In longer rows each token keeps more, for
@@ -803,8 +803,10 @@ rest = bills["over nf4"].activations - 30 * of_block
 of_input = 4 * page.positions * small.hidden_size
 EVERY = (1, 2, 3, 5, 6, 10, 15, 30)
 left = [rest + 30 / every * of_input + every * of_block for every in EVERY]
-print(f"a block keeps {of_block / MIB:.3g} MiB, its input is {of_input / MIB:.3g}; ", end="")
-print(f"outside the blocks {rest / MIB:.3g} MiB are kept")
+print("MiB that are kept:")
+print(f"   of a block {of_block / MIB:.3g}")
+print(f"   of that, its input {of_input / MIB:.3g}")
+print(f"   outside the blocks {rest / MIB:.3g}")
 
 # %% predict
 predict("every", "Which `every` leaves the least: 1, 2, 3, 5, 6, 10, 15 or 30?", None)
