@@ -20,6 +20,7 @@ def check_cut_and_quiet(fn: Callable, judge: Judge) -> None:
         got = judge.call(fn, before=before, after=after, r=r)
         cut, quiet = judge.parts(got, 2, PARTS)
         U, s, Vt = np.linalg.svd(after - before, full_matrices=False)
+        whole_Vt = np.linalg.svd(after - before)[2]
         delta, first = after - before, (U[:, :r] * s[:r]) @ Vt[:r]
         share = (s[:r] ** 2).sum() / (s**2).sum()
         Ua, sa, Vta = np.linalg.svd(after, full_matrices=False)
@@ -41,6 +42,9 @@ def check_cut_and_quiet(fn: Callable, judge: Judge) -> None:
                     before + U[:, :r] @ Vt[:r]
                 ),
                 "that is quiet; return cut first.": before + np.sqrt(share) * delta,
+                "np.linalg.svd returns V transposed: its directions are rows, Vt[:r].": (
+                    before + (U[:, :r] * s[:r]) @ whole_Vt[:, :r].T
+                ),
                 "the change runs from after to before; it is after - before.": before - first,
             },
         )
@@ -116,6 +120,9 @@ def check_cut_and_quiet(fn: Callable, judge: Judge) -> None:
             cut = (U[:, :r] * s[:r]) @ Vt[:r]
             return cut, after * np.sqrt(np.sum(s[:r] ** 2) / np.sum(s**2))
             """,
+        ),
+        mistake(
+            "columns of Vt", "V transposed", change=("Vt[:r]", "Vt[:, :r].T")
         ),
         mistake("change alone", "weights before are missing", change=(
             "before + (U", "(U")),

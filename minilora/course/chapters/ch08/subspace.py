@@ -46,6 +46,9 @@ def check_along(fn: Callable, judge: Judge) -> None:
                 "those are means; z moves all weights of its place, so their parts add up.": (
                     np.bincount(place, weight * g, d) / np.maximum(sums, 1)
                 ),
+                "divide by nothing: what a weight moves is in `weight` already.": (
+                    np.bincount(place, weight * g, d) / np.sqrt(np.maximum(sums, 1))
+                ),
                 "`weight` is there twice.": np.bincount(place, weight * weight * g, d),
                 "divide by nothing: z times weight is added to theta.": (
                     np.bincount(place, g / weight, d)
@@ -117,6 +120,15 @@ def check_along(fn: Callable, judge: Judge) -> None:
             "sign alone",
             "only the sign",
             change=("weight * g", "np.sign(weight) * g"),
+        ),
+        mistake(
+            "roots of the counts",
+            "in `weight` already",
+            change=(
+                "np.bincount(place, weight * g, minlength=d)",
+                "np.bincount(place, weight * g, minlength=d) / np.maximum("
+                "np.bincount(place, minlength=d), 1) ** 0.5",
+            ),
         ),
         mistake(
             "means",

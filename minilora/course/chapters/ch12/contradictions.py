@@ -118,6 +118,7 @@ def check_suspects(fn: Callable, judge: Judge) -> None:
         groups = _grouped(rows)
         want = [i for i, (s, a) in enumerate(rows) if a != _leader(groups[s])]
         if sorted(found) != want:
+            judge.true(sorted(found) != [i + 1 for i in want], "rows are counted from 0, not 1.")
             for sentence, other in _others(rows).items():
                 judge.true(sorted(found) != other, sentence)
             judge.true(
@@ -203,6 +204,7 @@ def check_suspects(fn: Callable, judge: Judge) -> None:
             "those are the rows that agree",
             change=("answer != winner", "answer == winner"),
         ),
+        mistake("from 1", "counted from 0", change=("[i for i,", "[i + 1 for i,")),
         mistake(
             "rows",
             "not the rows themselves",

@@ -49,9 +49,11 @@ def check_break_even(fn: Callable, judge: Judge) -> None:
         (700, 80, 80),
     ):
         try:
-            got = judge.call(fn, training=training, adapter=adapter, prompt=prompt)
+            (got,) = judge.call(
+                lambda *given: (fn(*given),), training=training, adapter=adapter, prompt=prompt
+            )
         except ZeroDivisionError:
-            got = None
+            got = "none, for it divides by 0"
         judge.true(
             isinstance(got, (int, float)) and got == math.inf,
             f"a request costs {adapter} with the adapter and {prompt} with the prompt, so nothing "
