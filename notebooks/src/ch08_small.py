@@ -436,6 +436,8 @@ for job in JOBS:
     print(f"LoRA of rank 1, {job}:", with_interval(thin_scores[job].mean(), job))
 
 # %% [markdown]
+# (Black strokes: 95 % intervals, for the rows of one seed.)
+#
 # > **Claim.** Of the codes, LoRA of rank 1 gets on average more than 50 points in 100 more right
 # > than full training cut to one direction.
 #
@@ -565,9 +567,9 @@ axis.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# On the black line both are alike; below it $W$ is *stronger* in the change's directions than
-# elsewhere. (With one direction a single number is compared, and chance scatters it widely: half of
-# all random directions give a factor above 1.5 times the line.)
+# A point is one map of one adapter. On the black line both are alike; below it $W$ is *stronger* in
+# the change's directions than elsewhere. (With one direction a single number is compared, and
+# chance scatters it widely: half of all random directions give a factor above 1.5 times the line.)
 #
 # > **Claim.** An adapter of rank 8 amplifies what $W$ has weakly: in more than 50 % of the maps the
 # > factor is above that of random directions.

@@ -60,7 +60,10 @@ style()
 # There is a tempting other way: add $A$ to $A$ and $B$ to $B$. The result is as thin as one adapter
 # and has the right shape, and several libraries offer it under the name *linear*. But
 #
-# $$(B_1 + B_2)(A_1 + A_2) = B_1A_1 + B_2A_2 + B_1A_2 + B_2A_1 ,$$
+# $$\begin{gathered}
+# (B_1 + B_2)(A_1 + A_2) = \\
+# B_1A_1 + B_2A_2 + B_1A_2 + B_2A_1 ,
+# \end{gathered}$$
 #
 # and the last two terms are products of strips that were never trained together. We train two
 # adapters and look at both ways.

@@ -184,6 +184,9 @@ for name in NAMES:
     print(f"{name:20}{exact:6.0f}{invented:7.1f}")
 
 # %% [markdown]
+# (A dot is a seed. The pale stroke is the 95 % interval that belongs to their mean, for the gaps or
+# the rows of one seed.)
+#
 # > **Claim.** With 30 % guessed rows the adapter fills on average more than 10 % of the gaps.
 #
 # > **Claim.** 300 clean rows, in half the steps, get at least 5 points in 100 more lines right than
@@ -560,6 +563,8 @@ for way, (kept, moved) in zip(WAYS, after.mean(axis=0), strict=True):
     print(f"{way:17}{kept:7.0f}{moved:5.0f} ({low:.0f} to {high:.0f})")
 
 # %% [markdown]
+# (A dot is a seed. Each interval is for 30 doses, the ten that changed with each seed.)
+#
 # > **Claim.** Before the change the adapter gives on average more than 95 % of the list rightly.
 #
 # > **Claim.** Of the ten changed doses it gives less than 20 % rightly: the upper end of the
@@ -612,7 +617,9 @@ print(f"{100 * reads_codes:.0f} % are read rightly")
 # for whoever knows the keys. Footnote 6 of the LoRA paper expects trouble with a language that
 # pretraining has not seen. Four ways to learn it, each in 60 steps with the best of two or three
 # learning rates, found with another seed on other notes: LoRA on q and v, LoRA on all linear maps,
-# training the embedding alone, and training everything.
+# training the embedding alone, and training everything. How far each gets is told as a part of *the
+# way back*: from the base's loss under the new keys, before any training, to its loss under the old
+# ones, the dashed line in the figure.
 
 # %%
 from minilora.course.chapters.ch12.jobs import as_texts, note_tokens
@@ -702,12 +709,13 @@ for r in (8, 64):
 #
 # An alphabet lives in the embedding, which LoRA's usual targets do not touch: all linear maps
 # together hardly get further than q and v. And a thin sheet in the right place would not do either.
-# On the right is the exact change, which is known here, cut to rank after rank. We had expected
-# noise, whose energy is spread evenly. It is not: one direction alone holds most of the energy. But
-# that direction hardly tells one token from another. What does that is spread over all 128
-# directions: even with 64 of them (the last line printed) a part of the way is missing. (PEFT's
-# `modules_to_save` trains the whole embedding beside an adapter: the honest way, and no longer
-# thin.)
+# On the right is the exact change, which is known here, for every number should get the row of the
+# token that it now stands for; it is cut to rank after rank, and the upright line stands at 8. We
+# had expected noise, whose energy is spread evenly. It is not: one direction alone holds most of
+# the energy. But that direction hardly tells one token from another. What does that is spread over
+# all 128 directions: even with 64 of them (the last line printed) a part of the way is missing.
+# (PEFT's `modules_to_save` trains the whole embedding beside an adapter: the honest way, and no
+# longer thin.)
 #
 # Training everything is worse than training the embedding alone, in as many steps and each at its
 # best rate. The embedding wants large steps, and the maps break at them; one rate for both has to
@@ -813,7 +821,8 @@ for name, (texts, cost) in ways.items():
 #
 # So the trained adapter has to earn its place. It reads each note once, the program twice. Training
 # has a price too: each token that is trained on goes forwards and backwards, and with $W$ frozen
-# the way back costs about as much as the way there (chapter 1), so it counts twice.
+# the way back costs about as much as the way there (chapter 1), so it counts twice. And the 300
+# rows are read twice, so that training costs four times their tokens.
 
 # %% exercise 12.4
 
@@ -853,6 +862,9 @@ def turn(changes=1):
 slider(turn, changes=[1, 2, 3, 4, 6])
 
 # %% [markdown]
+# The adapter's line begins at the price of its training and rises more slowly. Where the two lines
+# cross, the training has paid for itself.
+#
 # > **Claim.** Against two questions, the adapter has earned its training after fewer than 2,000
 # > requests.
 #
@@ -969,6 +981,11 @@ for mix, (_, label) in MIXES.items():
 # On the left nothing happens: from 2,048 numbers to 327,680 the house's notes are as good. All that
 # happens is on the right. Who would look at the left side alone might take any of the 24.
 #
+# In the sentences that follow, an *error of the seeds* is the standard error of the exercise: how
+# far a mean of three seeds, or a difference of two such means, is typically off because there are
+# no more than three. What is smaller than two of them may be chance. (`1200+own` is the mix with
+# old work.)
+#
 # > **Claim.** The kept combination, of 2,048 numbers, is less than 3 points in 100 behind the best,
 # > two errors of the seeds included.
 #
@@ -1068,9 +1085,10 @@ for mix, (middle, found) in gains.items():
 # gains, the answer is to stop.
 #
 # Why is there such a rule, then? Look at the loss on the rows that are trained on. Lean with 75
-# rows knows them by heart; there it is near nothing. More room can't learn them better, only other
-# rows can teach more. In chapter 6 the codes kept the loss of lean up, and all maps brought it
-# down: *that* is the plateau for which the rule was made. First see which of the two you stand on.
+# rows knows them by heart: at the end it is 0.002 to 0.005 nats a token (`data/sweep`). More room
+# can't learn them better, only other rows can teach more. In chapter 6 the codes kept the loss of
+# lean up, and all maps brought it down: *that* is the plateau for which the rule was made. First
+# see which of the two you stand on.
 #
 # And tune the rate again whenever you turn a knob. At the rate of the first table, coverage would
 # have seemed to do harm.

@@ -186,8 +186,9 @@ plt.show()
 
 # %% [markdown]
 # At probability 1 the quantile is infinite, so the outermost probability must be smaller. The
-# authors of QLoRA take the mean of two ways to leave half a step out: half of 1/15 and half of
-# 1/16. With that these are their published sixteen numbers, called *NF4*, for normal float.
+# authors of QLoRA leave half a step out. How long is a step? Sixteen numbers have fifteen gaps
+# between them, so it may be called 1/15 or 1/16; they take the mean of half of the one and half of
+# the other. With that these are their published sixteen numbers, called *NF4*, for normal float.
 
 # %%
 PUBLISHED = [
@@ -227,6 +228,11 @@ axes[0].set(ylabel="% of the weights")
 plt.show()
 
 # %% [markdown]
+# The dotted line is a sixteenth: where all bars would end if all numbers were used alike. On the
+# left the two in the middle stand for a quarter of all weights, and those near the ends for hardly
+# any. On the right the bars are closer to the line, though not on it: a trained matrix is not
+# exactly normal.
+#
 # > **Claim.** The quantiles are the sixteen numbers that the paper prints: they differ by less than
 # > 1e-6.
 #
@@ -607,6 +613,9 @@ axis.invert_yaxis()
 plt.show()
 
 # %% [markdown]
+# (The pale stroke is the 95 % interval that belongs to the mean of the dots, for the 60 notes of
+# one seed.)
+#
 # > **Claim.** Over q4 and over NF4 the adapter gets at most 5 points in 100 fewer of the summaries
 # > right than over float32.
 #
@@ -792,8 +801,14 @@ for kind in BASE_DTYPES:
 # %% exercise 13.6
 
 # %% [markdown]
-# How far apart should the inputs that are kept be? With `every` block of 30, there are 30 / `every`
-# inputs to keep, and at the time of the way back all arrays of one stretch of `every` blocks.
+# How far apart should the inputs that are kept be? If every $e$-th block's input is kept (`every`
+# in the code), there are $30 / e$ inputs in memory, and on the way back the arrays of one
+# stretch of $e$ blocks as well. With $i$ bytes for an input and $b$ for all that one block leaves
+# behind, that is
+#
+# $$\frac{30}{e}\, i + e\, b ,$$
+#
+# and what is kept outside the blocks comes on top.
 
 # %%
 few = replace(small, num_hidden_layers=10)
@@ -829,12 +844,13 @@ print(f"{100 * checkpointed.total / bills['full'].total:.2g} % of full training'
 #
 # > **Claim.** The best distance is the square root of the number of blocks, about 5.
 #
-# The square root is in the paper, and right where a block keeps as much as its input. Here a block
-# keeps many times its input, and then a stretch should be short: one block. The price is one more
-# forward pass. A step of LoRA is about one unit forward and one back through the frozen maps, so it
-# becomes 3 units in place of 2. (This is computed from sizes. minilora itself keeps everything,
-# and asks for shorter rows or smaller batches instead.) The largest part that is left now is
-# neither base nor blocks: it is the scores of 49,152 words for each token.
+# The sum is least where both parts are equal, at $e = \sqrt{30\, i / b}$. That is the root of the
+# number of blocks, as in the paper, if a block keeps as much as its input. Here it keeps some 16
+# times its input, so that $e$ comes out between 1 and 2, and a stretch should be one block. The
+# price is one more forward pass. A step of LoRA is about one unit forward and one back through the
+# frozen maps, so it becomes 3 units in place of 2. (This is computed from sizes. minilora itself
+# keeps everything, and asks for shorter rows or smaller batches instead.) The largest part that is
+# left now is neither base nor blocks: it is the scores of 49,152 words for each token.
 #
 # So, Leo: the adapter was never in the way. First the optimizer went, by LoRA; then the base, by
 # codes; then the blocks, by patience. What is left is the text that you want to teach it.

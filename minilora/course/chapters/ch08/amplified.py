@@ -104,9 +104,11 @@ def check_amplification(fn: Callable, judge: Judge) -> None:
     is the matrix $U^\top W V$ (r, r). With $\lVert M \rVert$ the root of the sum of the squares of
     all entries, write `amplification(W, delta, r)` and return `factor, by_chance`:
 
-    $$\text{factor} = \frac{\lVert \Delta_r \rVert}{\lVert U^\top W V \rVert}, \qquad
+    $$\begin{gathered}
+    \text{factor} = \frac{\lVert \Delta_r \rVert}{\lVert U^\top W V \rVert}, \\
     \text{by chance} = \frac{\lVert \Delta_r \rVert}{r\, \lVert W \rVert / \sqrt{\text{out} \cdot
-    \text{in}}} .$$
+    \text{in}}} .
+    \end{gathered}$$
 
     The second has below the line what *random* directions would find of $W$: $r \cdot r$ numbers,
     each as large as an entry of $W$ is.

@@ -56,10 +56,12 @@ def check_taught(fn: Callable, judge: Judge) -> None:
     importance=2,
     check=check_taught,
     statement=r"""
-    One step of plain gradient descent on note $i$ moves all trained numbers by
-    $-\eta\,\nabla\ell_i$. To first order, the loss $\ell_q$ of another text $q$, the *query*, then
-    changes by $-\eta\,\nabla\ell_i\cdot\nabla\ell_q$. What note $i$ has done to lower the query's
-    loss over a whole run is therefore about
+    Let $\ell_i$ be the loss of note $i$, $\nabla\ell_i$ its gradient with respect to all $P$
+    trained numbers, one long row (P,), and $\eta$ the learning rate. One step of plain gradient
+    descent on this note moves the numbers by $-\eta\,\nabla\ell_i$. If the step is small, the loss
+    $\ell_q$ of another text $q$, the *query*, then changes by about
+    $-\eta\,\nabla\ell_i\cdot\nabla\ell_q$: it falls where both gradients point the same way. What
+    note $i$ has done to lower the query's loss over a whole run is therefore about
 
     $$I_i = \sum_k \eta_k\, \nabla\ell_i^{(k)} \cdot \nabla\ell_q^{(k)} ,$$
 

@@ -66,7 +66,9 @@ def check_through(fn: Callable, judge: Judge) -> None:
     in `book`, and `scales` (out, blocks). A row's inputs are cut into so many blocks of equal size,
     and
 
-    $$W_{oi} = \text{scale}(o, \text{block of } i) \cdot \text{book}[\text{code}_{oi}].$$
+    $$W_{oi} = \text{scales}_{ob} \cdot \text{book}[\text{codes}_{oi}],$$
+
+    where $b$ is the block that input $i$ is in.
 
     The layer computed $y = x W^\top$. `g` (n, out) is the loss's gradient with respect to $y$.
     Write `through_codes(g, codes, scales, book)`, which returns that with respect to $x$, (n, in).
