@@ -39,6 +39,12 @@ def check_taught(fn: Callable, judge: Judge) -> None:
                 "point the same way the query's loss falls, and the influence is positive.": -want,
                 "those are cosines; a note with a large gradient moves the numbers further, so do "
                 "not divide by the sizes.": rates @ (dots / sizes),
+                "that is divided by the sizes of the notes' gradients; a note with a large one "
+                "moves the numbers further, so take them as they are.": rates @ np.stack(
+                    [n @ q / np.linalg.norm(n, axis=1) for _, n, q in moments]
+                ),
+                "that has lost the signs: a note may also have raised the query's loss, and then "
+                "its part is negative.": rates @ np.abs(dots),
                 "that is each note on itself; multiply with the query's gradient.": own,
                 "you multiply sums of gradients; the product is taken at each moment, and then "
                 "summed.": sum(n for _, n, _ in moments) @ sum(r * q for r, _, q in moments),

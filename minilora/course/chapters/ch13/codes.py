@@ -203,6 +203,9 @@ def check_blocks(fn: Callable, judge: Judge) -> None:
                 "rounded down to the next number of the book; take the nearest.": lower,
                 "rounded up to the next number of the book; take the nearest.": upper,
                 "multiply by the block's scale again.": want / largest,
+                "divide by the block's scale before you look for the nearest number.": (
+                    _rounded(w, book, np.ones_like(w))
+                ),
                 "those are the places in the book; read the numbers there.": (
                     np.abs(ratio[..., None] - book).argmin(-1)
                 ),
