@@ -521,9 +521,10 @@ for name, (grid, chance) in shared.items():
 # > **Claim.** Two seeds find the same adapter: all that they listen to overlaps by more than 0.5.
 #
 # Look at the lower left corners: the strongest directions of two runs lean towards each other, far
-# more than chance would have it, and are far from the same, which would be 1. The rest is where
-# each run happened to start. So there is not one thin change that does the job. There are many, and
-# each search finds another.
+# more than chance would have it, and are far from the same, which would be 1. (Along the left and
+# the lower edge the first direction of one run is looked for among the first eight of the other:
+# more of it is there, and never all.) The rest is where each run happened to start. So there is not
+# one thin change that does the job. There are many, and each search finds another.
 #
 # ## Louder than W?
 #

@@ -151,7 +151,8 @@ for method in ("full", "LoRA q,v", "q,v on q4", "q,v on nf4"):
 # the model need that? Suppose that a weight has 4 bits: sixteen numbers to choose from, the same
 # sixteen for all weights. To fit them to large and small weights alike, cut each row of $W$ into
 # *blocks* of 64 neighbours, and give each block a *scale*: its largest magnitude. Every weight is
-# then its scale times a number between -1 and 1, and only the latter is rounded.
+# then its scale times a number between -1 and 1, and only the latter is rounded. What is kept of it
+# is its *code*, from 0 to 15: the place of the nearest of the sixteen.
 #
 # Which sixteen numbers between -1 and 1? The obvious answer is: evenly spaced. Look at what has to
 # be rounded.
@@ -496,7 +497,7 @@ slider(turn, bits=list(BITS))
 # two ends are given, and one number is left for all the rest. What is right for sixteen need not be
 # right for four.
 #
-# So long as the answers hold, their loss has already begun to rise: rounding is felt in the
+# Where the answers still hold, their loss has begun to rise (on the right): rounding is felt in the
 # probabilities first, and in the words only when a likelier word is overtaken. And a base of a
 # million numbers that knows one narrow world is not one of seven billion: what 3 bits cost there is
 # not measured here.

@@ -66,6 +66,9 @@ def test_a_page_asks_nobody_else_and_fits_its_window(page, book, name, window):
     page.show((book / file).as_uri() + mark + query, **window)
     page.value("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert page.value("document.documentElement.scrollWidth <= innerWidth")
+    if window.get("width"):  # what a cell printed is read without scrolling sideways
+        printed = "[...document.querySelectorAll('pre.output')]"
+        assert page.value(f"{printed}.every(box => box.scrollWidth <= box.clientWidth)")
     assert all(url.startswith(("data:", book.as_uri())) for url in page.requested)
     assert page.faults == []
     if query:
