@@ -278,7 +278,9 @@ class AdaptPlan(OpenPlan):
 
 def _require_texts(name: str, value: object) -> None:
     if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
-        raise ValueError(f"got {name} {value!r}, expected a list of texts")
+        raise ValueError(
+            f"got {name} {value!r}, expected a tuple of texts (in a sweep file: a list)"
+        )
 
 
 def read_reported(

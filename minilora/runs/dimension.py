@@ -132,7 +132,9 @@ class Curve:
         """By the loss, interpolated between the tried d."""
         tried = sorted((x.d, statistics.fmean(x.loss)) for x in self.levels if x.d is not None)
         for (d, loss), (next_d, next_loss) in itertools.pairwise(tried):
-            if next_loss <= self.threshold < loss:
+            if loss <= self.threshold:  # the first, as the line stops where it crosses
+                return None
+            if next_loss <= self.threshold:
                 share = (loss - self.threshold) / (loss - next_loss)
                 return d * (next_d / d) ** share
         return None

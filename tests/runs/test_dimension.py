@@ -97,6 +97,17 @@ def test_no_dimension_may_be_enough():
     assert Curve("tiny", "random", 99, 4.0, 0.0, levels).d90_exact is None
 
 
+def test_where_the_first_dimension_is_enough_nothing_is_between():
+    levels = tuple(
+        Level("random", d, 0.01, (loss,), (1.0,))
+        for d, loss in ((5, 1.1), (50, 2.0), (500, 1.1), (None, 1.0))
+    )
+    curve = Curve("tiny", "random", 999, 4.0, 0.0, levels)  # it crosses 1.3 again, after 50
+    assert curve.d90 == 5 and curve.d90_between is None
+    later = replace(curve, levels=levels[1:])
+    assert later.d90 == 500 and 50 < later.d90_between < 500
+
+
 def test_by_exact_answers_more_may_be_needed_than_by_the_loss():
     levels = tuple(
         Level("pretrained", d, 0.01, (loss,), (exact,))

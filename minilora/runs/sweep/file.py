@@ -191,19 +191,20 @@ class SweepFile:
             raise ValueError(f"{path} has steps in [grid] and in [halving], expected one of them")
         if sweep.runs > MOST_RUNS:
             raise ValueError(f"{path} asks for {sweep.runs:,} runs, expected at most {MOST_RUNS:,}")
-        sweep._check_plans()
+        for _ in sweep._plans():
+            pass
         return sweep
 
-    def _check_plans(self) -> None:
-        steps = {} if self.halving is None else {"steps": self.halving.steps[0]}
+    def _plans(self) -> Iterator[AdaptPlan]:
+        """A plan of each combination. Raises ValueError for settings that make no sense."""
         for settings, _ in self.combinations():
             try:
-                AdaptPlan(
-                    out=Path("out"), data=Path("data"), base=self.base,
-                    **plan_settings({**settings, **steps}),
-                )  # fmt: skip
+                plan = AdaptPlan(
+                    out=Path("out"), data=Path("data"), base=self.base, **plan_settings(settings)
+                )
             except ValueError as error:
                 raise ValueError(f"{self.path}: {error}") from None
+            yield plan
 
     def combinations(self) -> Iterator[tuple[dict, str]]:
         """The settings of each run of the grid, in its order, and the name of its data mix."""
@@ -216,10 +217,7 @@ class SweepFile:
 
     def check(self, model: Transformer) -> None:
         """Raise ValueError where an adapter of the grid does not fit this base."""
-        for settings, _ in self.combinations():
-            plan = AdaptPlan(
-                out=Path("out"), data=Path("data"), base=self.base, **plan_settings(settings)
-            )
+        for plan in self._plans():
             config = plan.lora(model.config.hidden_size)
             try:
                 attachable(model, doubled(config) if plan.pissa else config)
@@ -233,7 +231,11 @@ class SweepFile:
 
     @cached_property
     def fingerprint(self) -> str:
-        """ "sha256:..." over what the file says and the bytes of the files that it names."""
+        """ "sha256:..." over what the file says and the bytes of the files that it names.
+
+        Of a path its last part counts, so that a sweep and its folder may be moved. What the base's
+        weights are is part of each run's id.
+        """
         parts = {
             name: [mix.replay, [[part.path.name, part.rows] for part in mix.parts]]
             for name, mix in self.mixes.items()
@@ -241,7 +243,8 @@ class SweepFile:
         paths = [self.eval, *([self.suite] if self.suite else [])]
         paths += [part.path for mix in self.mixes.values() for part in mix.parts]
         told = {
-            "base": self.base, "grid": {k: list(v) for k, v in self.grid.items()}, "mixes": parts,
+            "base": Path(self.base).name, "mixes": parts,
+            "grid": {k: list(v) for k, v in self.grid.items()},
             "rows": [self.choose_rows, self.report_rows, self.suite_rows],
             "halving": self.halving and [list(self.halving.steps), self.halving.keep],
             "files": [sha256_file(path) for path in paths],

@@ -148,15 +148,23 @@ def test_what_was_done_before_is_of_this_code_alone(base, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("how", "named"),
     [({"jobs": -1}, ("jobs", -1)), ({"jobs": 2, "scheduler": "tcp://127.0.0.1:9"}, ("jobs", 2)),
-     ({"jobs": 2, "device": "gpu"}, ("jobs", 2)), ({"device": "tpu"}, ("tpu",)),
-     ({"scheduler": "tcp://127.0.0.1:9"}, ("127.0.0.1:9",))],
+     ({"jobs": 2, "device": "gpu"}, ("jobs", 2)), ({"device": "tpu"}, ("tpu",))],
 )  # fmt: skip
-def test_where_it_can_t_run_is_refused_before_there_is_a_folder(
-    base, tmp_path, how, named, monkeypatch
-):
-    monkeypatch.setattr("minilora.runs.sweep.pools.CONNECT_SECONDS", 1)
+def test_where_it_can_t_run_is_refused_before_there_is_a_folder(base, tmp_path, how, named):
     with refusal(ValueError, *named):
         sweep(write(base, tmp_path), tmp_path / "out", **how)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dask", [True, False])
+def test_a_scheduler_that_can_t_be_reached_leaves_no_folder(base, tmp_path, dask, monkeypatch):
+    if dask:
+        pytest.importorskip("distributed")
+        monkeypatch.setattr("minilora.runs.sweep.pools.CONNECT_SECONDS", 1)
+    else:
+        monkeypatch.setitem(sys.modules, "distributed", None)  # as if it were not installed
+    with refusal(ValueError, *(["127.0.0.1:9"] if dask else ["--scheduler", "cluster"])):
+        sweep(write(base, tmp_path), tmp_path / "out", scheduler="tcp://127.0.0.1:9")
     assert not (tmp_path / "out").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,6 +119,16 @@ def test_the_fingerprint_is_of_settings_and_data(folder):
     assert read(folder).fingerprint != first
     write_jsonl(folder / "other.jsonl", pairs(40)[30:])
     assert read(folder, "r = [1, 2]", "r = [1, 3]").fingerprint != first
+
+
+def test_a_sweep_whose_base_lies_beside_it_may_be_moved(folder, tmp_path_factory):
+    moved, found = tmp_path_factory.mktemp("moved"), []
+    shutil.copytree(folder, moved, dirs_exist_ok=True)
+    for place, name in ((folder, "own"), (moved, "own"), (moved, "other")):
+        (place / name).mkdir()
+        (place / "sweep.toml").write_text(SWEEP.format(base=name))
+        found.append(SweepFile.read(place / "sweep.toml").fingerprint)
+    assert found[0] == found[1] != found[2]
 
 
 @pytest.mark.parametrize(
