@@ -9,6 +9,7 @@ import hashlib
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -131,10 +132,11 @@ def on_cards(
 
 
 def _while_parent_lives(work: Work, parent: int, point: Point) -> Outcome:
-    """`work`, in a process that ends when the one that hands out the runs does.
+    """`work`, in a process that ends when the one that hands out the runs does, and not before.
 
     Else the processes of a killed sweep would go on with the runs that they were given, of which
-    nobody hears any more, and the next sweep would wait for them and do the runs again.
+    nobody hears any more, and the next sweep would wait for them and do the runs again. One that
+    took Ctrl-C for its own would end its run and begin the next.
     """
     if os.getppid() == parent:
         _end_with(parent)
@@ -143,6 +145,8 @@ def _while_parent_lives(work: Work, parent: int, point: Point) -> Outcome:
 
 @cache
 def _end_with(parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle.
+
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(LOOK_SECONDS)

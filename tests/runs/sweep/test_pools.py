@@ -116,6 +116,9 @@ def test_processes_end_with_the_one_that_hands_out_the_runs(tmp_path, pool, sign
     try:
         workers = beginning(tmp_path, 2)
         if signal_ == signal.SIGINT:  # as Ctrl-C, to all of a terminal's processes
+            for worker in workers:  # to them before the one that can end them
+                os.kill(worker, signal_)
+            time.sleep(0.3)
             os.killpg(parent.pid, signal_)
         else:
             os.kill(parent.pid, signal_)
