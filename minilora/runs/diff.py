@@ -44,8 +44,7 @@ class DiffPlan:
     adapters say. causes: for how many changed answers a cause is looked for, None for what
     CAUSES_COST allows. raw: prompts are continued as they are. workers: processes that write the
     answers, 0 for one a core; causes are looked for in this one, a set of modules after the other.
-    json_file, html_file: where all of
-    it is written as well.
+    json_file, html_file: where all of it is written as well.
     """
 
     a: str

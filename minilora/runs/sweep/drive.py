@@ -66,11 +66,11 @@ def sweep(
     """Run what is not done yet, on this machine or the cluster of `scheduler`; write the table.
 
     out: a folder for ledger, data, adapters and table. jobs: processes here, 0 for one a core; none
-    beside a scheduler or cards, which have their own. device: "gpu" for one process
-    a CUDA device of this machine, or of whatever a worker sees. Stopped at any moment, the same
-    call goes on from what was done. Raises ValueError for a folder of another sweep or of something
-    else, or an adapter that does not fit the base, RunHeldError where another process sweeps into
-    it, and what `SweepFile` says.
+    beside a scheduler or cards, which have their own. device: "gpu" for one process a CUDA device
+    of this machine, or of whatever a worker sees. Stopped at any moment, the same call goes on from
+    what was done. Raises ValueError for a folder of another sweep or of something else, or an
+    adapter that does not fit the base, RunHeldError where another process sweeps into it, and what
+    `SweepFile` says.
     """
     require_device(device)
     require_count("jobs", jobs, 0, MOST_WORKERS)

@@ -66,6 +66,7 @@ class Ledger:
         state, run = line["state"], line["id"]
         if state == STARTED:
             self._begun.add(run)
+            self.failures.pop(run, None)
         elif state == DONE:
             self.results[run] = line["result"]
             self.failures.pop(run, None)
@@ -79,7 +80,6 @@ class Ledger:
 
     def started(self, run: str, settings: Mapping) -> None:
         """A run is handed out."""
-        self.failures.pop(run, None)
         self._tell({"state": STARTED, "id": run, "settings": settings})
 
     def done(self, run: str, result: Mapping) -> None:
