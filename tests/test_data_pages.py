@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from minilora.runs.memory_law import Held, exponent
+
 DATA = Path(__file__).resolve().parents[1] / "data"
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
@@ -426,12 +428,14 @@ def test_curvature_and_rates():
         assert agrees(row["95 % interval"], *found[f"{name}_interval"]), label
 
 
-PASSES = {"loads": "300", "ranks": "600"}
+PASSES = {"loads": "300", "ranks": "600", "passes1000": "1,000", "passes2000": "2,000",
+          "passes4000": "4,000"}  # fmt: skip
+RANKS = ("ranks", "ranks8", "ranks32")
 
 
 @pytest.mark.parametrize(
     ("heading", "names"),
-    [("by load, r 1", ("loads",)), ("by rank", ("ranks",)), ("by passes, r 1", tuple(PASSES))],
+    [("by load, r 1", ("loads",)), ("by rank", RANKS), ("by passes, r 1", tuple(PASSES))],
 )
 def test_what_adapters_hold(heading, names):
     rows, compared = table("memory", (heading, "bits held, a number")), 0
@@ -441,7 +445,7 @@ def test_what_adapters_hold(heading, names):
             facts, r = f"{held['facts']:,}", str(held["r"])
             if heading == "by passes, r 1" and (r, facts) != ("1", "320"):
                 continue
-            key = {"by load, r 1": facts, "by rank": r, "by passes, r 1": PASSES[name]}[heading]
+            key = {"by load, r 1": facts, "by rank": r, "by passes, r 1": PASSES.get(name)}[heading]
             taught = held["facts"] * told["bits_a_fact"] / held["trained"]
             bits = [bits / held["trained"] for bits in held["bits"]]
             assert agrees(rows[key]["bits taught, a number"], taught), key
@@ -452,17 +456,15 @@ def test_what_adapters_hold(heading, names):
     assert compared == len(rows) > 1
 
 
-def test_what_1000_passes_hold():
-    trials = load("memory/passes1000.json")
-    for r in (1, 2):
-        (text,) = re.findall(rf"\br {r}: ([\d.]+(?: and [\d.]+)?)\s+bits", page("memory"))
-        own = [trial for trial in trials if trial["r"] == r]
-        assert agrees(text, *(trial["bits"] / trial["trained"] for trial in own)), r
-
-
 def test_how_memory_goes_with_the_rank():
+    found = [
+        Held(h["r"], h["trained"], h["facts"], h["rate"], h["bits"], h["recall"], h["probability"])
+        for name in RANKS
+        for h in load(f"memory/{name}.json")["held"]
+    ]
+    assert [held.r for held in found] == [1, 2, 4, 8, 16, 32]
     (text,) = re.findall(r"to the power of \*\*([\d.]+)\*\*", page("memory"))
-    assert agrees(text, load("memory/ranks.json")["exponent"])
+    assert agrees(text, exponent(found))
 
 
 # -------------------------------------------------------------------------------------- the tour

@@ -28,6 +28,8 @@ def plot_memory(found: Sequence[Held], bits_a_fact: float, path: Path) -> None:
             xscale="log", yscale="log", xlabel="trained numbers", ylabel="bits of random facts",
             title="The most that was held",
         )  # fmt: skip
+        left.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8)
+        left.minorticks_off()
         left.legend()
         reach = []
         for held in best:
