@@ -357,12 +357,18 @@ def _is(label: str, name: str) -> bool:
 # ------------------------------------------------------------------- dimension, curvature, memory
 
 
-@pytest.mark.parametrize(
-    ("file", "heading"), [("dimension", "pretrained: d"), ("smaller", "smaller base: d")]
-)
-def test_losses_along_directions(file, heading):
-    curve = load(f"dimension/{file}.json")["pretrained"]
-    rows = table("dimension", (heading, "rate a weight"))
+BASES = ("base64", "base128", "ward-base", "base192")
+
+
+def curve_of(base):
+    (curve,) = (c for c in load("dimension/dimension.json")["curves"] if c["base"] == base)
+    return curve
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_losses_along_directions(base):
+    curve = curve_of(base)
+    rows = table("dimension", (f"{base}: d", "rate a weight"))
     assert agrees(rows.pop("before")["loss (range)"], curve["before"])
     assert len(rows) == len(curve["levels"])
     for level in curve["levels"]:
@@ -375,10 +381,23 @@ def test_losses_along_directions(file, heading):
 
 
 def test_directions_that_a_task_needs():
-    curve = load("dimension/dimension.json")["pretrained"]
+    curve = curve_of("ward-base")
     for label, key in (("by the loss", "d90"), ("By exact answers", "d90_exact")):
         (text,) = re.findall(rf"{label}\*\* \([^)]*\):\s+([\d,]+)[,;]", page("dimension"))
         assert agrees(text.strip(","), curve[key]), label
+
+
+def test_directions_that_each_base_needs():
+    rows = table("dimension", ("base", "own tasks"))
+    assert set(rows) == set(BASES)
+    for base, row in rows.items():
+        curve = curve_of(base)
+        names = {"numbers": "size", "limit": "threshold", "d90": "d90",
+                 "interpolated": "d90_between"}  # fmt: skip
+        for column, name in names.items():
+            assert agrees(row[column], curve[name]), (base, column)
+        exact = row["by exact answers"]
+        assert exact == "none" if curve["d90_exact"] is None else agrees(exact, curve["d90_exact"])
 
 
 def test_single_trials_of_directions():
