@@ -9,6 +9,7 @@ called must depend on nothing but the sources (no time, no set's order, no tempo
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 
@@ -123,3 +124,11 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
         marks = ", ".join(_left_out(config))
         but = f" but for {SAMPLE}" if "chapters" in _left_out(config) else ""
         terminalreporter.write_line(f"left out: tests marked {marks}{but} (--all runs them)")
+
+
+@pytest.fixture
+def no_child_is_left():
+    """Fails a test that leaves a process. Those of a pool that an earlier test used may idle on."""
+    before = set(multiprocessing.active_children())
+    yield before
+    assert not set(multiprocessing.active_children()) - before

@@ -475,6 +475,14 @@ def test_what_adapters_hold(heading, names):
     assert compared == len(rows) > 1
 
 
+def test_what_is_held_at_other_rates():
+    rows, trials = table("memory", ("trial",)), load("memory/other_rates.json")
+    assert len(rows) == len(trials) == 3
+    for trial in trials:
+        row = rows[f"r {trial['r']}, rate {trial['rate']:g}"]
+        assert agrees(row["bits held, a number"], trial["bits"] / trial["trained"])
+
+
 def test_how_memory_goes_with_the_rank():
     found = [
         Held(h["r"], h["trained"], h["facts"], h["rate"], h["bits"], h["recall"], h["probability"])

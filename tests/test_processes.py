@@ -14,13 +14,10 @@ from minilora import processes
 from minilora.processes import fork_child, recommended_workers, send, serve, side_by_side
 from tests.says import refusal
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system can't fork")
-
-
-@pytest.fixture(autouse=True)
-def _no_process_is_left():
-    yield
-    assert multiprocessing.active_children() == []
+pytestmark = [
+    pytest.mark.usefixtures("no_child_is_left"),
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="the system can't fork"),
+]
 
 
 @pytest.mark.parametrize(("cores", "recommended"), [(1, 1), (3, 3), (4, 4), (64, 4)])
