@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from minilora.runs.dimension import Curve, Level
 from minilora.runs.memory_law import Held, exponent
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -365,6 +366,16 @@ def curve_of(base):
     return curve
 
 
+def crossing_of_seed(curve, seed):
+    """Where the losses of one seed cross the limit of that seed."""
+    levels = tuple(
+        Level(x["start"], x["d"], x["step_a_weight"], x["loss"][seed:][:1], x["exact"][seed:][:1])
+        for x in curve["levels"]
+    )
+    told = (curve[name] for name in ("base", "start", "size", "before", "exact_before"))
+    return Curve(*told, levels).d90_between
+
+
 @pytest.mark.parametrize("base", BASES)
 def test_losses_along_directions(base):
     curve = curve_of(base)
@@ -392,10 +403,11 @@ def test_directions_that_each_base_needs():
     assert set(rows) == set(BASES)
     for base, row in rows.items():
         curve = curve_of(base)
-        names = {"numbers": "size", "limit": "threshold", "d90": "d90",
-                 "interpolated": "d90_between"}  # fmt: skip
-        for column, name in names.items():
+        for column, name in {"numbers": "size", "limit": "threshold", "d90": "d90"}.items():
             assert agrees(row[column], curve[name]), (base, column)
+        alone = [crossing_of_seed(curve, seed) for seed in range(3)]
+        known = (curve["d90_between"], min(alone), max(alone))
+        assert agrees(row["interpolated (range)"], *known), base
         exact = row["by exact answers"]
         assert exact == "none" if curve["d90_exact"] is None else agrees(exact, curve["d90_exact"])
 
